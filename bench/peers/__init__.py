@@ -1,0 +1,1 @@
+"""Parts of bench/inference.py: the engines it measures, one file each, and what it makes of their numbers."""

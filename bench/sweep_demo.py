@@ -1,0 +1,216 @@
+"""The sweep behind the demo's settings: one thing is changed at a time, quality is compared at equal tokens.
+
+    python bench/sweep_demo.py                     every row, about a minute of one core each
+    python bench/sweep_demo.py --rows base batch-4 some of them; rows already in the file are replaced
+    python bench/sweep_demo.py --minutes 4 --threads 2 --rows base   by the clock, on a quiet machine
+
+In: Shakespeare's plays. The held-out plays are never scored and never taught; scores are on the validation
+plays, which are not taught either.
+Out: bench/results/sweep_demo.json, with settings, versions and machine, and a table on the terminal.
+"""
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuition.core.durable import write_json
+from tuition.core.progress import SilentProgress
+from tuition.core.settings import to_table
+from tuition.core.workspace import open_workspace
+from tuition.data.corpora import VALIDATION_PLAYS
+from tuition.data.corpus import Corpus, prepare_corpus
+from tuition.data.sample import sample_texts
+from tuition.data.settings import DataSettings
+from tuition.ledger.meter import open_meter
+from tuition.runtime.device import describe_machine, prepare_process, set_threads
+from tuition.spec.counts import num_parameters
+from tuition.spec.machine import detect_machine
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.tokenizer.training import train_bpe
+from tuition.train.loop import fit
+from tuition.train.recipes.pretrain import build, next_token_loss
+from tuition.train.samples import byte_counts, write_sample
+from tuition.train.schedule import BudgetSpan, Span, StepSpan
+from tuition.train.scoring import bits_per_byte, score_documents
+from tuition.train.settings import OptimizerSettings, ScheduleSettings, ShapeSettings, TrainSettings
+
+RESULTS = Path(__file__).parent / "results" / "sweep_demo.json"
+
+DATA = DataSettings(demo="shakespeare", validation=VALIDATION_PLAYS)
+OPTIMIZER = OptimizerSettings(kind="muon", lr=1e-2, muon_lr=2e-2)
+BASE = TrainSettings(
+    data=DATA,
+    vocab_size=4_096,
+    batch_size=8,
+    seq_len=256,
+    shape=ShapeSettings(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=4, mlp_size=768),
+    optimizer=OPTIMIZER,
+)
+
+
+def shaped(
+    hidden_size: int, num_layers: int, num_heads: int, mlp_size: int, num_kv_heads: int | None = None
+) -> TrainSettings:
+    """The base with another shape."""
+    shape = ShapeSettings(hidden_size, num_layers, num_heads, num_kv_heads or num_heads, mlp_size)
+    return replace(BASE, shape=shape)
+
+
+def tuned(**changes: Any) -> TrainSettings:
+    """The base with other optimizer settings."""
+    return replace(BASE, optimizer=replace(OPTIMIZER, **changes))
+
+
+ROWS: dict[str, TrainSettings] = {
+    "base": BASE,
+    "adamw-lr-3e-3": tuned(kind="adamw", lr=3e-3),
+    "adamw-lr-6e-3": tuned(kind="adamw", lr=6e-3),
+    "lr-4e-3": tuned(lr=4e-3),
+    "lr-2e-2": tuned(lr=2e-2),
+    "muon-lr-1e-2": tuned(muon_lr=1e-2),
+    "muon-lr-4e-2": tuned(muon_lr=4e-2),
+    "batch-4": replace(BASE, batch_size=4),
+    "batch-16": replace(BASE, batch_size=16),
+    "seq-128": replace(BASE, batch_size=16, seq_len=128),
+    "seq-512": replace(BASE, batch_size=4, seq_len=512),
+    "vocab-2048": replace(BASE, vocab_size=2_048),
+    "vocab-8192": replace(BASE, vocab_size=8_192),
+    "wide-384": shaped(384, 4, 6, 1_024),
+    "deep-6": shaped(256, 6, 4, 768),
+    "small-192": shaped(192, 4, 3, 512),
+    "small-192-vocab-2048": replace(shaped(192, 4, 3, 512), vocab_size=2_048),
+    "small-192-vocab-2048-batch-12": replace(shaped(192, 4, 3, 512), vocab_size=2_048, batch_size=12),
+    "small-192-deep-6-vocab-2048": replace(shaped(192, 6, 3, 512), vocab_size=2_048),
+    "tiny-128-vocab-2048": replace(shaped(128, 4, 2, 384), vocab_size=2_048),
+    "tiny-128-vocab-1024": replace(shaped(128, 4, 2, 384), vocab_size=1_024),
+    "heads-2": shaped(256, 4, 2, 768),
+    "kv-heads-2": shaped(256, 4, 4, 768, num_kv_heads=2),
+    "mlp-1024": shaped(256, 4, 4, 1_024),
+    "decay-half": replace(BASE, schedule=ScheduleSettings(decay=0.5)),
+    "momentum-0.9": tuned(muon_momentum=0.9),
+}
+
+
+def prepare(
+    settings: TrainSettings, tokenizers: dict[int, Tokenizer], data: Path
+) -> tuple[Tokenizer, Corpus]:
+    """The tokenizer of this vocabulary, learned from the taught plays, and the corpus in its tokens."""
+    size = settings.vocab_size
+    if size not in tokenizers:
+        tokenizers[size] = train_bpe(sample_texts(DATA), size)
+    return tokenizers[size], prepare_corpus(DATA, tokenizers[size], data, SilentProgress())
+
+
+def run(
+    settings: TrainSettings,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    tokens: int,
+    minutes: float | None,
+    cpu_seconds: float | None,
+) -> dict[str, Any]:
+    """Teach once and score on the validation plays."""
+    shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
+    state, loader = build(settings, corpus, shape)
+    steps = max(1, round(tokens / settings.tokens_per_step))
+    span: Span = StepSpan(steps)
+    if minutes is not None:
+        span = BudgetSpan(minutes * 60)
+    elif cpu_seconds is not None:
+        span = BudgetSpan(cpu_seconds, clock=time.process_time)  # fair on a machine that others use too
+    cpu, wall, flops = time.process_time(), time.monotonic(), 0
+    losses: list[float] = []
+    for record in fit(state, loader, next_token_loss, settings, span, open_meter(detect_machine())):
+        losses.append(record.loss)
+        flops += record.flops
+    cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+    validation = corpus.validation
+    if validation is None:
+        raise RuntimeError("the corpus has no validation plays")
+    scores = score_documents(
+        state.model,
+        [validation.document(index) for index in range(validation.info.num_documents)],
+        np.asarray(byte_counts(tokenizer)),
+        window=settings.seq_len,
+        stride=settings.seq_len // 2,
+        precision=state.precision,
+        max_bytes=150_000,
+    )
+    sample = write_sample(
+        state.model,
+        tokenizer,
+        "",
+        num_tokens=120,
+        temperature=0.8,
+        top_p=0.95,
+        seed=0,
+        precision=state.precision,
+    )
+    score = bits_per_byte(scores)
+    return {
+        "bits_per_byte": round(score.mean, 4),
+        "stderr": None if score.stderr is None else round(score.stderr, 4),
+        "last_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
+        "parameters": num_parameters(shape),
+        "steps": state.step,
+        "tokens": state.num_tokens,
+        "taught_tokens_in_corpus": corpus.num_tokens,
+        "training_flops": flops,
+        "cpu_s": round(cpu, 1),
+        "wall_s": round(wall, 1),
+        "tokens_per_cpu_s": round(state.num_tokens / cpu),
+        "tokens_per_s": round(state.num_tokens / wall),
+        "skipped": state.guard.skipped,
+        "sample": sample,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--tokens", type=int, default=250_000, help="taught in each row")
+    parser.add_argument("--minutes", type=float, help="teach by the clock instead; needs a quiet machine")
+    parser.add_argument("--cpu-seconds", type=float, help="teach by the process' own CPU time instead")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    set_threads(chosen.threads)
+    process = prepare_process()
+    data = open_workspace().create().data
+    tokenizers: dict[int, Tokenizer] = {}
+    for name in chosen.rows:
+        settings = ROWS[name]
+        tokenizer, corpus = prepare(settings, tokenizers, data)
+        result = run(settings, tokenizer, corpus, chosen.tokens, chosen.minutes, chosen.cpu_seconds)
+        key = name if chosen.minutes is None else f"{name}, {chosen.minutes:g} min"
+        if chosen.cpu_seconds is not None:
+            key = f"{name}, {chosen.cpu_seconds:g} CPU seconds"
+        found = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {"rows": {}}
+        found["rows"][key] = {
+            **result,
+            "threads": chosen.threads,
+            "process": process,
+            "torch": torch.__version__,
+            "capability": describe_machine()["cpu_capability"],
+            "processor": detect_machine().name,
+            "python": platform.python_version(),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "settings": to_table(settings),
+        }
+        write_json(chosen.out, found)
+        quality = f"{result['bits_per_byte']:.4f} bits/byte  {result['parameters'] / 1e6:5.1f} M parameters"
+        speed = f"{result['tokens_per_cpu_s']:6} tokens per CPU second  {result['wall_s']:.0f} s"
+        print(f"{key:16} {quality}  {result['steps']:5} steps  {speed}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

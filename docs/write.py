@@ -1,0 +1,117 @@
+"""Write the parts of the documentation that come from the program: API fields, the demo's own output.
+
+Each stands between `<!-- name:begin -->` and `<!-- name:end -->`. `--check` writes nothing and fails if one
+is stale (the demo's output is left out of that: it differs from run to run).
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from tuition.serve.protocol import REFUSED, ChatRequest, Common, CompletionRequest
+
+ROOT = Path(__file__).resolve().parent.parent
+API = ROOT / "docs" / "how-to" / "call-the-server.md"
+README = ROOT / "README.md"
+TRAIN_STEP = ROOT / "bench" / "results" / "train_step.json"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path, name, text in parts(check):
+        old = path.read_text(encoding="utf-8")
+        new = replaced(old, name, text)
+        if new != old:
+            stale.append(f"{path.relative_to(ROOT)}: {name}")
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    print(
+        "\n".join(f"{'stale' if check else 'written'}: {line}" for line in stale) or "all parts are current"
+    )
+    return 1 if check and stale else 0
+
+
+def parts(check: bool) -> list[tuple[Path, str, str]]:
+    """File, name of the part, and what stands in it."""
+    found = [
+        (API, "chat-fields", fields_table(ChatRequest, Common)),
+        (API, "completion-fields", fields_table(CompletionRequest, Common)),
+        (API, "refused-fields", ", ".join(f"`{name}`" for name in sorted(REFUSED[ChatRequest]))),
+    ]
+    if TRAIN_STEP.exists():
+        found.append((README, "bench", train_step_table(json.loads(TRAIN_STEP.read_text(encoding="utf-8")))))
+    home = Path(os.environ.get("TUITION_HOME") or ROOT / ".demo")
+    if not check and (home / "demo.txt").exists():
+        told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "~/.tuition")
+        found.append((README, "demo", f"```text\n{told.replace(str(ROOT), '.')}\n```"))
+    return found
+
+
+def train_step_table(result: dict[str, Any]) -> str:
+    """What bench/train_step.py measured, as a Markdown table with its conditions."""
+    shape = result["shape"]
+    rows = [
+        "| one training step, demo's model and batch | tokens/s | ratio, median of rounds |",
+        "|---|---|---|",
+    ]
+    for name, row in result["rows"].items():
+        rows.append(f"| {name} | {row['tokens_per_s']:,} | {row['times_the_first']:.2f} |")
+    where = (
+        f"{result['processor']}, {result['threads']} threads, torch {result['torch']}, "
+        f"transformers {result['transformers']}, {result['date']}; "
+        f"{shape['num_layers']} layers of {shape['hidden_size']}, "
+        f"vocabulary {result['vocab_size']:,}, {result['batch_size']} rows of {result['seq_len']}; "
+        f"{result['rounds']} rounds, interleaved"
+    )
+    return "\n".join(
+        [*rows, "", f"{where}. Again: `OMP_WAIT_POLICY=PASSIVE python bench/train_step.py --steps 2`."]
+    )
+
+
+def fields_table(kind: Any, base: Any) -> str:
+    """The fields of a request body as a Markdown table, its own first."""
+    names = [name for name in kind.model_fields if name not in base.model_fields] + list(base.model_fields)
+    rows = ["| field | type | meaning |", "|---|---|---|"]
+    for name in names:
+        field = kind.model_fields[name]
+        rows.append(
+            f"| `{name}` | {worded(field.annotation)} | {' '.join((field.description or '').split())} |"
+        )
+    return "\n".join(rows)
+
+
+def worded(kind: Any) -> str:
+    """A type as people say it."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(worded(arg) for arg in args if arg is not type(None)))
+    if origin is Literal:
+        return " or ".join(f"`{arg}`" for arg in args)
+    if origin in (list, tuple):
+        return "list"
+    if origin is dict:
+        return "object"
+    if hasattr(kind, "__metadata__"):
+        return worded(args[0])
+    words = {str: "string", int: "integer", float: "number", bool: "boolean"}
+    return words.get(kind, "object")
+
+
+def replaced(text: str, name: str, part: str) -> str:
+    """`text` with the part between its marks exchanged. Raises: ValueError without the marks."""
+    pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"no marks for {name}")
+    return pattern.sub(lambda marks: f"{marks[1]}{part}\n{marks[2]}", text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

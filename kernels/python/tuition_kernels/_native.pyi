@@ -1,0 +1,96 @@
+"""Types of the compiled module (src/module.cpp)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LAYOUT_VERSION: int
+
+def available_isas() -> list[str]: ...
+def read_bandwidth(num_bytes: int, num_threads: int, seconds: float = 0.5, pin: bool = False) -> float: ...
+def matrix_rate(
+    kind: str, num_threads: int, seconds: float = 0.5, isa: str = "auto", pin: bool = False
+) -> float: ...
+def pack_float(
+    buffer: NDArray[np.uint8],
+    offset: int,
+    format: str,
+    values: NDArray[np.float32],
+    first: int = 0,
+    step: int = 1,
+) -> None: ...
+def pack_integer(
+    buffer: NDArray[np.uint8],
+    offset: int,
+    format: str,
+    q: NDArray[np.int8],
+    scales: NDArray[np.uint16],
+    minima: NDArray[np.uint16] | None,
+    first: int = 0,
+    step: int = 1,
+) -> None: ...
+def unpack(
+    buffer: NDArray[np.uint8],
+    offset: int,
+    format: str,
+    out: NDArray[np.float32],
+    first: int = 0,
+    step: int = 1,
+) -> None: ...
+
+class Config:
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        mlp_size: int,
+        context_length: int,
+        tied_head: bool,
+        norm_eps: float,
+        qk_norm: bool,
+        qkv_bias: bool,
+        output_bias: bool,
+        mlp_bias: bool,
+        windows: Sequence[int],
+        format: str,
+        head_format: str,
+    ) -> None: ...
+    def parts(self) -> list[tuple[str, str, int, int, int, int]]: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+class Model:
+    def __init__(
+        self,
+        config: Config,
+        weights: NDArray[np.uint8],
+        cos: NDArray[np.float32],
+        sin: NDArray[np.float32],
+        *,
+        num_blocks: int,
+        block_size: int = 32,
+        num_threads: int = 1,
+        isa: str = "auto",
+        pin: bool = False,
+    ) -> None: ...
+    def step(
+        self,
+        token_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        starts: NDArray[np.int32],
+        context_lengths: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+    ) -> NDArray[np.float32]: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def cache_bytes(self) -> int: ...
+    profiling: bool
+    def take_profile(self) -> dict[str, float]: ...

@@ -1,0 +1,113 @@
+// What every instruction set offers: one table of functions, filled by isa/table.hpp in each translation unit.
+//
+// All functions work on one thread's share; model.cpp decides who does what. Every sum runs in an order that depends
+// on nothing but the row itself, so a row's result has the same bits alone, in any batch and under any chunking.
+#pragma once
+
+#include <cstdint>
+
+#include "cache.hpp"
+#include "layout.hpp"
+
+namespace tuition {
+
+// Rows of activations, prepared as left operand of a product. Padded with zeros to 64 columns.
+//
+// float32: `values`. bf16: `tiles`, and the same numbers again in `values`. Integer formats: each row has one scale and
+// 16-bit integers x = 256 high + low, so that an 8-bit matrix unit computes with 16-bit activations in two passes:
+// activations cost no quality (their rounding error is 1 / 65,000 of the row's largest value).
+//
+// A tile is 16 rows x 32 columns in 16 lines of 64 bytes: 32 bf16 values, or 32 high and then 32 low bytes. Tiles of
+// the same rows follow each other, so that the matrix unit reads one stream.
+struct Rows {
+    int64_t columns = 0;          // padded
+    float* values = nullptr;      // [row][columns]
+    uint8_t* tiles = nullptr;     // [row / 16][columns / 32][16 rows][64 bytes]
+    int16_t* whole = nullptr;     // [row][columns], where there are no 8-bit products
+    int32_t* sums = nullptr;      // [row][columns / 32] sums of x over groups
+    float* scales = nullptr;      // [row]
+
+    uint8_t* line(int64_t row, int64_t group) const {
+        return tiles + ((row / 16 * (columns / 32) + group) * 16 + row % 16) * 64;
+    }
+};
+
+enum class Ending { store, add, gate };   // gate: block 2j is SiLU'd and multiplied by block 2j + 1
+
+// out[row, n] = sum over k of left[row, k] weight[n, k] (+ bias), for blocks first <= b < last of 16 outputs.
+struct Product {
+    const Matrix* weight = nullptr;
+    const Rows* left = nullptr;
+    int num_rows = 0;
+    float* out = nullptr;
+    int64_t out_stride = 0;
+    Ending ending = Ending::store;
+    int64_t first = 0, last = 0;   // with `gate` both are even
+    uint8_t* scratch = nullptr;    // this thread's, scratch_bytes(columns) bytes
+};
+
+constexpr int64_t product_scratch_bytes(int64_t padded_columns) { return padded_columns * 32 * 4 + 65536; }
+
+// One row's queries of one key-value head against keys low <= p < high of its sequence, within one span.
+struct SpanOfRow {
+    const Cache* cache = nullptr;
+    const int32_t* table = nullptr;   // block of each block_size positions
+    int layer = 0, kv_head = 0;
+    int low = 0, high = 0;
+    const float* queries = nullptr;   // [num_queries][query_stride], scaled by 1 / sqrt(head_dim)
+    int64_t query_stride = 0;
+    int num_queries = 0;
+    float* sums = nullptr;            // [num_queries][head_dim] not yet divided by mass
+    int64_t sum_stride = 0;
+    float* peaks = nullptr;           // [num_queries]
+    float* masses = nullptr;          // [num_queries]
+    float* scratch = nullptr;         // attention_scratch_floats()
+};
+
+// Up to 16 consecutive rows of one sequence and one query head, all spans; matrix unit only.
+struct TileOfRows {
+    const Cache* cache = nullptr;
+    const int32_t* table = nullptr;
+    int layer = 0, kv_head = 0;
+    int first_position = 0, num_rows = 0;
+    int window = 0;                    // 0: all keys
+    const uint16_t* queries = nullptr; // bf16, scaled, [16][query_stride], padded to 32 dimensions
+    int64_t query_stride = 0;
+    float* out = nullptr;              // [num_rows][out_stride]
+    int64_t out_stride = 0;
+    int head_dim = 0;                  // without padding
+    float* scratch = nullptr;
+};
+
+constexpr int64_t attention_scratch_floats(int64_t head_dim_padded) { return 16 * kSpan * 2 + 16 * head_dim_padded * 2 + 1024; }
+
+struct Kernels {
+    const char* name;
+    bool has_tiles;
+    void (*enter)();   // set the processor's modes for this thread
+    void (*leave)();   // and put them back
+    // x / rms(x) * weight over `size` (padded to 16 with zeros behind it)
+    void (*norm)(const float* x, const float* weight, int size, float epsilon, float* out);
+    // `alone`: the product will have this row only, and may take it on vector units.
+    void (*prepare)(const float* x, int columns, Format format, Rows& rows, int row, bool alone);
+    void (*multiply)(const Product& product);
+    void (*rotate)(float* head, const float* cos, const float* sin, int head_dim);
+    void (*store_key)(const Cache& cache, int layer, int block, int head, int offset, const float* key, int head_dim);
+    void (*store_value)(const Cache& cache, int layer, int block, int head, int offset, const float* value, int head_dim);
+    void (*scale_query)(const float* query, float scale, int head_dim, int padded, float* out, uint16_t* halves);
+    void (*attend_span)(const SpanOfRow& item);
+    // Merge span `sums` with (peak, mass) into `total` with (total_peak, total_mass).
+    void (*merge_span)(float* total, float* total_peak, float* total_mass, const float* sums, float peak, float mass, int size);
+    void (*divide)(const float* sums, float mass, int size, float* out);
+    void (*attend_tile)(const TileOfRows& item);
+    // Roofline probes: read all bytes once; do `rounds` rounds of matrix work and return operations done.
+    uint64_t (*read_all)(const uint8_t* data, int64_t bytes);
+    double (*matrix_work)(int kind, int64_t rounds);   // kind: Format float32, bf16 or int8
+};
+
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();     // null where this build has none
+const Kernels* avx512_kernels();
+const Kernels* amx_kernels();
+
+}  // namespace tuition

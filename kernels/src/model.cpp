@@ -1,0 +1,274 @@
+#include "model.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "cpuid.hpp"
+
+namespace tuition {
+namespace {
+
+constexpr int kRowPadding = 32;   // tiles read whole groups of 16 or 32 rows
+
+[[noreturn]] void refuse(const std::string& what, int64_t got, const std::string& wanted) {
+    throw std::invalid_argument(what + ": got " + std::to_string(got) + ", wanted " + wanted);
+}
+
+}  // namespace
+
+Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options)
+    : config_(config), kernels_(choose_kernels(options.isa)), plan_(config), weights_(weights) {
+    if (options.num_threads < 1 || options.num_threads > 1024) refuse("num_threads", options.num_threads, "1 to 1024");
+    if (options.num_blocks < 1) refuse("num_blocks", options.num_blocks, "at least 1");
+    if (options.block_size < kKeyTile || options.block_size % kKeyTile || options.block_size > 4096)
+        refuse("block_size", options.block_size, "a multiple of 32 up to 4096");
+    const Config& c = config_;
+    for (int64_t i = 0; i < c.num_layers; ++i) {
+        const std::string at = "layers." + std::to_string(i) + ".";
+        layers_.push_back({vector(at + "attention_norm"), vector(at + "mlp_norm"), vector(at + "query_norm"),
+                           vector(at + "key_norm"), matrix(at + "qkv", at + "qkv_bias"), matrix(at + "output", at + "output_bias"),
+                           matrix(at + "gate_up", at + "gate_up_bias"), matrix(at + "down", at + "down_bias"),
+                           c.windows[static_cast<size_t>(i)]});
+    }
+    head_ = matrix("head", "");
+    embedding_ = c.tied_head ? head_ : matrix("embedding", "");
+    final_norm_ = vector("norm");
+    const int64_t angles = c.context_length * (c.head_dim / 2);
+    cos_.assign(cos, cos + angles);
+    sin_.assign(sin, sin + angles);
+    cos_.resize(static_cast<size_t>(angles + 16));   // vector loads may look behind the end
+    sin_.resize(static_cast<size_t>(angles + 16));
+
+    cache_.half = c.format != Format::float32;
+    cache_.num_layers = static_cast<int>(c.num_layers), cache_.num_kv_heads = static_cast<int>(c.num_kv_heads);
+    cache_.num_blocks = options.num_blocks, cache_.block_size = options.block_size;
+    cache_.head_dim = static_cast<int>(round_up(c.head_dim, 32));
+    cache_memory_ = Buffer(cache_.bytes());
+    cache_.data = cache_memory_.data();
+
+    hidden_stride_ = round_up(c.hidden_size, 64), query_stride_ = round_up(c.query_size(), 64);
+    mlp_stride_ = round_up(c.mlp_size, 64), qkv_stride_ = round_up(c.qkv_size(), 64);
+    team_ = std::make_unique<Team>(options.num_threads, options.pin);
+    const int64_t widest = std::max({hidden_stride_, query_stride_, mlp_stride_});
+    for (int thread = 0; thread < options.num_threads; ++thread) {
+        Worker worker;
+        worker.scratch = Buffer(product_scratch_bytes(widest));
+        worker.attention = Buffer(4 * attention_scratch_floats(cache_.head_dim) + 64 * cache_.head_dim * int64_t{8});
+        worker.normed = Buffer(4 * widest);
+        worker.hidden = make_rows(hidden_stride_, 1, worker.hidden_memory);
+        worker.attended = make_rows(query_stride_, 1, worker.attended_memory);
+        worker.inner = make_rows(mlp_stride_, 1, worker.inner_memory);
+        workers_.push_back(std::move(worker));
+    }
+    reserve(64);
+}
+
+Matrix Model::matrix(const std::string& name, const std::string& bias) const {
+    const Part& part = plan_.at(name);
+    return {part.format, part.rows, part.columns, weights_ + part.offset, bias.empty() ? nullptr : vector(bias)};
+}
+
+const float* Model::vector(const std::string& name) const {
+    return plan_.has(name) ? reinterpret_cast<const float*>(weights_ + plan_.at(name).offset) : nullptr;
+}
+
+Rows Model::make_rows(int64_t columns, int64_t rows, Buffer& memory) const {
+    const bool integer = is_integer(config_.format) || is_integer(config_.head_format);
+    const bool half = config_.format == Format::bf16 || config_.head_format == Format::bf16;
+    const bool full = config_.format == Format::float32 || config_.head_format == Format::float32 || half;
+    const int64_t sizes[] = {full ? rows * columns * 4 : 0, half || integer ? round_up(rows, 16) * columns * 2 : 0,
+                             integer ? rows * columns * 2 : 0, integer ? rows * columns / kGroup * 4 : 0, integer ? rows * 4 : 0};
+    int64_t total = 0;
+    for (int64_t size : sizes) total += round_up(size, kLine);
+    memory = Buffer(total);
+    uint8_t* at = memory.data();
+    auto take = [&at](int64_t size) { return std::exchange(at, at + round_up(size, kLine)); };
+    Rows made;
+    made.columns = columns;
+    made.values = reinterpret_cast<float*>(take(sizes[0]));
+    made.tiles = take(sizes[1]);
+    made.whole = reinterpret_cast<int16_t*>(take(sizes[2]));
+    made.sums = reinterpret_cast<int32_t*>(take(sizes[3]));
+    made.scales = reinterpret_cast<float*>(take(sizes[4]));
+    return made;
+}
+
+void Model::reserve(int num_rows) {
+    if (num_rows <= capacity_) return;
+    capacity_ = static_cast<int>(round_up(num_rows, 64));
+    const int64_t rows = capacity_ + kRowPadding;
+    x_ = Buffer(rows * hidden_stride_ * 4);
+    qkv_ = Buffer(rows * qkv_stride_ * 4);
+    attended_ = Buffer(rows * query_stride_ * 4);
+    inner_ = Buffer(rows * mlp_stride_ * 4);
+    queries_ = Buffer(rows * config_.num_heads * cache_.head_dim * 4);
+    query_halves_ = Buffer(rows * config_.num_heads * cache_.head_dim * 2);
+    hidden_rows_ = make_rows(hidden_stride_, rows, hidden_memory_);
+    attended_rows_ = make_rows(query_stride_, rows, attended_memory_);
+    inner_rows_ = make_rows(mlp_stride_, rows, inner_memory_);
+}
+
+void Model::check(const Batch& b) const {
+    if (b.num_tokens < 1) refuse("token_ids", b.num_tokens, "at least one token");
+    if (b.num_sequences < 1) refuse("starts", b.num_sequences, "at least one sequence");
+    if (b.starts[0] != 0 || b.starts[b.num_sequences] != b.num_tokens)
+        refuse("starts", b.starts[b.num_sequences], "0 first and " + std::to_string(b.num_tokens) + " last");
+    for (int s = 0; s < b.num_sequences; ++s) {
+        const int64_t rows = int64_t{b.starts[s + 1]} - b.starts[s], context = b.context_lengths[s];
+        if (rows < 1 || b.starts[s + 1] > b.num_tokens) refuse("starts", b.starts[s + 1], "ascending, one row or more each");
+        if (context < 0 || context + rows > config_.context_length)
+            refuse("context_lengths", context, "0 or more, and with its new tokens at most " + std::to_string(config_.context_length));
+        const int64_t blocks = (context + rows + cache_.block_size - 1) / cache_.block_size;
+        if (blocks > b.table_width) refuse("block_tables", b.table_width, std::to_string(blocks) + " columns");
+        for (int64_t i = 0; i < blocks; ++i) {
+            const int block = b.block_tables[int64_t{s} * b.table_width + i];
+            if (block < 0 || block >= cache_.num_blocks)
+                refuse("block_tables", block, "blocks below " + std::to_string(cache_.num_blocks));
+        }
+        for (int row = b.starts[s]; row < b.starts[s + 1]; ++row)
+            if (b.positions[row] != context + row - b.starts[s])
+                refuse("positions", b.positions[row], std::to_string(context + row - b.starts[s]));
+    }
+    for (int row = 0; row < b.num_tokens; ++row)
+        if (b.token_ids[row] < 0 || b.token_ids[row] >= config_.vocab_size)
+            refuse("token_ids", b.token_ids[row], "0 to " + std::to_string(config_.vocab_size - 1));
+    for (int i = 0; i < b.num_wanted; ++i)
+        if (b.logit_rows[i] < 0 || b.logit_rows[i] >= b.num_tokens || (i > 0 && b.logit_rows[i] <= b.logit_rows[i - 1]))
+            refuse("logit_rows", b.logit_rows[i], "ascending rows below " + std::to_string(b.num_tokens));
+}
+
+const float* Model::step(const Batch& batch) {
+    check(batch);
+    reserve(batch.num_tokens);
+    const int64_t logits = int64_t{batch.num_wanted} * config_.vocab_size * 4;
+    if (logits > logits_.bytes()) {   // whoever still holds the array of an earlier step may read it, if not trust it
+        Buffer larger(std::max(logits, 2 * logits_.bytes()));
+        std::swap(logits_, larger);
+        retired_logits_.push_back(std::move(larger));
+    }
+    plan_items(batch);
+    team_->run([this, &batch](int thread) {
+        kernels_.enter();
+        work(batch, thread);
+        kernels_.leave();
+    });
+    return logits_.as<float>();
+}
+
+void Model::work(const Batch& batch, int thread) {
+    auto last = std::chrono::steady_clock::now();
+    auto mark = [this, thread, &last](Phase phase) {
+        if (!profiling || thread != 0) return;
+        const auto now = std::chrono::steady_clock::now();
+        seconds[phase] += std::chrono::duration<double>(now - last).count();
+        last = now;
+    };
+    embed(batch, thread);
+    team_->wait();
+    mark(kEmbed);
+    int rows = batch.num_tokens;
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const Layer& layer = layers_[i];
+        const bool final = i + 1 == layers_.size();
+        const Rows& normed = norm_rows(layer.attention_norm, config_.format, rows, thread);
+        mark(kPrepare);
+        multiply(layer.qkv, normed, rows, qkv_.as<float>(), qkv_stride_, Ending::store, thread);
+        team_->wait();
+        mark(kQkv);
+        if (!fused_) {
+            store_cache(batch, layer, static_cast<int>(i), thread);
+            if (thread == 0) next_item_.store(0, std::memory_order_relaxed);
+            team_->wait();
+            mark(kStore);
+            if (final && batch.num_wanted == 0) return;   // the cache is all that was asked for
+        }
+        attend(batch, layer, static_cast<int>(i), thread);
+        team_->wait();
+        mark(kAttend);
+        const int32_t* which = nullptr;
+        if (final && batch.num_wanted < rows) {   // behind the last attention only rows with logits matter
+            keep_wanted(batch, thread);
+            which = batch.logit_rows, rows = batch.num_wanted;
+        }
+        const Rows& attended = prepare_rows(attended_rows_, &Worker::attended, nullptr, 0, config_.query_size(), which, rows, thread);
+        mark(kPrepare);
+        multiply(layer.output, attended, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
+        team_->wait();
+        mark(kOutput);
+        const Rows& again = norm_rows(layer.mlp_norm, config_.format, rows, thread);
+        mark(kPrepare);
+        multiply(layer.gate_up, again, rows, inner_.as<float>(), mlp_stride_, Ending::gate, thread);
+        team_->wait();
+        mark(kGateUp);
+        const Rows& inner = prepare_rows(inner_rows_, &Worker::inner, inner_.as<float>(), mlp_stride_, config_.mlp_size, nullptr, rows, thread);
+        mark(kPrepare);
+        multiply(layer.down, inner, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
+        team_->wait();
+        mark(kDown);
+    }
+    const Rows& normed = norm_rows(final_norm_, config_.head_format, rows, thread);
+    mark(kPrepare);
+    multiply(head_, normed, rows, logits_.as<float>(), config_.vocab_size, Ending::store, thread);
+    mark(kHead);
+}
+
+void Model::embed(const Batch& batch, int thread) {
+    for (int row = thread; row < batch.num_tokens; row += team_->size()) {
+        float* x = x_.as<float>() + row * hidden_stride_;
+        std::memset(x, 0, static_cast<size_t>(hidden_stride_) * 4);
+        unpack_row(embedding_, batch.token_ids[row], x);
+    }
+}
+
+// Move rows whose logits are wanted to the front of the residual stream.
+void Model::keep_wanted(const Batch& batch, int thread) {
+    if (thread == 0)
+        for (int i = 0; i < batch.num_wanted; ++i)
+            if (batch.logit_rows[i] != i)
+                std::memcpy(x_.as<float>() + i * hidden_stride_, x_.as<float>() + batch.logit_rows[i] * hidden_stride_,
+                            static_cast<size_t>(hidden_stride_) * 4);
+    team_->wait();
+}
+
+// A step of one row is prepared by every thread for itself, which is cheaper than a barrier.
+Rows& Model::norm_rows(const float* weight, Format format, int num_rows, int thread) {
+    Worker& me = workers_[static_cast<size_t>(thread)];
+    Rows& rows = num_rows == 1 ? me.hidden : hidden_rows_;
+    const int size = static_cast<int>(config_.hidden_size), padded = static_cast<int>(round_up(size, 16));
+    for (int row = num_rows == 1 ? 0 : thread; row < num_rows; row += team_->size()) {
+        kernels_.norm(x_.as<float>() + row * hidden_stride_, weight, size, config_.norm_eps, me.normed.as<float>());
+        kernels_.prepare(me.normed.as<float>(), padded, format, rows, row, num_rows == 1);
+    }
+    if (num_rows > 1) team_->wait();
+    return rows;
+}
+
+// `x` null: the result of attention, of rows `which` (null: all), collected from its spans on the way.
+Rows& Model::prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64_t stride, int64_t columns, const int32_t* which,
+                          int num_rows, int thread) {
+    Worker& me = workers_[static_cast<size_t>(thread)];
+    Rows& rows = num_rows == 1 ? me.*own : shared;
+    for (int row = num_rows == 1 ? 0 : thread; row < num_rows; row += team_->size()) {
+        const float* source = x + row * stride;
+        if (x == nullptr) {
+            const int from = which == nullptr ? row : which[row];
+            source = attended_.as<float>() + from * query_stride_;
+            if (first_partial_[static_cast<size_t>(from)] >= 0) collect(from, me.normed.as<float>()), source = me.normed.as<float>();
+        }
+        kernels_.prepare(source, static_cast<int>(round_up(columns, 16)), config_.format, rows, row, num_rows == 1);
+    }
+    if (num_rows > 1) team_->wait();
+    return rows;
+}
+
+void Model::multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride, Ending ending, int thread) {
+    const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit, size = team_->size();
+    Product product{&weight, &left, num_rows, out, stride, ending, units * thread / size * unit,
+                    units * (thread + 1) / size * unit, workers_[static_cast<size_t>(thread)].scratch.data()};
+    kernels_.multiply(product);
+}
+
+}  // namespace tuition

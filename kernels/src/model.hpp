@@ -1,0 +1,119 @@
+// A packed model with its cache; one call computes one whole engine step.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cache.hpp"
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "plan.hpp"
+#include "team.hpp"
+
+namespace tuition {
+
+// All tokens of one step; field for field the StepBatch of tuition.engine.batch.
+struct Batch {
+    const int32_t* token_ids = nullptr;        // [num_tokens]
+    const int32_t* positions = nullptr;        // [num_tokens]
+    const int32_t* starts = nullptr;           // [num_sequences + 1]
+    const int32_t* context_lengths = nullptr;  // [num_sequences]
+    const int32_t* block_tables = nullptr;     // [num_sequences][table_width], -1 behind the end
+    const int32_t* logit_rows = nullptr;       // [num_wanted], ascending
+    int num_tokens = 0, num_sequences = 0, table_width = 0, num_wanted = 0;
+};
+
+struct Options {
+    int num_blocks = 0, block_size = 32, num_threads = 1;
+    bool pin = false;
+    std::string isa = "auto";
+};
+
+enum Phase { kEmbed, kPrepare, kQkv, kStore, kAttend, kOutput, kGateUp, kDown, kHead, kNumPhases };
+
+class Model {
+  public:
+    // `weights`: packed as Plan(config) says, kept alive by the caller. cos, sin: [context_length][head_dim / 2].
+    Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options);
+
+    // Returns logits [num_wanted][vocab_size], valid until the next call.
+    // Throws std::invalid_argument if the batch does not fit the model or the cache.
+    const float* step(const Batch& batch);
+
+    const Config& config() const { return config_; }
+    const Kernels& kernels() const { return kernels_; }
+    const Cache& cache() const { return cache_; }
+    Team& team() { return *team_; }
+    bool profiling = false;
+    std::array<double, kNumPhases> seconds{};   // thread 0's time by phase, waiting included, while `profiling`
+
+  private:
+    struct Layer {
+        const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+        Matrix qkv, output, gate_up, down;
+        int window;
+    };
+    struct Segment {   // rows of one sequence whose positions share a tile of the cache: one thread stores them
+        int sequence, first, last;
+    };
+    struct Item {   // a piece of attention
+        int sequence, row, num_rows, head;   // num_rows 0: a vector item; head is a kv head. Else a tile; head is a query head
+        int span;                            // vector items: this span alone (its partial is merged later), or -1: all
+        int partial;
+    };
+    struct Worker {   // what a thread has for itself
+        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory;
+        Rows hidden, attended, inner;   // one row, for steps of one token
+    };
+
+    Matrix matrix(const std::string& name, const std::string& bias) const;
+    const float* vector(const std::string& name) const;
+    void check(const Batch& batch) const;
+    void reserve(int num_rows);
+    void plan_items(const Batch& batch);
+    void work(const Batch& batch, int thread);
+    void embed(const Batch& batch, int thread);
+    void store_cache(const Batch& batch, const Layer& layer, int index, int thread);
+    void store_piece(const Batch& batch, const Layer& layer, int index, const Segment& segment, int kv);
+    void attend(const Batch& batch, const Layer& layer, int index, int thread);
+    void attend_vector(const Batch& batch, const Item& item, int index, Worker& me);
+    void attend_tile(const Batch& batch, const Item& item, int index, Worker& me);
+    void collect(int row, float* out) const;
+    Rows& norm_rows(const float* weight, Format format, int num_rows, int thread);
+    Rows& prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64_t stride, int64_t columns, const int32_t* which,
+                       int num_rows, int thread);
+    void multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride, Ending ending, int thread);
+    void keep_wanted(const Batch& batch, int thread);
+    Rows make_rows(int64_t columns, int64_t rows, Buffer& memory) const;
+
+    Config config_;
+    const Kernels& kernels_;
+    Plan plan_;
+    const uint8_t* weights_;
+    std::vector<Layer> layers_;
+    Matrix embedding_, head_;
+    const float* final_norm_;
+    std::vector<float> cos_, sin_;
+    Cache cache_;
+    Buffer cache_memory_;
+    std::unique_ptr<Team> team_;
+    std::vector<Worker> workers_;
+
+    int capacity_ = 0;                // rows that the buffers below hold
+    int64_t hidden_stride_, query_stride_, mlp_stride_, qkv_stride_;
+    Buffer x_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_, attended_memory_, inner_memory_;
+    std::vector<Buffer> retired_logits_;   // each at most half of the next
+    Rows hidden_rows_, attended_rows_, inner_rows_;
+    std::vector<Segment> segments_;
+    std::vector<Item> items_;
+    bool fused_ = false;               // each item stores its own key and value: no barrier between
+    std::vector<int> first_partial_;   // [row], -1: its attention is already whole
+    std::vector<int> sequence_of_;     // [row]
+    Buffer partial_sums_, partial_scales_;
+    alignas(64) std::atomic<int> next_item_{0};
+};
+
+}  // namespace tuition

@@ -1,0 +1,191 @@
+// The part of Model that stores keys and values and attends over them.
+#include <algorithm>
+#include <cmath>
+
+#include "model.hpp"
+
+namespace tuition {
+namespace {
+
+constexpr int kTileRowsAttention = 4;   // rows of one sequence from which tiles are worth it; the bits are the same
+
+int lowest_key(int window, int position) { return window > 0 && position + 1 > window ? position + 1 - window : 0; }
+
+}  // namespace
+
+// Cut the step into segments to store and items to attend; the same for every layer.
+void Model::plan_items(const Batch& batch) {
+    segments_.clear();
+    items_.clear();
+    first_partial_.assign(static_cast<size_t>(batch.num_tokens), -1);
+    const int kv_heads = static_cast<int>(config_.num_kv_heads), heads = static_cast<int>(config_.num_heads);
+    const bool tiles = kernels_.has_tiles && cache_.half;
+    const bool split = batch.num_tokens * kv_heads < 4 * team_->size();   // too few rows to keep all threads busy
+    int partials = 0;
+    for (int s = 0; s < batch.num_sequences; ++s) {
+        const int first = batch.starts[s], last = batch.starts[s + 1];
+        for (int row = first; row < last;) {
+            const int room = kKeyTile - batch.positions[row] % kKeyTile, stop = std::min(last, row + room);
+            segments_.push_back({s, row, stop});
+            row = stop;
+        }
+        if (tiles && last - first >= kTileRowsAttention) {
+            for (int row = (last - first - 1) / 16 * 16 + first; row >= first; row -= 16)   // the longest first
+                for (int head = 0; head < heads; ++head) items_.push_back({s, row, std::min(16, last - row), head, -1, -1});
+            continue;
+        }
+        for (int row = first; row < last; ++row) {
+            const int spans = batch.positions[row] / kSpan + 1;
+            if (!split || spans == 1) {
+                for (int head = 0; head < kv_heads; ++head) items_.push_back({s, row, 0, head, -1, -1});
+                continue;
+            }
+            first_partial_[static_cast<size_t>(row)] = partials;
+            for (int head = 0; head < kv_heads; ++head)
+                for (int span = 0; span < spans; ++span) items_.push_back({s, row, 0, head, span, partials++});
+        }
+    }
+    fused_ = batch.num_sequences == batch.num_tokens && partials == 0;
+    const int64_t group = config_.num_heads / config_.num_kv_heads;
+    if (partials * group * cache_.head_dim * 4 > partial_sums_.bytes()) {
+        partial_sums_ = Buffer(partials * group * cache_.head_dim * 8);
+        partial_scales_ = Buffer(partials * group * 2 * 8);
+    }
+}
+
+void Model::store_cache(const Batch& batch, const Layer& layer, int index, int thread) {
+    const int kv_heads = static_cast<int>(config_.num_kv_heads), pieces = static_cast<int>(segments_.size()) * kv_heads;
+    for (int piece = thread; piece < pieces; piece += team_->size())
+        store_piece(batch, layer, index, segments_[static_cast<size_t>(piece / kv_heads)], piece % kv_heads);
+}
+
+// Rotate the queries, keys and values of one kv head, rows of one segment; store the last two.
+void Model::store_piece(const Batch& batch, const Layer& layer, int index, const Segment& segment, int kv) {
+    const Config& c = config_;
+    const int dim = static_cast<int>(c.head_dim), padded = cache_.head_dim;
+    const int group = static_cast<int>(c.num_heads / c.num_kv_heads);
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    for (int row = segment.first; row < segment.last; ++row) {
+        const int position = batch.positions[row];
+        const float* cos = cos_.data() + int64_t{position} * (dim / 2);
+        const float* sin = sin_.data() + int64_t{position} * (dim / 2);
+        float* qkv = qkv_.as<float>() + row * qkv_stride_;
+        for (int head = kv * group; head < (kv + 1) * group; ++head) {
+            float* query = qkv + head * dim;
+            if (layer.query_norm != nullptr) kernels_.norm(query, layer.query_norm, dim, c.norm_eps, query);
+            kernels_.rotate(query, cos, sin, dim);
+            const int64_t at = (row * c.num_heads + head) * padded;
+            kernels_.scale_query(query, scale, dim, padded, queries_.as<float>() + at,
+                                 cache_.half ? query_halves_.as<uint16_t>() + at : nullptr);
+        }
+        float* key = qkv + c.query_size() + kv * dim;
+        const float* value = qkv + c.query_size() + c.kv_size() + kv * dim;
+        if (layer.key_norm != nullptr) kernels_.norm(key, layer.key_norm, dim, c.norm_eps, key);
+        kernels_.rotate(key, cos, sin, dim);
+        const int block = batch.block_tables[int64_t{segment.sequence} * batch.table_width + position / cache_.block_size];
+        kernels_.store_key(cache_, index, block, kv, position % cache_.block_size, key, dim);
+        kernels_.store_value(cache_, index, block, kv, position % cache_.block_size, value, dim);
+    }
+}
+
+// A step of decodes alone: whoever attends over a kv head of a sequence has stored its new key and value just before.
+// The share is fixed then, since the counter of items could only be set back at a barrier.
+void Model::attend(const Batch& batch, const Layer& layer, int index, int thread) {
+    Worker& me = workers_[static_cast<size_t>(thread)];
+    const int count = static_cast<int>(items_.size());
+    for (int i = thread; fused_ && i < count; i += team_->size()) {
+        const Item& item = items_[static_cast<size_t>(i)];
+        store_piece(batch, layer, index, {item.sequence, item.row, item.row + 1}, item.head);
+        attend_vector(batch, item, index, me);
+    }
+    if (fused_) return;
+    for (int i = next_item_.fetch_add(1, std::memory_order_relaxed); i < count; i = next_item_.fetch_add(1, std::memory_order_relaxed)) {
+        const Item& item = items_[static_cast<size_t>(i)];
+        item.num_rows > 0 ? attend_tile(batch, item, index, me) : attend_vector(batch, item, index, me);
+    }
+}
+
+void Model::attend_tile(const Batch& batch, const Item& item, int index, Worker& me) {
+    const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads);
+    TileOfRows tile;
+    tile.cache = &cache_, tile.layer = index, tile.kv_head = item.head / group;
+    tile.table = batch.block_tables + int64_t{item.sequence} * batch.table_width;
+    tile.first_position = batch.positions[item.row], tile.num_rows = item.num_rows;
+    tile.window = layers_[static_cast<size_t>(index)].window;
+    tile.queries = query_halves_.as<uint16_t>() + (item.row * config_.num_heads + item.head) * cache_.head_dim;
+    tile.query_stride = config_.num_heads * cache_.head_dim;
+    tile.out = attended_.as<float>() + item.row * query_stride_ + item.head * config_.head_dim;
+    tile.out_stride = query_stride_;
+    tile.head_dim = static_cast<int>(config_.head_dim);
+    tile.scratch = me.attention.as<float>();
+    kernels_.attend_tile(tile);
+}
+
+void Model::attend_vector(const Batch& batch, const Item& item, int index, Worker& me) {
+    const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads), dim = cache_.head_dim;
+    const int position = batch.positions[item.row], low = lowest_key(layers_[static_cast<size_t>(index)].window, position);
+    float* own_sums = me.attention.as<float>() + attention_scratch_floats(dim);
+    SpanOfRow span;
+    span.cache = &cache_, span.layer = index, span.kv_head = item.head;
+    span.table = batch.block_tables + int64_t{item.sequence} * batch.table_width;
+    span.queries = queries_.as<float>() + (item.row * config_.num_heads + item.head * group) * dim;
+    span.query_stride = span.sum_stride = dim, span.num_queries = group;
+    span.scratch = me.attention.as<float>();
+    if (item.span >= 0) {
+        float* scales = partial_scales_.as<float>() + int64_t{item.partial} * group * 2;
+        span.low = std::max(low, item.span * kSpan), span.high = std::min(position + 1, (item.span + 1) * kSpan);
+        span.sums = partial_sums_.as<float>() + int64_t{item.partial} * group * dim;
+        span.peaks = scales, span.masses = scales + group;
+        if (span.low < span.high) kernels_.attend_span(span);
+        else std::fill(scales, scales + 2 * group, 0.0f);   // mass 0: behind the window
+        return;
+    }
+    for (int first = 0; first < group; first += 16) {   // 16 queries fill the thread's buffers
+        const int queries = std::min(16, group - first);
+        float peaks[16], masses[16], span_peaks[16], span_masses[16];
+        float *total = own_sums, *next = own_sums + 16 * dim;
+        SpanOfRow part = span;
+        part.queries += first * dim, part.num_queries = queries;
+        bool begun = false;
+        for (int at = low / kSpan; at <= position / kSpan; ++at, begun = true) {
+            part.low = std::max(low, at * kSpan), part.high = std::min(position + 1, (at + 1) * kSpan);
+            part.sums = begun ? next : total, part.peaks = begun ? span_peaks : peaks, part.masses = begun ? span_masses : masses;
+            kernels_.attend_span(part);
+            for (int q = 0; begun && q < queries; ++q)
+                kernels_.merge_span(total + q * dim, peaks + q, masses + q, next + q * dim, span_peaks[q], span_masses[q], dim);
+        }
+        for (int q = 0; q < queries; ++q)
+            kernels_.divide(total + q * dim, masses[q], static_cast<int>(config_.head_dim),
+                            attended_.as<float>() + item.row * query_stride_ + (item.head * group + first + q) * config_.head_dim);
+    }
+}
+
+// Merge the partial results of one row's spans, in order, and divide.
+void Model::collect(int row, float* out) const {
+    const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads), dim = cache_.head_dim;
+    int partial = first_partial_[static_cast<size_t>(row)];
+    // The items of this row lie together; each kv head has one per span, so a head ends where the next begins.
+    int spans = 0;
+    for (const Item& item : items_)
+        if (item.num_rows == 0 && item.row == row && item.head == 0 && item.span >= 0) ++spans;
+    for (int64_t kv = 0; kv < config_.num_kv_heads; ++kv, partial += spans) {
+        for (int q = 0; q < group; ++q) {
+            float total[1024 + 32], peak = 0, mass = 0;
+            bool begun = false;
+            for (int i = partial; i < partial + spans; ++i) {
+                const float* sums = partial_sums_.as<float>() + (int64_t{i} * group + q) * dim;
+                const float* scales = partial_scales_.as<float>() + int64_t{i} * group * 2;
+                if (scales[group + q] == 0.0f) continue;
+                if (begun) {
+                    kernels_.merge_span(total, &peak, &mass, sums, scales[q], scales[group + q], dim);
+                } else {
+                    begun = true, peak = scales[q], mass = scales[group + q];
+                    std::copy(sums, sums + dim, total);
+                }
+            }
+            kernels_.divide(total, mass, static_cast<int>(config_.head_dim), out + (kv * group + q) * config_.head_dim);
+        }
+    }
+}
+
+}  // namespace tuition

@@ -1,0 +1,212 @@
+"""The tables. Time in ns, energy in uJ, money in nUSD, all integers; NULL is unknown, never 0.
+
+Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd each sum to zero. `entries`,
+`transactions`, `rates` and `prices` are append only; where the database knows triggers, they refuse changes.
+Portable types only: SQLite now, PostgreSQL later by URL.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Key = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
+
+APPEND_ONLY = ("transactions", "entries", "rates", "prices")
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),  # machine, training, inference, waste, idle, ...
+    Column("kind", String(16), nullable=False),  # source, asset, expense
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),  # SHA-256 of machine_json
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("machine_name", String(200), nullable=False),
+    Column("usd_per_hour", Float, nullable=False),
+    Column("machine_json", Text, nullable=False),  # Machine.to_table(): every figure and where it comes from
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("model", String(200), nullable=False),
+    Column("valid_from_unix_ns", BigInteger, nullable=False),
+    Column("input_nusd_per_mtok", BigInteger),
+    Column("cached_nusd_per_mtok", BigInteger),
+    Column("output_nusd_per_mtok", BigInteger),
+    Column("source", Text, nullable=False),
+    Column("created_unix_ns", BigInteger, nullable=False),
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),  # training, request, period
+    Column("subject", String(200), nullable=False, index=True),  # run id, request id, model
+    Column("rate_id", ForeignKey("rates.id"), nullable=False),
+    Column("memo", Text, nullable=False, default=""),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("transaction_id", ForeignKey("transactions.id"), nullable=False, index=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("wall_ns", BigInteger, nullable=False),
+    Column("energy_uj", BigInteger),
+    Column("energy_method", String(16)),
+    Column("cost_nusd", BigInteger, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("model", String(200), nullable=False, index=True),
+    Column("recipe", String(40), nullable=False),
+    Column("scope", String(40), nullable=False),  # final run, all stages, failed, exploratory
+    Column("status", String(16), nullable=False),  # running, finished, stopped, failed
+    Column("reason", Text, nullable=False, default=""),  # why it stopped or failed
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("updated_unix_ns", BigInteger, nullable=False),
+    Column("ended_unix_ns", BigInteger),
+    Column("num_resumes", Integer, nullable=False, default=0),
+    Column("process", String(120), nullable=False),  # host, boot, pid and start time: see ledger/process
+    Column("rate_id", ForeignKey("rates.id"), nullable=False),
+    Column("settings_toml", Text, nullable=False, default=""),
+    Column("corpus_digest", String(64)),
+    Column("num_parameters", BigInteger),
+    Column("num_steps", BigInteger, nullable=False, default=0),
+    Column("num_tokens", BigInteger, nullable=False, default=0),
+    Column(
+        "redone_tokens", BigInteger, nullable=False, default=0
+    ),  # of num_tokens: computed again after a resume
+    Column("flops", String(40), nullable=False, default="0"),  # decimal digits: outgrows 64 bits
+    Column("last_loss", Float),
+    Column("progress", Float, nullable=False, default=0.0),
+)
+
+run_costs = Table(
+    "run_costs",
+    metadata,
+    Column("run_id", ForeignKey("runs.id"), primary_key=True),
+    Column("kind", String(24), primary_key=True),  # step, data, evaluation, checkpoint, load, other
+    Column("wall_ns", BigInteger, nullable=False),
+    Column("energy_uj", BigInteger),
+    Column("energy_method", String(16)),
+    Column("cost_nusd", BigInteger, nullable=False),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("id", String(120), primary_key=True),
+    Column("model", String(200), nullable=False, index=True),
+    Column("version", Integer),
+    Column("weights_digest", String(64)),
+    Column("api_key_id", String(80), index=True),
+    Column("created_unix_ns", BigInteger, nullable=False, index=True),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("generated_tokens", BigInteger, nullable=False),
+    Column("queue_ns", BigInteger),
+    Column("first_token_ns", BigInteger),
+    Column("total_ns", BigInteger, nullable=False),
+    Column("finish_reason", String(16), nullable=False),
+    Column("rate_id", ForeignKey("rates.id"), nullable=False),
+    Column("rule", String(24), nullable=False),
+    Column("num_steps", BigInteger, nullable=False),
+    Column("flops", BigInteger, nullable=False),
+    Column("kv_bytes", BigInteger, nullable=False),
+    Column("computed_tokens", BigInteger, nullable=False),
+    Column("wasted_tokens", BigInteger, nullable=False),
+    Column("energy_method", String(16)),
+    *(
+        Column(f"{part}_{unit}", BigInteger, nullable=unit == "energy_uj")
+        for part in ("total", "prefill", "decode", "waste")  # total = prefill + decode; waste is inside them
+        for unit in ("machine_ns", "energy_uj", "cost_nusd")
+    ),
+)
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("model", String(200), nullable=False, index=True),
+    Column("version", Integer),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("rate_id", ForeignKey("rates.id"), nullable=False),
+    Column("energy_method", String(16)),
+    Column("num_steps", BigInteger, nullable=False),
+    Column("flops", BigInteger, nullable=False),
+    *(
+        Column(f"{part}_{unit}", BigInteger, nullable=unit == "energy_uj")
+        for part in ("meter", "attributed", "idle", "overhead", "posted")
+        for unit in ("wall_ns", "energy_uj", "cost_nusd")
+    ),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column(
+        "lineage_json", Text, nullable=False
+    ),  # corpus digest, settings, tokenizer, parent, run id, evaluation
+    Column("removed_unix_ns", BigInteger),  # bills of a removed model stay readable
+    Column("owned", Boolean, nullable=False, default=True),  # the folder is inside the workspace
+    UniqueConstraint("name", "version", name="uq_models_name_version"),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("model", String(200), nullable=False, index=True),
+    Column("version", Integer),
+    Column("run_id", String(80)),
+    Column("task", String(80), nullable=False),  # bits_per_byte, ...
+    Column("corpus_digest", String(64)),
+    Column("mean", Float, nullable=False),
+    Column("stderr", Float),
+    Column("num_items", BigInteger, nullable=False),
+    Column("unit", String(40), nullable=False),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("details_json", Text, nullable=False, default="{}"),
+)
+Index("ix_evaluations_run_id", evaluations.c.run_id)

@@ -1,0 +1,130 @@
+"""Arguments of a verb: a frozen dataclass, filled from `--settings file.toml` and then from the command line.
+
+A verb's dataclass derives from `Common` and may mark a field `Flat`: its settings stand on the top level, on
+the command line (`--budget`, not `--train.budget`) and in the file, so that a run's settings can be fed back.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import tyro
+
+from tuition.core.errors import SettingsError
+from tuition.core.settings import from_table, read_table, table_to_toml, to_table
+
+T = TypeVar("T", bound="Common")
+
+Flat = tyro.conf.arg(name="")
+"""`field: Annotated[SomeSettings, Flat]`: the settings of this field stand on the top level."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every verb takes."""
+
+    workspace: Path | None = None
+    """Folder with models, runs and the books; left out: $TUITION_HOME, else ~/.tuition."""
+    settings: Path | None = None
+    """TOML file with settings of this verb; the command line overrides it, unknown keys are refused."""
+    print_settings: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the resolved settings as TOML, which --settings reads back, and stop."""
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show the traceback when something fails."""
+
+
+COMMON = {field.name for field in dataclasses.fields(Common)}
+
+
+def parse(kind: type[T], argv: Sequence[str], *, verb: str, description: str) -> T:
+    """The arguments of one verb. Raises: SettingsError; SystemExit after help and usage errors."""
+    defaults = read_file(kind, path) if (path := settings_path(argv)) is not None else None
+    arguments = tyro.cli(
+        kind,
+        args=list(argv),
+        default=defaults,
+        prog=f"tuition {verb}",
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    if arguments.print_settings:
+        sys.stdout.write(table_to_toml(settings_table(arguments)))
+        raise SystemExit(0)
+    if arguments.workspace is not None:  # child processes and caches follow
+        os.environ["TUITION_HOME"] = str(arguments.workspace.expanduser().absolute())
+    return arguments
+
+
+def choose(
+    actions: Mapping[str, str], argv: Sequence[str], *, verb: str, default: str
+) -> tuple[str, list[str]]:
+    """The action of a verb that has several, and the words after it. Raises: SettingsError; SystemExit."""
+    words = list(argv)
+    if words and words[0] in actions:
+        return words[0], words[1:]
+    if words and words[0] in ("-h", "--help"):
+        width = max(map(len, actions))
+        lines = [f"  {name:<{width}}  {text}" for name, text in actions.items()]
+        print(f"usage: tuition {verb} [{'|'.join(actions)}] [options]\n")
+        print(
+            "\n".join(
+                [
+                    *lines,
+                    "",
+                    f"Without an action: {default}.  tuition {verb} <action> --help lists its options.",
+                ]
+            )
+        )
+        raise SystemExit(0)
+    if words and not words[0].startswith("-"):
+        raise SettingsError("action", got=words[0], wanted=f"one of {', '.join(actions)}")
+    return default, words
+
+
+def settings_path(argv: Sequence[str]) -> Path | None:
+    """The file named by --settings, looked for before the rest is read, since it gives the defaults."""
+    found = None
+    for index, word in enumerate(argv):
+        if word == "--":
+            break
+        if word == "--settings" and index + 1 < len(argv):
+            found = argv[index + 1]
+        elif word.startswith("--settings="):
+            found = word.partition("=")[2]
+    return None if found is None else Path(found)
+
+
+def flat_fields(kind: type[Common]) -> list[str]:
+    """Names of the fields whose settings stand on the top level."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [name for name, hint in hints.items() if Flat in getattr(hint, "__metadata__", ())]
+
+
+def read_file(kind: type[T], path: Path) -> T:
+    """A verb's arguments from its settings file. Raises: SettingsError, also for unknown keys."""
+    table = read_table(path)
+    hints, flat = get_type_hints(kind), flat_fields(kind)
+    top = {field.name for field in dataclasses.fields(kind)} - COMMON - set(flat)
+    values: dict[str, Any] = {}
+    for name in flat:
+        known = {field.name for field in dataclasses.fields(hints[name])}
+        if last := name == flat[-1]:  # what nobody knows is refused by the last, which names what it knows
+            known |= set(table) - top
+        values[name] = from_table(hints[name], {key: table.pop(key) for key in list(table) if key in known})
+        if last and (both := set(values) & set(table)):
+            raise SettingsError(min(both), got=table[min(both)], wanted="a setting of this verb")
+    rest = from_table(kind, table) if table else kind()
+    return dataclasses.replace(rest, **values)
+
+
+def settings_table(arguments: Common) -> dict[str, Any]:
+    """The settings as nested tables, as `read_file` takes them; what is common to all verbs is left out."""
+    table = {name: value for name, value in to_table(arguments).items() if name not in COMMON}
+    top: dict[str, Any] = {}
+    for name in flat_fields(type(arguments)):
+        top |= table.pop(name)
+    return top | table

@@ -1,0 +1,112 @@
+"""`tuition chat`: talk to a model in the terminal, through a running server or loaded here."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from tuition.cli.arguments import Common, parse
+from tuition.cli.machine import detect_for
+from tuition.core.workspace import open_workspace
+from tuition.engine.settings import EngineSettings
+from tuition.spec.settings import MachineSettings
+
+if TYPE_CHECKING:
+    from tuition.cli.partners import Message, Partner
+
+DESCRIPTION = (
+    "Talk to a model. With a name it is loaded here; without, a running `tuition serve` is asked. "
+    "Ctrl-C stops a reply, Ctrl-D ends; /new begins again."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat(Common):
+    """What `tuition chat` takes."""
+
+    model: Annotated[str | None, tyro.conf.Positional] = None
+    """Name, name@version, folder or GGUF file to load here; left out: ask the server."""
+    url: str = "http://127.0.0.1:8000"
+    """The server that is asked when no model is given; its key is taken from TUITION_API_KEY."""
+    system: str | None = None
+    """How the model should behave, said before the first turn."""
+    temperature: float | None = None
+    """0 takes the likeliest token, 1 draws from the model's own distribution; left out: 0.7."""
+    max_tokens: int | None = None
+    """Most tokens of a reply; left out: the model's or the server's own limit."""
+    seed: int | None = None
+    """Makes replies repeatable."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """How a model that is loaded here runs."""
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    """What you know better about this machine and its price."""
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What is sent with each turn."""
+        values = {"temperature": 0.7 if self.temperature is None else self.temperature}
+        values |= {"max_tokens": self.max_tokens, "seed": self.seed}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def run(argv: list[str]) -> int:
+    """Talk until the end of input."""
+    arguments = parse(Chat, argv, verb="chat", description=DESCRIPTION)
+    with open_partner(arguments) as partner:
+        talk(partner, arguments)
+    return 0
+
+
+def talk(partner: "Partner", arguments: Chat) -> None:
+    """Read turns, print replies."""
+    interactive = sys.stdin.isatty()
+    opening: list[Message] = [{"role": "system", "content": arguments.system}] if arguments.system else []
+    messages = list(opening)
+    if interactive:
+        kind = "" if partner.has_chat else " (it has no chat template: it continues your text)"
+        print(f"{partner.name}{kind}. Ctrl-C stops a reply, Ctrl-D ends, /new begins again.", file=sys.stderr)
+    while True:
+        try:
+            text = input("\n> " if interactive else "").strip()
+        except EOFError:
+            return
+        if text == "/new":
+            messages = list(opening)
+        elif text:
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": partner.reply(messages)})
+            if not partner.has_chat:
+                messages = list(opening)
+
+
+@contextlib.contextmanager
+def open_partner(arguments: Chat) -> Iterator["Partner"]:
+    """A model loaded here, or one of the server's."""
+    if arguments.model is None:
+        from tuition.cli.partners import RemotePartner
+
+        yield RemotePartner(arguments.url, arguments.choices)
+        return
+    from tuition.books.books import open_books
+    from tuition.cli.billed import Biller
+    from tuition.cli.partners import LocalPartner
+    from tuition.cli.serving import open_one
+    from tuition.cli.terminal import open_progress
+
+    workspace = open_workspace(arguments.workspace).create()
+    with (
+        open_books(workspace) as books,
+        open_one(
+            arguments.model,
+            workspace=workspace,
+            books=books,
+            machine=detect_for(arguments.engine.device, arguments.machine, workspace),
+            settings=arguments.engine,
+            progress=open_progress(),
+        ) as opened,
+        LocalPartner(Biller(opened, books), arguments.choices) as partner,
+    ):
+        yield partner

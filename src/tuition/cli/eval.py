@@ -1,0 +1,130 @@
+"""`tuition eval`: how many bits a model needs for one byte of text it was not taught."""
+
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from tuition.cli.arguments import Common, parse
+from tuition.cli.machine import detect_for
+from tuition.core.errors import NotFoundError, SettingsError
+from tuition.core.settings import from_table
+from tuition.core.units import format_duration, format_energy, format_usd
+from tuition.core.workspace import open_workspace
+from tuition.data.settings import DataSettings
+from tuition.spec.settings import MachineSettings
+
+if TYPE_CHECKING:
+    from tuition.registry.registry import Registry, Version
+
+DESCRIPTION = (
+    "Measure a model: held-out bits per byte with its standard error over documents, comparable among models "
+    "of any tokenizer. Lower is better. Without --data, on what the model's own run held out."
+)
+TASK = "heldout bits per byte"
+OTHER_TASK = "bits per byte of other text"
+"""Of text that was named here: nobody knows whether the model was taught some of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Common):
+    """What `tuition eval` takes."""
+
+    model: tyro.conf.Positional[str]
+    """Name, name@version, folder or GGUF file."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The text; its held-out part is scored."""
+    part: Literal["heldout", "train"] = "heldout"
+    """Which part of the text to score; train shows how much was learned by heart."""
+    max_bytes: int | None = None
+    """Score about this many bytes; left out: all of them."""
+    window: int | None = None
+    """Tokens in one forward pass; left out: the model's context."""
+    stride: int | None = None
+    """New tokens per window; left out: half of it. Less is slower and gives each token more context."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    """What you know better about this machine and its price."""
+
+
+def run(argv: list[str]) -> int:
+    """Score, print, and keep the score with the model's version."""
+    arguments = parse(Eval, argv, verb="eval", description=DESCRIPTION)
+    from tuition.books.books import open_books
+    from tuition.cli.terminal import open_progress
+    from tuition.data.corpus import prepare_corpus
+    from tuition.evals.bits_per_byte import evaluate
+    from tuition.ledger.meter import open_meter
+    from tuition.model.folder import open_model
+    from tuition.model.load import load_decoder
+    from tuition.registry.registry import Evaluation, Registry
+    from tuition.runtime.device import choose_device, choose_precision
+
+    workspace = open_workspace(arguments.workspace).create()
+    progress = open_progress()
+    with open_books(workspace) as books:
+        registry = Registry(workspace, books)
+        version = registered(registry, arguments.model)
+        settings = text_of(arguments, version)
+        meter = open_meter(detect_for(arguments.device, arguments.machine, workspace))
+        start = meter.start()
+        folder = open_model(registry.resolve(arguments.model))
+        tokenizer = folder.tokenizer()
+        corpus = prepare_corpus(settings, tokenizer, workspace.data, progress)
+        device = choose_device(arguments.device)
+        precision = choose_precision("auto", device)
+        decoder = load_decoder(folder, precision.dtype, device)
+        score = evaluate(
+            decoder,
+            tokenizer,
+            corpus.heldout if arguments.part == "heldout" else corpus.train,
+            window=arguments.window,
+            stride=arguments.stride,
+            max_bytes=arguments.max_bytes,
+            precision=precision,
+            progress=progress,
+        )
+        window = meter.stop(start)
+        bits = score.bits_per_byte
+        error = "" if bits.stderr is None else f" ± {bits.stderr:.4f}"
+        print(f"{bits.mean:.4f}{error} bits per byte over {bits.num_bytes:,} bytes ({arguments.part})")
+        print(f"perplexity {score.perplexity:,.2f} per token, windows of {score.window:,} tokens")
+        print(f"scored: {', '.join(score.titles[:8])}{', ...' if len(score.titles) > 8 else ''}")
+        print(
+            f"took {format_duration(window.wall_ns / 1e9)}, {format_energy(window.energy_uj)}, "
+            f"{format_usd(window.cost_nusd)} (not booked: an evaluation belongs to no run or request)"
+        )
+        if version is not None and arguments.part == "heldout" and arguments.max_bytes is None:
+            task = OTHER_TASK if names_text(arguments) else TASK
+            registry.record_evaluation(
+                version,
+                Evaluation(task, bits.mean, bits.stderr, bits.num_bytes, bits.unit, corpus.digest),
+            )
+    return 0
+
+
+def registered(registry: "Registry", reference: str) -> "Version | None":
+    """The registered version, or None for a path. Raises: NotFoundError if it is neither."""
+    try:
+        return registry.get(reference)
+    except NotFoundError:
+        registry.resolve(reference)
+        return None
+
+
+def names_text(arguments: Eval) -> bool:
+    """Whether the text was named, and is not that of the model's own run."""
+    return bool(arguments.data.paths or arguments.data.demo)
+
+
+def text_of(arguments: Eval, version: "Version | None") -> DataSettings:
+    """The text that was named, else that of the model's own run. Raises: SettingsError without either."""
+    if names_text(arguments):
+        return arguments.data
+    if version is None or version.lineage.settings is None:
+        raise SettingsError(
+            "data.paths", got=(), wanted="files or folders of text: the run of this model is not known"
+        )
+    return from_table(DataSettings, tomllib.loads(version.lineage.settings).get("data", {}))

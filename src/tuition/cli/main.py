@@ -1,0 +1,108 @@
+"""`tuition <verb> ...`: find the verb, run it, and turn what went wrong into one line.
+
+Only the file of the verb that was asked for is imported, so that help comes at once.
+"""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from tuition.core.errors import SettingsError, TuitionError
+
+VERBS = {
+    "demo": "teach a small model from scratch, use it, and read its bill",
+    "train": "teach a model from your own text",
+    "serve": "answer over HTTP (OpenAI protocol) and show the chat page",
+    "chat": "talk to a model in the terminal",
+    "generate": "continue one prompt, or a file of them",
+    "eval": "measure a model on text: bits per byte, with its uncertainty",
+    "models": "list, show, add or remove models",
+    "bill": "what runs, requests and models have cost",
+    "doctor": "what this machine has, what is missing, what it is assumed to cost",
+    "machine": "measure how fast this machine computes and reads memory",
+}
+
+USAGE, FAILURE, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+
+QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+"""Set before anything optional is imported: no library of ours calls home."""
+
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Set before torch is imported: a thread that waits for another one sleeps. Where it spins, as is usual, two
+threads on a machine that does anything else lose most of their speed (lab log)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0, 2 for usage, 1 for other failures, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    for name, value in (QUIET | PATIENT).items():
+        os.environ.setdefault(name, value)
+    try:
+        status = dispatch(words)
+        sys.stdout.flush()  # a reader that went away shows here, not at exit
+        return status
+    except TuitionError as error:
+        complain(str(error), debug)
+        return USAGE if isinstance(error, SettingsError) else FAILURE
+    except KeyboardInterrupt:
+        print("\ntuition: stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as error:
+        text = " ".join(str(error).split()) or "no message"
+        complain(f"{type(error).__name__}: {text} (a defect of ours; --debug shows where)", debug)
+        return FAILURE
+
+
+def complain(message: str, debug: bool) -> None:
+    """One line on stderr, after the traceback if that was asked for."""
+    if debug:
+        traceback.print_exc()
+    print(f"tuition: {message}", file=sys.stderr)
+
+
+def dispatch(words: list[str]) -> int:
+    """Import the verb's file and run it. Raises: what the verb raises."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if words else USAGE
+    if words[0] in ("-V", "--version"):
+        print(f"tuition {installed_version()}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        close = get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        print(f"tuition: no verb {verb!r}; {hint}one of: {', '.join(VERBS)}", file=sys.stderr)
+        return USAGE
+    module = importlib.import_module(f"tuition.cli.{verb}")
+    return int(module.run(rest) or 0)
+
+
+def overview() -> str:
+    """The help of `tuition` itself."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
+    head = "usage: tuition <verb> [options]\n\nTeach a model, use it, and know what every token cost.\n"
+    return "\n".join(
+        [head, *lines, "", "tuition <verb> --help lists the settings of a verb, each with its unit."]
+    )
+
+
+def installed_version() -> str:
+    from importlib import metadata  # a twentieth of a second that only this needs
+
+    try:
+        return metadata.version("tuition")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""`tuition train`: teach a model from your own text, within a budget of time or for a number of steps."""
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from tuition.cli.arguments import Common, Flat, parse
+from tuition.cli.machine import detect_for
+from tuition.core.errors import SettingsError
+from tuition.core.workspace import open_workspace
+from tuition.spec.settings import MachineSettings
+from tuition.train.settings import TrainSettings
+
+DESCRIPTION = (
+    "Teach a model from text: tokenizer, packing, training, held-out score, samples, and a model folder. "
+    "Ctrl-C keeps what was taught and bills it."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """What `tuition train` takes."""
+
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Go on with the newest unfinished run of this name; the settings must be the same."""
+    train: Annotated[TrainSettings, Flat] = field(default_factory=TrainSettings)
+    """The run."""
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    """What you know better about this machine and its price."""
+
+
+def run(argv: list[str]) -> int:
+    """Teach, then print the receipt; 130 when stopped by Ctrl-C after the model was kept."""
+    arguments = parse(Train, argv, verb="train", description=DESCRIPTION)
+    settings = arguments.train
+    if not settings.data.paths and settings.data.demo is None:
+        raise SettingsError(
+            "data.paths", got=(), wanted="files or folders of text, or --data.demo shakespeare"
+        )
+    from tuition.books.books import open_books
+    from tuition.cli.terminal import open_progress
+    from tuition.ledger.render import render
+    from tuition.ledger.statements import training_receipt
+    from tuition.train.run import run_training
+
+    workspace = open_workspace(arguments.workspace).create()
+    machine = detect_for(settings.device, arguments.machine, workspace)
+    progress = open_progress()
+    with open_books(workspace) as books:
+        result = run_training(settings, workspace, books, machine, progress, resume=arguments.resume)
+        print(render(training_receipt(books, result.run_id)))
+    score = result.probes[-1].score if result.probes else None
+    if score is not None:
+        error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
+        print(f"held-out: {score.mean:.3f}{error} bits per byte; {result.split}")
+    print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
+    print(f"run:   {result.folder}")
+    return 0 if result.status == "finished" else 130

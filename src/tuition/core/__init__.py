@@ -1,0 +1,1 @@
+"""The vocabulary every room speaks: errors, units, settings, records, durable files, progress."""

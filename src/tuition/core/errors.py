@@ -1,0 +1,100 @@
+"""Errors a user may meet. Each says what was wanted, what came, and ends with the way out.
+
+The command line prints the message of a `TuitionError` on one line; any other exception is a defect of ours.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class TuitionError(Exception):
+    """Base of everything that is the situation's fault rather than the program's."""
+
+
+class SettingsError(TuitionError):
+    """A setting has a value that cannot be used."""
+
+    def __init__(self, field: str, *, got: object, wanted: str) -> None:
+        self.field, self.got, self.wanted = field, got, wanted
+        super().__init__(f"{field}: got {got!r}, wanted {wanted}")
+
+
+class ShapeError(TuitionError):
+    """Arrays or a network have shapes that do not fit together."""
+
+    def __init__(self, where: str, *, wanted: str, got: object) -> None:
+        self.where, self.wanted, self.got = where, wanted, got
+        super().__init__(f"{where}: wanted {wanted}, got {got}")
+
+
+class CapacityError(TuitionError):
+    """The machine, or the model's context, cannot hold what was asked."""
+
+    def __init__(self, what: str, *, need: int, free: int, unit: str, way_out: str) -> None:
+        self.need, self.free, self.unit = need, free, unit
+        super().__init__(f"{what} needs {need:,} {unit}, {free:,} are available; {way_out}")
+
+
+class DataError(TuitionError):
+    """An input file holds something that cannot be taught; names the file and the line where there is one."""
+
+    def __init__(self, path: Path | str, problem: str, *, line: int | None = None, way_out: str) -> None:
+        self.path, self.problem, self.line = Path(path), problem, line
+        place = f"{path}, line {line:,}" if line is not None else str(path)
+        super().__init__(f"{place}: {problem}; {way_out}")
+
+
+class ModelError(TuitionError):
+    """A model folder or file cannot be used: missing, damaged, changed, or of an unknown kind."""
+
+    def __init__(self, path: Path | str, problem: str, *, way_out: str) -> None:
+        self.path, self.problem = Path(path), problem
+        super().__init__(f"{path}: {problem}; {way_out}")
+
+
+class NotFoundError(TuitionError):
+    """A name is not in the table where it was looked up."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+        self.kind, self.name, self.known = kind, name, tuple(known)
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "") if known else "none yet"
+        super().__init__(f"no {kind} named {name!r}; {hint}known: {listed}")
+
+
+class RequestError(TuitionError):
+    """A request asks for something malformed or out of range; `field` is named as the caller wrote it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field, self.problem = field, problem
+        super().__init__(f"{field}: {problem}")
+
+
+class UnsupportedField(RequestError):  # noqa: N818 (it names the field, not the failure)
+    """A known field that is not supported: refused rather than ignored."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is not supported yet; leave it out")
+
+
+class BusyError(TuitionError):
+    """No room for more work now; try again after `retry_after_s` seconds."""
+
+    def __init__(self, what: str, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{what}; try again in {retry_after_s} s")
+
+
+class BooksError(TuitionError):
+    """The database of the workspace cannot be read or written."""
+
+
+class MissingExtraError(TuitionError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, what: str, *, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {package}, which is not installed; run: pip install 'tuition[{extra}]'"
+        )

@@ -1,0 +1,103 @@
+"""Progress as loops report it. Loops get a `Progress`; the command line decides how it looks.
+
+Here are the two kinds that need no library: plain lines, and silence. The live terminal is in `cli/terminal`.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol, TextIO
+
+from tuition.core.units import format_bytes, format_count, format_duration
+
+
+class Task(Protocol):
+    """One piece of work with a known or unknown length."""
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Count `amount` more units done; `note` replaces the text behind the bar."""
+        ...
+
+
+class Progress(Protocol):
+    """Where loops tell how far they are."""
+
+    def say(self, text: str) -> None:
+        """One line for the reader."""
+        ...
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        """`with progress.task("tokenize", total, "B") as task: task.advance(n)`."""
+        ...
+
+
+def format_amount(amount: float, unit: str) -> str:
+    """`3.2 MiB` for unit B, `12.0 s` for unit s, `4.9 k tokens` otherwise."""
+    if unit == "B":
+        return format_bytes(amount)
+    if unit == "s":
+        return format_duration(amount)
+    return f"{format_count(amount)} {unit}".rstrip()
+
+
+@dataclass
+class _LineTask:
+    label: str
+    total: float | None
+    unit: str
+    stream: TextIO
+    every_s: float
+    done: float = 0
+    note: str = ""
+    started: float = field(default_factory=time.monotonic)
+    printed: float = field(default_factory=time.monotonic)
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.done += amount
+        self.note = note or self.note
+        if time.monotonic() - self.printed >= self.every_s:
+            self.print()
+
+    def print(self) -> None:
+        self.printed = time.monotonic()
+        amount = format_amount(self.done, self.unit) if self.done or self.unit else ""
+        if self.total:
+            share = min(1.0, self.done / self.total)
+            amount = f"{share:4.0%}  {amount} of {format_amount(self.total, self.unit)}"
+        elapsed = format_duration(self.printed - self.started)
+        parts = [part for part in (amount, self.note, f"[{elapsed}]") if part]
+        print(f"  {self.label}: {'  '.join(parts)}", file=self.stream, flush=True)
+
+
+class LineProgress:
+    """Plain lines, for logs and pipes: one every `every_s` seconds for each task, and one when it ends."""
+
+    def __init__(self, stream: TextIO | None = None, every_s: float = 10.0) -> None:
+        self.stream, self.every_s = stream or sys.stderr, every_s
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        task = _LineTask(label, total, unit, self.stream, self.every_s)
+        try:
+            yield task
+        finally:
+            task.print()
+
+
+class SilentProgress:
+    """Says nothing; for library use and tests."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        yield self

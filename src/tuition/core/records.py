@@ -1,0 +1,91 @@
+"""The nouns that pass between rooms and cost something. Values only: frozen, plain integers, no behaviour.
+
+`Window` -> `Posting` is the way of a cost; `StepTrace` tells the ledger who was in an engine step.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+EnergyMethod = Literal["nvml", "rapl", "modelled"]
+"""How joules were obtained: the first two are measured, `modelled` is declared watts times busy time."""
+
+Phase = Literal["prefill", "decode"]
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of machine time and what it cost. Windows of one device do not overlap."""
+
+    start_ns: int
+    """Monotonic clock at the start."""
+    wall_ns: int
+    """Length, never negative."""
+    energy_uj: int | None
+    """None: nothing was measured or modelled."""
+    energy_method: EnergyMethod | None
+    cost_nusd: int
+    """Billionths of a US dollar."""
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + self.wall_ns
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceWork:
+    """What one request did in one engine step."""
+
+    request_id: str
+    phase: Phase
+    num_tokens: int
+    """Tokens computed in this step: 1 in a decode, a prefill chunk's length, 1 + drafts in speculation."""
+    context_tokens: int
+    """Tokens already in the cache before this step, read by its attention."""
+    num_sampled: int
+    """Rows of logits computed for it."""
+    num_wasted: int = 0
+    """Of num_tokens: rejected drafts, and tokens computed again after preemption."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTrace:
+    """One engine step: its time on the monotonic clock, and who was in it."""
+
+    start_ns: int
+    end_ns: int
+    work: tuple[SequenceWork, ...]
+    kind: Literal["step", "load", "warmup"] = "step"
+    """`load` and `warmup` are overhead: nobody's request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """What a piece of work cost: a request's share, a training run, idle time. Shares sum to their window."""
+
+    num_tokens: int
+    wall_ns: int
+    energy_uj: int | None
+    energy_method: EnergyMethod | None
+    cost_nusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step, as the training loop yields it."""
+
+    step: int
+    """Counted from 1, over the whole run (resume continues the count)."""
+    loss: float
+    """Mean over the step's target tokens, in nats."""
+    grad_norm: float
+    """Before clipping."""
+    lr: float
+    num_tokens: int
+    """Target tokens of this step."""
+    flops: int
+    """Model FLOPs, forward and backward, causal attention counted (ECONOMICS: 6 L d S)."""
+    window: Window
+    progress: float
+    """Share of the run that is done, 0 to 1, by steps or by the clock."""

@@ -1,0 +1,29 @@
+"""A bounded sample of a corpus, to learn a tokenizer from.
+
+In: `DataSettings`.  Out: texts of the part that is taught, from all over the corpus.
+"""
+
+from collections.abc import Iterator
+
+from tuition.data.corpora import with_demo_titles
+from tuition.data.documents import sources_of
+from tuition.data.settings import DataSettings
+from tuition.data.split import plan_split, split_units, unit_hash
+
+MAX_BYTES = 2**26
+
+
+def sample_texts(settings: DataSettings, max_bytes: int = MAX_BYTES) -> Iterator[str]:
+    """Texts that are taught, never held-out ones, together about `max_bytes` at most. Raises: DataError."""
+    settings = with_demo_titles(settings)
+    sources = sources_of(settings)
+    total = sum(source.num_bytes for source in sources)
+    share = min(1.0, max_bytes / max(1, total))
+    left = max_bytes
+    for unit in split_units(settings, sources, plan_split(settings, sources, total)):
+        if unit.part != "train" or (share < 1 and unit_hash(unit.text[::-1]) >= share):
+            continue
+        left -= len(unit.text.encode())
+        if left < 0 and share < 1:
+            return
+        yield unit.text

@@ -1,0 +1,65 @@
+"""What to teach, as settings."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tuition.core.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which text is taught and which is held out."""
+
+    paths: tuple[Path, ...] = ()
+    """Text files, .jsonl or .parquet files, folders of them, or Hugging Face dataset folders."""
+    demo: Literal["shakespeare", "stdlib"] | None = None
+    """A corpus that is at hand instead of paths: Shakespeare's plays, or the running Python's standard
+    library."""
+    include: tuple[str, ...] = ()
+    """In folders: only files that match one of these patterns, like `**/*.py`. Empty: the known
+    extensions."""
+    exclude: tuple[str, ...] = ()
+    """In folders: no file that matches one of these patterns."""
+    field: str = "text"
+    """Where rows have fields (.jsonl, .parquet): the one that holds the text."""
+    title_field: str | None = None
+    """Where rows have fields: the one that names a document. None: file and line name it."""
+    dataset_split: str = "train"
+    """Of a Hugging Face dataset folder: the split to take."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """Binary, broken or empty input: stop and name it, or leave it out and count it."""
+    heldout: tuple[str, ...] = ()
+    """Titles of documents to hold out whole. Empty: a share is held out by a hash of each document's text."""
+    heldout_share: float = 0.05
+    """Share of the documents that is held out, when none are named."""
+    heldout_max_bytes: int = 32 * 2**20
+    """The share is lowered so that about this many bytes are held out at most."""
+    validation: tuple[str, ...] = ()
+    """Titles of documents kept for choosing settings; neither taught nor held out."""
+    validation_share: float = 0.0
+    """Share of the documents kept for choosing settings, when none are named."""
+    num_workers: int = 0
+    """Processes that tokenize; 1 stays in this process, 0 chooses by the size of the corpus."""
+
+    def __post_init__(self) -> None:
+        for name in ("heldout_share", "validation_share"):
+            share = getattr(self, name)
+            if not 0 <= share <= 0.5:
+                raise SettingsError(name, got=share, wanted="a share from 0 to 0.5")
+        if not self.heldout and self.heldout_share == 0:
+            raise SettingsError(
+                "heldout_share", got=0, wanted="more than 0: something must be held out to measure with"
+            )
+        if self.heldout_max_bytes < 1:
+            raise SettingsError("heldout_max_bytes", got=self.heldout_max_bytes, wanted="at least 1")
+        if self.num_workers < 0:
+            raise SettingsError("num_workers", got=self.num_workers, wanted="0 or more")
+        if not self.field:
+            raise SettingsError("field", got=self.field, wanted="the name of a field")
+        if self.demo and self.paths:
+            raise SettingsError(
+                "paths", got=[str(path) for path in self.paths], wanted=f"none together with demo={self.demo}"
+            )
+        if both := set(self.heldout) & set(self.validation):
+            raise SettingsError("validation", got=sorted(both), wanted="other documents than heldout has")

@@ -1,0 +1,1 @@
+"""Requests in, token events out: scheduler, cache blocks, runners, sampler, speculation."""

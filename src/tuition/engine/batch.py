@@ -1,0 +1,62 @@
+"""What the scheduler hands to a runner, and what a runner is. No torch: arrays are numpy.
+
+The cache is cut into blocks of `block_size` positions. A sequence's positions p live in block
+`block_tables[s, p // block_size]` at offset `p % block_size`, in every layer.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tuition.spec.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """All tokens of one engine step, sequence after sequence, prefill chunks and decodes alike.
+
+    Sequence s owns rows starts[s]:starts[s+1]: consecutive positions beginning at context_lengths[s].
+    """
+
+    token_ids: np.ndarray
+    """(num_tokens,) int32"""
+    positions: np.ndarray
+    """(num_tokens,) int32"""
+    starts: np.ndarray
+    """(num_sequences + 1,) int32, first row of each sequence, then num_tokens."""
+    context_lengths: np.ndarray
+    """(num_sequences,) int32, tokens of the sequence that are already in the cache."""
+    block_tables: np.ndarray
+    """(num_sequences, most blocks of any) int32, padded with -1; covers context and new tokens."""
+    logit_rows: np.ndarray
+    """(num_wanted,) int32, the rows whose logits are wanted, ascending."""
+
+
+class Runner(Protocol):
+    """Executes the network over a block cache that it owns. One thread calls it."""
+
+    shape: ModelShape
+    name: str
+    """For people: `torch bfloat16 on cpu`, `native int8 (AMX)`."""
+    num_blocks: int
+    block_size: int
+    weight_bytes: int
+    """Of weights that one step reads, as they are in memory."""
+    kv_bytes_per_value: int
+    """Of a key or value in the cache."""
+
+    def forward(self, batch: StepBatch) -> np.ndarray:
+        """Compute every row, write its keys and values into the cache; logits (num_wanted, vocab) float32.
+
+        The returned array is the runner's own and is overwritten by the next call.
+        """
+        ...
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the tensors as they are in memory now (see model/digest), recomputed at every call."""
+        ...
+
+    def close(self) -> None:
+        """Free weights and cache."""
+        ...

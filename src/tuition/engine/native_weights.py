@@ -1,0 +1,288 @@
+"""Weights as the native kernels want them: packed once per model and precision, kept in a file, mapped later.
+
+In: a `ModelFolder` and a precision.  Out: `PackedWeights`, one buffer and the digest of what it was made of.
+
+The file's key holds the digests of the model's weight files, the formats and the version of the layout, so
+that anything that could change the bytes changes the name. A file is used only if its content has the digest
+that was recorded when it was written; otherwise it is packed again.
+"""
+
+import hashlib
+import json
+import mmap
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tuition_kernels
+from torch import Tensor
+
+from tuition.core.durable import file_digest, publish_folder, write_json
+from tuition.core.errors import SettingsError
+from tuition.core.progress import Progress, Task
+from tuition.core.units import format_bytes, format_duration
+from tuition.model.digest import weights_digest
+from tuition.model.folder import ModelFolder
+from tuition.model.quantize import BITS, IntegerFormat, from_blocks, quantize
+from tuition.spec.shape import ModelShape
+
+_BLOCK_ROWS = 16
+"""Rows of a block of the layout (kernels/src/layout.hpp)."""
+
+_WEIGHTS, _LABEL = "weights.bin", "packed.json"
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Number formats of a packed model, and why these."""
+
+    body: str
+    """All matrices between embedding and head: float32, bf16, int8, int4 or int4min."""
+    head: str
+    """The embedding and the output head."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """A packed model in memory."""
+
+    config: tuition_kernels.Config
+    buffer: np.ndarray
+    """(bytes,) uint8, beginning at a multiple of 64 bytes."""
+    formats: Formats
+    source_digest: str
+    """`model/digest` of the tensors that were packed."""
+    packed_digest: str
+    """SHA-256 of the buffer when it was packed."""
+
+
+def choose_formats(folder: ModelFolder, precision: str) -> Formats:
+    """What `--precision` means for this model. Four bits keep the head in eight: it decides every token and a
+    rounded head costs more quality than its bytes are worth. Raises: SettingsError.
+    """
+    kept = folder.quantised_rows("layers.0.mlp.gate.weight")
+    source = None if kept is None else kept.type
+    if precision == "auto":
+        if source in ("Q4_0", "Q4_1"):
+            return Formats(
+                *_four_bits(source), f"auto: int4, the file's own {source} weights without rounding"
+            )
+        return Formats("int8", "int8", "auto: int8, half the bytes of bf16 at nearly its quality")
+    if precision == "int4":
+        exact = f"the file's own {source} weights" if source in ("Q4_0", "Q4_1") else "rounded at load"
+        return Formats(*_four_bits(source), exact)
+    if precision == "int4min":
+        return Formats("int4min", "int8", "asked for")
+    if precision in ("float32", "bf16", "int8"):
+        return Formats(precision, precision, "asked for")
+    raise SettingsError(
+        "precision", got=precision, wanted="float32, bf16, int8, int4 or auto with the native runner"
+    )
+
+
+def _four_bits(source: str | None) -> tuple[str, str]:
+    return ("int4min" if source == "Q4_1" else "int4"), "int8"
+
+
+def kernel_config(shape: ModelShape, formats: Formats) -> tuition_kernels.Config:
+    """The shape as the kernels take it. Raises: ValueError with the reason if they cannot compute it."""
+    return tuition_kernels.Config(
+        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, num_layers=shape.num_layers,
+        num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim,
+        mlp_size=shape.mlp_size, context_length=shape.context_length, tied_head=shape.tied_head,
+        norm_eps=shape.norm_eps, qk_norm=shape.qk_norm, qkv_bias=shape.qkv_bias,
+        output_bias=shape.output_bias, mlp_bias=shape.mlp_bias,
+        windows=[shape.window(layer) or 0 for layer in range(shape.num_layers)],
+        format=formats.body, head_format=formats.head,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor goes: a part of the buffer, its first block of 16 rows there, step between blocks."""
+
+    part: str
+    first: int = 0
+    step: int = 1
+
+
+def _places(shape: ModelShape) -> dict[str, _Place]:
+    """Our tensor names -> their places. Query, key and value share a matrix; gate and up are interleaved."""
+    embedding = "head" if shape.tied_head else "embedding"
+    places = {
+        "embedding.weight": _Place(embedding),
+        "norm.weight": _Place("norm"),
+        "head.weight": _Place("head"),
+    }
+    query, key = shape.query_size // _BLOCK_ROWS, shape.kv_size // _BLOCK_ROWS
+    for layer in range(shape.num_layers):
+        at = f"layers.{layer}."
+        for ours, part, first, step in (
+            ("attention.query", "qkv", 0, 1), ("attention.key", "qkv", query, 1),
+            ("attention.value", "qkv", query + key, 1), ("attention.output", "output", 0, 1),
+            ("mlp.gate", "gate_up", 0, 2), ("mlp.up", "gate_up", 1, 2), ("mlp.down", "down", 0, 1),
+        ):  # fmt: skip
+            places[f"{at}{ours}.weight"] = _Place(at + part, first, step)
+            places[f"{at}{ours}.bias"] = _Place(f"{at}{part}_bias", first, step)
+        for ours, part in (
+            ("attention_norm", "attention_norm"), ("mlp_norm", "mlp_norm"),
+            ("attention.query_norm", "query_norm"), ("attention.key_norm", "key_norm"),
+        ):  # fmt: skip
+            places[f"{at}{ours}.weight"] = _Place(at + part)
+    return places
+
+
+def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: Task) -> str:
+    """Pack every tensor of `folder` into a zeroed buffer; returns the digest of the tensors packed."""
+    parts = {name: (format, offset, size) for name, format, _, _, offset, size in
+             kernel_config(folder.shape, formats).parts()}  # fmt: skip
+    places = _places(folder.shape)
+
+    def packed() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in folder.tensors():
+            place = places[name]
+            format, offset, size = parts[place.part]
+            if tensor.dim() == 1:
+                vector = buffer[offset : offset + size].view(np.float32)
+                _place_vector(vector, tensor.float().numpy(), place)
+            else:
+                _pack_matrix(buffer, offset, format, folder, name, tensor, place)
+            task.advance(tensor.numel() * 4, name)
+            yield name, tensor
+
+    return weights_digest(packed())
+
+
+def _place_vector(out: np.ndarray, values: np.ndarray, place: _Place) -> None:
+    for row in range(0, len(values), _BLOCK_ROWS):
+        at = (place.first + row // _BLOCK_ROWS * place.step) * _BLOCK_ROWS
+        piece = values[row : row + _BLOCK_ROWS]
+        out[at : at + len(piece)] = piece
+
+
+def _pack_matrix(
+    buffer: np.ndarray,
+    offset: int,
+    format: str,
+    folder: ModelFolder,
+    name: str,
+    tensor: Tensor,
+    place: _Place,
+) -> None:
+    if format not in BITS:
+        values = np.ascontiguousarray(tensor.float().numpy())
+        tuition_kernels.pack_float(buffer, offset, format, values, place.first, place.step)
+        return
+    kept = folder.quantised_rows(name)
+    quantised = None if kept is None else from_blocks(kept.type, kept.rows)
+    if quantised is None or quantised.format != format:
+        wanted: IntegerFormat = "int8" if format == "int8" else "int4" if format == "int4" else "int4min"
+        quantised = quantize(tensor, wanted)
+    minima = None if quantised.minima is None else quantised.minima.view(np.uint16)
+    tuition_kernels.pack_integer(
+        buffer, offset, format, np.ascontiguousarray(quantised.q),
+        np.ascontiguousarray(quantised.scales).view(np.uint16), minima, place.first, place.step,
+    )  # fmt: skip
+
+
+def huge_buffer(num_bytes: int) -> np.ndarray:
+    """Zeroed memory of our own, in huge pages where the system has them: the weights are read from one end to
+    the other at every step, and small pages stop the processor's prefetching 500 times per 2 MiB.
+    """
+    memory = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
+
+
+def load_packed(
+    folder: ModelFolder, formats: Formats, cache_folder: Path | None, progress: Progress
+) -> PackedWeights:
+    """Packed weights, from the cache where they are there and whole, else packed now and kept there.
+
+    `cache_folder`: None keeps nothing. A folder that cannot be written is said, and not needed.
+    Raises: ModelError for a model that cannot be read, SettingsError for one that cannot be computed.
+    """
+    started = time.monotonic()
+    config = kernel_config(folder.shape, formats)
+    if cache_folder is None:
+        return _pack_in_memory(folder, formats, config, progress)
+    target = cache_folder / f"packed-{_key(folder, formats)}"
+    kept = _open_kept(target, formats, config)
+    if kept is not None:
+        size, took = format_bytes(len(kept.buffer)), format_duration(time.monotonic() - started)
+        progress.say(f"packed weights: {size} read and checked in {took}")
+        return kept
+    if target.exists():
+        progress.say(f"{target} is damaged; packing again")
+        shutil.rmtree(target, ignore_errors=True)
+    packed = _pack_in_memory(folder, formats, config, progress)
+    try:
+        publish_folder(target, _writer(packed))
+    except OSError as error:  # full, read-only, or another process was faster
+        if not target.exists():
+            progress.say(f"packed weights are not kept in {cache_folder}: {error}")
+    return packed
+
+
+def _pack_in_memory(
+    folder: ModelFolder, formats: Formats, config: tuition_kernels.Config, progress: Progress
+) -> PackedWeights:
+    buffer = huge_buffer(config.num_bytes)
+    total = sum(4 * int(np.prod(size)) for size in folder.shape.tensor_shapes().values())
+    with progress.task("pack weights", total, "B") as task:
+        source = pack_into(buffer, folder, formats, task)
+    return PackedWeights(config, buffer, formats, source, buffer_digest(buffer))
+
+
+def buffer_digest(buffer: np.ndarray) -> str:
+    """SHA-256 of the bytes as they are now."""
+    return hashlib.sha256(buffer.data).hexdigest()
+
+
+def _writer(packed: PackedWeights) -> Callable[[Path], None]:
+    def fill(staging: Path) -> None:
+        with open(staging / _WEIGHTS, "wb") as file:
+            file.write(packed.buffer.data)
+        label = {"source_digest": packed.source_digest, "packed_digest": packed.packed_digest,
+                 "formats": asdict(packed.formats), "num_bytes": len(packed.buffer)}  # fmt: skip
+        write_json(staging / _LABEL, label)
+
+    return fill
+
+
+def _open_kept(target: Path, formats: Formats, config: tuition_kernels.Config) -> PackedWeights | None:
+    """The weights kept in `target` if they are whole, copied from the map to huge pages; else None."""
+    try:
+        label: dict[str, Any] = json.loads((target / _LABEL).read_text())
+        source, recorded = str(label["source_digest"]), str(label["packed_digest"])
+        with open(target / _WEIGHTS, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    with mapped:
+        if len(mapped) != config.num_bytes:
+            return None
+        buffer = huge_buffer(len(mapped))
+        buffer[:] = np.frombuffer(mapped, dtype=np.uint8)
+    if buffer_digest(buffer) != recorded:
+        return None
+    return PackedWeights(config, buffer, formats, source, recorded)
+
+
+def _key(folder: ModelFolder, formats: Formats) -> str:
+    """What the packed bytes depend on, as 32 hex digits."""
+    path = folder.path
+    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    facts = {
+        "layout": tuition_kernels.LAYOUT_VERSION,
+        "formats": [formats.body, formats.head],
+        "shape": asdict(folder.shape),
+        "files": {file.name: file_digest(file) for file in files},
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

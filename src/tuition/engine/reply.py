@@ -1,0 +1,99 @@
+"""One reply as it grows: the tokens chosen for it, its text, and whether it has ended. Knows no scheduler."""
+
+from typing import Protocol
+
+import numpy as np
+
+from tuition.core.records import FinishReason
+from tuition.engine.request import Request, TokenLogprob
+from tuition.engine.sampler import PoisonedLogitsError, TokenSampler, argmax, token_logprob
+from tuition.engine.stop import ReplyText, TextStream
+
+Choice = tuple[int, TokenLogprob | None, str]
+"""A token, how likely it was where that was asked for, and the text that it makes safe to show."""
+
+
+class StreamingTokenizer(Protocol):
+    """The part of a tokenizer that the engine needs."""
+
+    def stream(self, skip_specials: bool = True) -> TextStream: ...
+
+
+class Reply:
+    """What the loop keeps beside a sequence: its sampler, its text, its prompt's scores, its times."""
+
+    __slots__ = (
+        "first_token_ns",
+        "is_plain",
+        "num_generated",
+        "sampler",
+        "scores",
+        "stop_ids",
+        "submitted_ns",
+        "text",
+    )
+
+    def __init__(self, request: Request, tokenizer: StreamingTokenizer, submitted_ns: int) -> None:
+        self.submitted_ns = submitted_ns
+        self.first_token_ns: int | None = None
+        self.num_generated = 0
+        self.sampler = TokenSampler(request.sampling, np.array(request.prompt, np.int32))
+        self.text = ReplyText(tokenizer.stream(), request.stop)
+        self.stop_ids = frozenset() if request.ignore_eos else frozenset(request.stop_ids)
+        self.scores: list[TokenLogprob] | None = None
+        if request.prompt_logprobs is not None:
+            self.scores = [TokenLogprob(request.prompt[0], None)]
+        self.is_plain = self.sampler.plain and request.logprobs is None
+        """The argmax of its rows is all that it needs."""
+
+    def score_prompt(self, request: Request, logits: np.ndarray, first: int, last: int) -> None:
+        """Take in prompt rows `first` to `last`: the row of position p tells how likely token p + 1 was.
+
+        Shapes: logits (at least last - first, vocab).
+        """
+        if self.scores is not None and request.prompt_logprobs is not None:
+            for position in range(first, last):
+                row, token_id = logits[position - first], request.prompt[position + 1]
+                self.scores.append(token_logprob(row, token_id, request.prompt_logprobs))
+
+    def choose(
+        self,
+        request: Request,
+        logits: np.ndarray,
+        position: int,
+        drafts: list[int],
+        quick: list[int] | None,
+    ) -> tuple[list[Choice], FinishReason | None]:
+        """One token for the first row, and one more for each draft that the draw before it confirmed.
+
+        Shapes: logits (1 + drafts, vocab); `quick`: their argmaxes, where those are all it needs.
+        Returns the choices and why the reply ends with the last of them, if it does.
+        Raises: PoisonedLogitsError, and whatever the tokenizer raises; the reply must then be ended.
+        """
+        chosen: list[Choice] = []
+        reason: FinishReason | None = None
+        for index in range(1 + len(drafts)):
+            row = logits[index]
+            if quick is not None:
+                token_id = quick[index]
+                if not np.isfinite(row[token_id]):
+                    raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
+            elif self.is_plain:
+                token_id = argmax(row)
+            else:
+                token_id = self.sampler.choose(row, position + index)
+            score = None if request.logprobs is None else token_logprob(row, token_id, request.logprobs)
+            text = ""
+            if token_id in self.stop_ids:
+                reason = "stop"
+            else:
+                text = self.text.push(token_id)
+                if self.text.stopped:
+                    reason = "stop"
+                elif self.num_generated + index + 1 >= request.max_tokens:
+                    reason = "length"
+            chosen.append((token_id, score, text))
+            self.sampler.add(token_id)
+            if reason is not None or index == len(drafts) or token_id != drafts[index]:
+                break
+        return chosen, reason

@@ -1,0 +1,73 @@
+"""Which runner executes a model here, and why.
+
+In: a model's shape and the settings.  Out: a choice with its reason, and the runner itself.
+"""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from tuition.core.errors import SettingsError
+from tuition.core.progress import Progress, SilentProgress
+from tuition.engine.batch import Runner
+from tuition.engine.settings import EngineSettings
+from tuition.engine.torch_runner import TorchRunner
+from tuition.model.folder import ModelFolder
+from tuition.runtime.device import choose_device
+from tuition.spec.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class RunnerChoice:
+    """The runner to use, and the reason in words."""
+
+    kind: Literal["torch", "native"]
+    reason: str
+
+
+def choose_runner(shape: ModelShape, settings: EngineSettings) -> RunnerChoice:
+    """Native where it computes this model, else torch. Raises: SettingsError for a wish that fails."""
+    if settings.runner == "torch":
+        return RunnerChoice("torch", "the torch runner was asked for")
+    refusal = _native_refusal(shape, settings)
+    if settings.runner == "native":
+        if refusal is not None:
+            raise SettingsError("runner", got="native", wanted=f"torch or auto here: {refusal}")
+        return RunnerChoice("native", "the native runner was asked for")
+    if refusal is not None:
+        return RunnerChoice("torch", refusal)
+    return RunnerChoice("native", "tuition_kernels is installed and computes this model")
+
+
+def _native_refusal(shape: ModelShape, settings: EngineSettings) -> str | None:
+    """Why the native runner cannot be used, or None."""
+    if settings.device in ("cuda", "mps"):
+        return f"the native runner computes on the CPU, and device {settings.device} was asked for"
+    if settings.device == "auto" and (device := choose_device()).type != "cpu":
+        return f"there is a {device.type} device, which the native runner does not use"
+    if importlib.util.find_spec("tuition_kernels") is None:
+        return "tuition_kernels is not installed (make setup builds it where there is a compiler)"
+    try:
+        native = _native()
+    except ImportError as error:
+        return f"tuition_kernels cannot be loaded: {error}"
+    return native.refusal(shape, settings)
+
+
+def _native() -> ModuleType:
+    """`native_runner`, which needs the optional `tuition_kernels`."""
+    return importlib.import_module("tuition.engine.native_runner")
+
+
+def open_runner(
+    folder: ModelFolder, settings: EngineSettings, progress: Progress | None = None
+) -> tuple[Runner, RunnerChoice]:
+    """Load the model into the chosen runner. Raises: SettingsError, CapacityError, ModelError."""
+    progress = progress or SilentProgress()
+    choice = choose_runner(folder.shape, settings)
+    progress.say(f"{choice.kind} runner: {choice.reason}")
+    if choice.kind == "native":
+        return _native().NativeRunner.load(folder, settings, progress), choice
+    return TorchRunner.load(folder, settings, progress), choice

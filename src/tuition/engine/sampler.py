@@ -1,0 +1,219 @@
+"""Choose the next token from logits: numpy, one row at a time, so that no neighbour can change a bit of the
+choice.
+
+In: a row of logits, (vocab,) float32.  Out: a token id, and where asked its log-probability.
+
+The draw is a number in [0, 1) that depends on (seed, position) alone; the token is the one under which that
+number falls when the kept tokens' probabilities are laid end to end in order of their ids. Log-probabilities
+are those of the raw distribution, before penalties, bias, temperature and cuts, as in the OpenAI protocol.
+"""
+
+import secrets
+
+import numpy as np
+
+from tuition.engine.request import Sampling, TokenLogprob
+
+_MASK = (1 << 64) - 1
+_STEP = 0x9E3779B97F4A7C15
+BIN_SHIFT = 15
+"""Bits of a float32 that are left out of its bin: eight bits of the fraction stay, so bins are narrow."""
+FEW = 4_096
+"""Weights that are sorted sooner than put into bins."""
+COLDEST = 1e-6
+"""Below this temperature nothing but the likeliest token has weight in float32."""
+SPAN = 256
+"""Weights summed up at once when the place under a draw is looked for."""
+
+
+class PoisonedLogitsError(ValueError):
+    """The logits of a row are not finite: nothing can be chosen from them."""
+
+
+def mix(value: int) -> int:
+    """A bijection of 64 bits in which every bit depends on every bit (SplitMix64, Steele et al. 2014)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
+    return value ^ (value >> 31)
+
+
+def uniform(seed: int, position: int) -> float:
+    """The draw of a position, in [0, 1): the SplitMix64 stream that begins at mix(seed)."""
+    start = mix((seed + _STEP) & _MASK)
+    return (mix((start + (position + 1) * _STEP) & _MASK) >> 11) * 2.0**-53
+
+
+def argmax(row: np.ndarray) -> int:
+    """Most likely token, ties to the lower id. Raises: PoisonedLogitsError."""
+    token_id = int(row.argmax())
+    if not np.isfinite(row[token_id]):
+        raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
+    return token_id
+
+
+def log_total(row: np.ndarray) -> float:
+    """Logarithm of the sum of exp(row)."""
+    top = row.max()
+    if not np.isfinite(top):
+        raise PoisonedLogitsError(f"the largest logit is {top}")
+    return float(top) + float(np.log(np.exp(row - top).sum()))
+
+
+def most_likely(row: np.ndarray, count: int) -> list[int]:
+    """The `count` most likely tokens, most likely first, ties to the lower id."""
+    count = min(count, len(row))
+    if count == 0:
+        return []
+    if count == 1:
+        return [argmax(row)]
+    least = np.partition(row, len(row) - count)[len(row) - count]
+    found = np.flatnonzero(row >= least)  # more than `count` where there are ties
+    return found[np.lexsort((found, -row[found]))][:count].tolist()
+
+
+def token_logprob(row: np.ndarray, token_id: int, num_top: int) -> TokenLogprob:
+    """How likely `token_id` was under the raw distribution, and the `num_top` most likely ones."""
+    total = log_total(row)
+    top = tuple((token, float(row[token]) - total) for token in most_likely(row, num_top))
+    return TokenLogprob(token_id, float(row[token_id]) - total, top)
+
+
+class TokenCounts:
+    """Which tokens stand in prompt and reply and how often in the reply, as arrays for the penalties."""
+
+    __slots__ = ("_ids", "_in_reply", "_length", "_places")
+
+    def __init__(self, prompt: np.ndarray) -> None:
+        known = np.unique(prompt)
+        self._length = len(known)
+        self._ids = np.resize(known.astype(np.int64), len(known) + 64)
+        self._in_reply = np.zeros(len(self._ids), np.float32)
+        self._places = {token: place for place, token in enumerate(known.tolist())}
+
+    def add(self, token_id: int) -> None:
+        """Count one token of the reply."""
+        place = self._places.get(token_id)
+        if place is None:
+            place = self._places[token_id] = self._length
+            self._length += 1
+            if place == len(self._ids):
+                self._ids = np.resize(self._ids, 2 * place)
+                self._in_reply = np.concatenate((self._in_reply, np.zeros(place, np.float32)))
+            self._ids[place] = token_id
+        self._in_reply[place] += 1
+
+    def apply(self, row: np.ndarray, sampling: Sampling) -> None:
+        """Change `row` in place by the three penalties."""
+        ids, in_reply = self._ids[: self._length], self._in_reply[: self._length]
+        values = row[ids]
+        penalty = sampling.repetition_penalty
+        if penalty != 1:
+            values = np.where(values > 0, values / penalty, values * penalty)
+        values -= sampling.frequency_penalty * in_reply
+        values -= sampling.presence_penalty * (in_reply > 0)
+        row[ids] = values
+
+
+class TokenSampler:
+    """The choices of one request. `plain` marks the cheap case: the argmax of untouched logits."""
+
+    __slots__ = ("_bias_ids", "_bias_values", "_counts", "_sampling", "plain", "seed")
+
+    def __init__(self, sampling: Sampling, prompt: np.ndarray) -> None:
+        self._sampling = sampling
+        penalised = (
+            sampling.repetition_penalty != 1
+            or sampling.presence_penalty != 0
+            or sampling.frequency_penalty != 0
+        )
+        self._counts = TokenCounts(prompt) if penalised else None
+        self._bias_ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
+        self._bias_values = np.array([value for _, value in sampling.logit_bias], np.float32)
+        self.plain = sampling.temperature == 0 and not penalised and not sampling.logit_bias
+        self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+
+    def choose(self, row: np.ndarray, position: int) -> int:
+        """The token at `position` (counted from the prompt's first token). `row` stays as it is.
+
+        Raises: PoisonedLogitsError.
+        """
+        sampling = self._sampling
+        if not self.plain and (self._counts is not None or len(self._bias_ids)):
+            row = row.copy()
+            if self._counts is not None:
+                self._counts.apply(row, sampling)
+            np.add.at(row, self._bias_ids, self._bias_values)
+        if sampling.temperature == 0:
+            return argmax(row)
+        return draw(row, sampling, uniform(self.seed, position))
+
+    def add(self, token_id: int) -> None:
+        """Tell it that `token_id` now stands in the reply."""
+        if self._counts is not None:
+            self._counts.add(token_id)
+
+
+def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
+    """The token under `at` in [0, 1) after temperature and cuts. Raises: PoisonedLogitsError."""
+    top = row.max()
+    if not np.isfinite(top):
+        raise PoisonedLogitsError(f"the largest logit is {top}")
+    weights = row - top
+    weights *= np.float32(1 / max(sampling.temperature, COLDEST))
+    np.exp(weights, out=weights)  # the likeliest token weighs 1
+    kept = None
+    if 0 < sampling.top_k < len(row):
+        kept = np.sort(np.array(most_likely(row, sampling.top_k)))
+        weights = weights[kept]
+    if sampling.top_p < 1:
+        among = _nucleus(weights, sampling.top_p)
+        kept = among if kept is None else kept[among]
+        weights = weights[among]
+    if sampling.min_p > 0:
+        among = np.flatnonzero(weights >= sampling.min_p)
+        kept = among if kept is None else kept[among]
+        weights = weights[among]
+    place = _place_under(weights, at)
+    return place if kept is None else int(kept[place])
+
+
+def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
+    """Places, ascending, of the fewest weights that reach `top_p` of all; ties to the lower place.
+
+    Of many, nothing is sorted but the bin in which the border falls: positive floats order as their bits do.
+    """
+    if len(weights) <= FEW:
+        order = np.argsort(-weights, kind="stable")
+        sums = np.cumsum(weights[order], dtype=np.float64)
+        return np.sort(order[: int(np.searchsorted(sums, top_p * sums[-1])) + 1])
+    bins = weights.view(np.int32) >> BIN_SHIFT
+    falling = np.bincount(bins, weights)[::-1]
+    sums = np.cumsum(falling)
+    wanted = top_p * sums[-1]
+    step = int(np.searchsorted(sums, wanted))
+    border = len(falling) - 1 - step
+    above = sums[step] - falling[step]
+    among = np.flatnonzero(bins == border)
+    order = among[np.argsort(-weights[among], kind="stable")]
+    count = int(np.searchsorted(above + np.cumsum(weights[order], dtype=np.float64), wanted)) + 1
+    kept = bins > border
+    kept[order[:count]] = True
+    return np.flatnonzero(kept)
+
+
+def _place_under(weights: np.ndarray, at: float) -> int:
+    """Where `at` of the whole falls when the weights are laid end to end. A weight of zero is never taken."""
+    if len(weights) <= 2 * SPAN:
+        sums = np.cumsum(weights, dtype=np.float64)
+        return _place_in(sums, at * sums[-1])
+    spans = np.add.reduceat(weights, np.arange(0, len(weights), SPAN))
+    sums = np.cumsum(spans, dtype=np.float64)  # first which span, then which place in it
+    span = _place_in(sums, at * sums[-1])
+    before = sums[span - 1] if span else 0.0
+    inside = np.cumsum(weights[span * SPAN : (span + 1) * SPAN], dtype=np.float64)
+    return span * SPAN + _place_in(inside, at * sums[-1] - before)
+
+
+def _place_in(sums: np.ndarray, goal: float) -> int:
+    """The first place whose running sum is more than `goal`, or the last place that adds anything."""
+    return int(min(np.searchsorted(sums, goal, side="right"), np.searchsorted(sums, sums[-1])))

@@ -1,0 +1,315 @@
+"""The engine's own thread: requests from any thread in, streams of events out, synchronous or asynchronous.
+
+Requests and cancellations wait in an inbox that the thread empties between two steps. A stream holds at most
+as many events as its request may generate tokens, so a slow reader costs a bounded amount and never slows the
+others; an asynchronous reader costs no thread.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tuition.core.errors import BusyError, RequestError, TuitionError
+from tuition.core.records import StepTrace
+from tuition.engine.blocks import CacheIntegrityError
+from tuition.engine.request import Completion, Request, TokenEvent, complete
+from tuition.engine.step import LoopStats, StepLoop
+
+log = logging.getLogger(__name__)
+
+State = Literal["running", "draining", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """What the service is doing now; counts since its start."""
+
+    state: State
+    num_waiting: int
+    num_running: int
+    num_blocks: int
+    num_free_blocks: int
+    num_kept_blocks: int
+    num_steps: int
+    num_finished: int
+    num_preemptions: int
+    num_trace_errors: int
+    """Steps whose cost the listener could not take: money that is missing from the books."""
+    num_integrity_errors: int
+    step_started_ns: int | None
+    """Since when the present step runs, monotonic; None between steps. A watcher sees a hang by it."""
+
+
+class Stream:
+    """The events of one request. Iterate once, with `for` or `async for`; `cancel()` from anywhere."""
+
+    def __init__(self, request: Request, cancel: Callable[[str], None]) -> None:
+        self.request = request
+        self._cancel = cancel
+        self._events: deque[TokenEvent] = deque()
+        self._lock = threading.Lock()
+        self._arrived: threading.Condition | None = None
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._ended = False
+
+    def cancel(self) -> None:
+        """Stop generating; the stream still ends with its last event. Harmless when it has ended."""
+        self._cancel(self.request.id)
+
+    def deliver(self, event: TokenEvent) -> None:
+        """Add an event and wake the reader; called by the engine's thread."""
+        with self._lock:
+            self._events.append(event)
+            waiter, self._waiter = self._waiter, None
+            if self._arrived is not None:
+                self._arrived.notify()
+        if waiter is not None:
+            loop, future = waiter
+            try:
+                loop.call_soon_threadsafe(_wake, future)
+            except RuntimeError:  # the reader's loop is closed: nobody will read this
+                self.cancel()
+
+    def _pop(self) -> TokenEvent | None:
+        event = self._events.popleft() if self._events else None
+        if event is not None and event.finish_reason is not None:
+            self._ended = True
+        return event
+
+    def __iter__(self) -> Iterator[TokenEvent]:
+        while not self._ended:
+            with self._lock:
+                if self._arrived is None:
+                    self._arrived = threading.Condition(self._lock)
+                while not self._events:
+                    self._arrived.wait()
+                event = self._pop()
+            if event is not None:
+                yield event
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        loop = asyncio.get_running_loop()
+        while not self._ended:
+            future = None
+            with self._lock:
+                event = self._pop()
+                if event is None:
+                    future = loop.create_future()
+                    self._waiter = (loop, future)
+            if future is not None:
+                await future
+            elif event is not None:
+                yield event
+
+    def result(self) -> Completion:
+        """Wait for the end and fold the events; not for event loops."""
+        return complete(list(self))
+
+    async def aresult(self) -> Completion:
+        """The same, for event loops."""
+        return complete([event async for event in self])
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class EngineService:
+    """A `StepLoop` in a thread of its own.
+
+    `on_trace` is called in that thread after each step, before the events of the step are delivered: a reader
+    who sees a reply's end can count on its cost being known.
+    """
+
+    def __init__(
+        self, loop: StepLoop, on_trace: Callable[[StepTrace], None] | None = None, *, name: str = "engine"
+    ) -> None:
+        self.loop = loop
+        self._on_trace = on_trace
+        self._streams: dict[str, Stream] = {}
+        self._inbox: deque[tuple[Request, int] | str] = deque()
+        self._lock = threading.Lock()
+        self._wake_up = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)
+        self._state: State = "running"
+        self._failure: str | None = None
+        self._num_steps = self._num_finished = self._num_trace_errors = self._num_integrity_errors = 0
+        self._step_started_ns: int | None = None
+        self._loop_stats: LoopStats = loop.stats()
+        self._checked = True
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    # ---- any thread
+
+    def submit(self, request: Request) -> Stream:
+        """Start a request. Raises: RequestError, CapacityError; BusyError when full, draining or stopped."""
+        self.loop.validate(request)
+        stream = Stream(request, self.cancel)
+        settings = self.loop.settings
+        with self._lock:
+            if self._state != "running":
+                raise BusyError(self._failure or f"the engine is {self._state}", retry_after_s=5)
+            if len(self._streams) >= settings.max_waiting + settings.max_batch:
+                raise BusyError(f"{len(self._streams):,} requests are in the engine", retry_after_s=1)
+            if request.id in self._streams:
+                raise RequestError("id", f"{request.id} is in use")
+            self._streams[request.id] = stream
+            self._inbox.append((request, time.monotonic_ns()))
+            self._wake_up.notify()
+        return stream
+
+    def cancel(self, request_id: str) -> None:
+        """End a request as `cancelled`; nothing happens when it is not here any more."""
+        with self._lock:
+            if request_id in self._streams:
+                self._inbox.append(request_id)
+                self._wake_up.notify()
+
+    def stats(self) -> ServiceStats:
+        """What is going on; cheap, from any thread."""
+        with self._lock:
+            stats = self._loop_stats
+            return ServiceStats(
+                state=self._state,
+                num_waiting=max(0, len(self._streams) - stats.num_running),
+                num_running=stats.num_running,
+                num_blocks=stats.num_blocks,
+                num_free_blocks=stats.num_free_blocks,
+                num_kept_blocks=stats.num_kept_blocks,
+                num_steps=self._num_steps,
+                num_finished=self._num_finished,
+                num_preemptions=stats.num_preemptions,
+                num_trace_errors=self._num_trace_errors,
+                num_integrity_errors=self._num_integrity_errors,
+                step_started_ns=self._step_started_ns,
+            )
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Take no more requests and wait for those inside; False when the time was not enough."""
+        with self._lock:
+            if self._state == "running":
+                self._state = "draining"
+            return self._idle.wait_for(lambda: not self._streams, timeout_s)
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Cancel what is left and end the thread. The runner stays open; whoever made it closes it."""
+        with self._lock:
+            if self._state != "failed":
+                self._state = "stopped"
+            self._inbox.extend(list(self._streams))
+            self._wake_up.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s)
+
+    # ---- the engine's thread
+
+    def _run(self) -> None:
+        try:
+            while self._take_inbox():
+                if self.loop.has_work:
+                    self._step()
+        except BaseException as error:
+            log.critical("the engine's thread failed", exc_info=error)
+            self._fail(f"the engine failed: {type(error).__name__}")
+
+    def _take_inbox(self) -> bool:
+        """Wait for something to do and take it in; False when it is time to end."""
+        while True:
+            with self._lock:
+                if not self._inbox and not self.loop.has_work:
+                    if self._state == "stopped":
+                        return False
+                    if self._checked:
+                        self._wake_up.wait()
+                if not self._inbox and self.loop.has_work:
+                    return True
+                news = list(self._inbox)
+                self._inbox.clear()
+            if not news and not self._checked:
+                self._check_when_idle()
+            for item in news:
+                self._checked = False
+                if isinstance(item, str):
+                    self.loop.cancel(item)
+                else:
+                    self._start(*item)
+
+    def _start(self, request: Request, submitted_ns: int) -> None:
+        try:
+            self.loop.submit(request, submitted_ns)
+        except Exception as error:
+            if not isinstance(error, TuitionError):
+                log.error("request %s could not start", request.id, exc_info=error)
+            event = TokenEvent(
+                request.id,
+                None,
+                "",
+                finish_reason="error",
+                num_prompt_tokens=len(request.prompt),
+                error=str(error),
+            )
+            self._deliver([event])
+
+    def _step(self) -> None:
+        self._step_started_ns = time.monotonic_ns()
+        events, trace = self.loop.step()
+        self._step_started_ns = None
+        if trace is not None:
+            self._num_steps += 1
+            if self._on_trace is not None:
+                try:
+                    self._on_trace(trace)
+                except Exception as error:
+                    self._num_trace_errors += 1
+                    log.error("the cost of a step was not taken", exc_info=error)
+        self._deliver(events)
+
+    def _deliver(self, events: list[TokenEvent]) -> None:
+        self._loop_stats = self.loop.stats()
+        for event in events:
+            stream = self._streams.get(event.request_id)
+            if event.finish_reason is not None:
+                with self._lock:
+                    self._streams.pop(event.request_id, None)
+                    self._num_finished += 1
+                    if not self._streams:
+                        self._idle.notify_all()
+            if stream is not None:
+                stream.deliver(event)
+
+    def _check_when_idle(self) -> None:
+        self._checked = True
+        try:
+            self.loop.check()
+        except CacheIntegrityError as error:
+            self._num_integrity_errors += 1
+            log.critical("the cache's books were wrong; they are begun anew", exc_info=error)
+            self.loop.reset_cache()
+
+    def _fail(self, error: str) -> None:
+        """Nobody waits for ever: every stream gets its last event."""
+        with self._lock:
+            self._state, self._failure = "failed", error
+            self._step_started_ns = None
+            streams, self._streams = list(self._streams.values()), {}
+            self._inbox.clear()
+            self._idle.notify_all()
+        for stream in streams:
+            request = stream.request
+            stream.deliver(
+                TokenEvent(
+                    request.id,
+                    None,
+                    "",
+                    finish_reason="error",
+                    num_prompt_tokens=len(request.prompt),
+                    error=error,
+                )
+            )

@@ -1,0 +1,154 @@
+"""The portable runner: `model/decoder` over a block cache, on whatever torch computes on.
+
+Three ways through the same decoder: a step of any mixture (`build_context`); steps of decodes only in buckets
+of fixed shapes, replayed as CUDA graphs where there is CUDA (`torch_graphs`); and the deterministic way
+(`torch_pages`).
+"""
+
+import numpy as np
+import torch
+
+from tuition.core.errors import SettingsError
+from tuition.core.progress import Progress, SilentProgress
+from tuition.core.units import format_bytes, format_count
+from tuition.engine.batch import StepBatch
+from tuition.engine.settings import EngineSettings
+from tuition.engine.torch_cache import BlockCache, build_context
+from tuition.engine.torch_graphs import DecodeGraphs
+from tuition.engine.torch_pages import Layout, compute_pages, rows_are_alike
+from tuition.model.decoder import Decoder
+from tuition.model.digest import weights_digest
+from tuition.model.folder import ModelFolder
+from tuition.model.load import load_decoder
+from tuition.plan.memory import available_memory, block_bytes, cache_blocks, require_model
+from tuition.runtime.device import Precision, choose_device, choose_precision, set_threads
+
+AUTO_CACHE_SHARE = {"cpu": 0.3, "mps": 0.3, "cuda": 0.9}
+"""Of the free memory, what an unnamed cache may take: a CPU's memory belongs to others too."""
+
+
+class TorchRunner:
+    """Executes a `Decoder` over a block cache that it owns."""
+
+    def __init__(
+        self, decoder: Decoder, settings: EngineSettings, *, num_blocks: int | None = None, reason: str = ""
+    ) -> None:
+        """`num_blocks`: None takes what the machine has room for. Raises: CapacityError, SettingsError."""
+        weight = decoder.embedding.weight
+        self._decoder = decoder.eval().requires_grad_(False)
+        self._device, self._dtype = weight.device, weight.dtype
+        self.shape = decoder.shape
+        self.block_size = settings.block_size
+        self.weight_bytes = sum(
+            parameter.numel() * parameter.element_size()
+            for name, parameter in decoder.named_parameters()
+            if self.shape.tied_head
+            or name != "embedding.weight"  # of an embedding alone, a step reads few rows
+        )
+        self.kv_bytes_per_value = self._dtype.itemsize
+        self.num_blocks = num_blocks or room_for_blocks(decoder, settings)
+        self._cache = BlockCache(self.shape, self.num_blocks, self.block_size, self._dtype, self._device)
+        self.layout: Layout | None = None
+        if settings.deterministic:
+            with torch.inference_mode():
+                self.layout = "packed" if rows_are_alike(decoder, self._device) else "alone"
+        graphs = self._device.type == "cuda" and not settings.deterministic
+        self._graphs = DecodeGraphs(decoder, self._cache, settings.max_batch) if graphs else None
+        mode = f", deterministic ({self.layout} pages)" if self.layout else ""
+        self.name = f"torch {str(self._dtype).removeprefix('torch.')} on {self._device}{mode}"
+        self.reason = reason
+        """Why this device and precision, for people."""
+
+    @classmethod
+    def load(
+        cls, folder: ModelFolder, settings: EngineSettings, progress: Progress | None = None
+    ) -> "TorchRunner":
+        """Load weights and take memory for the cache. Raises: SettingsError, CapacityError, ModelError."""
+        if settings.precision in ("int8", "int4"):
+            raise SettingsError(
+                "precision",
+                got=settings.precision,
+                wanted="float32, bf16 or auto with the torch runner (int8 and int4 need the native one)",
+            )
+        progress = progress or SilentProgress()
+        device = choose_device(settings.device)
+        if device.type == "cpu":
+            set_threads(settings.threads)
+        if settings.precision == "auto" and device.type == "cpu":
+            # on a CPU torch's products of bfloat16 end in bfloat16: logits less than an eighth apart become
+            # ties, and greedy replies of a small model go astray
+            precision = Precision(
+                torch.float32, "float32, since bf16 would round the logits; bf16 can be asked for"
+            )
+        else:
+            wanted = "bfloat16" if settings.precision == "bf16" else settings.precision
+            precision = choose_precision(wanted, device)
+        free = _free_bytes(device)
+        require_model(folder.shape, "bf16" if precision.is_autocast else "float32", free)
+        with progress.task("load weights"):
+            decoder = load_decoder(folder, precision.dtype, device)
+        runner = cls(decoder, settings, reason=precision.reason)
+        progress.say(runner.describe())
+        return runner
+
+    def describe(self) -> str:
+        """One line: what computes, and how large the cache is."""
+        tokens = format_count(self.num_blocks * self.block_size)
+        return (
+            f"{self.name}; cache for {tokens} tokens in {self.num_blocks:,} blocks, "
+            f"at most {format_bytes(self._cache.num_bytes)}" + (f"; {self.reason}" if self.reason else "")
+        )
+
+    @torch.inference_mode()
+    def forward(self, batch: StepBatch) -> np.ndarray:
+        """Logits of the wanted rows, (num_wanted, vocab) float32; see `batch.Runner`."""
+        if self.layout is not None:
+            logits = compute_pages(self._decoder, self._cache, batch, self.layout, self._device)
+        elif self._graphs is not None and self._graphs.takes(batch):
+            logits = self._graphs.compute(batch)
+        else:
+            context = build_context(self._cache, batch, self._device)
+            tokens = torch.from_numpy(batch.token_ids).to(self._device)[None]
+            hidden = self._decoder(tokens, context)[0]
+            if len(batch.logit_rows) < len(batch.token_ids):
+                hidden = hidden[torch.from_numpy(batch.logit_rows).to(self._device)]
+            logits = self._decoder.logits(hidden)
+        return logits.to("cpu", torch.float32).numpy()
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the tensors as they are in memory now; equal to the file's where the dtype is
+        lossless.
+        """
+        return weights_digest(self._decoder.named_parameters())
+
+    def close(self) -> None:
+        """Free weights and cache; the runner cannot be used afterwards."""
+        self._graphs = None
+        self._cache.keys.clear()
+        self._cache.values.clear()
+        self._decoder.to_empty(device="meta")
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
+def room_for_blocks(decoder: Decoder, settings: EngineSettings) -> int:
+    """Blocks of the cache: what was asked for, else a share of the free memory. Raises: CapacityError."""
+    weight, shape = decoder.embedding.weight, decoder.shape
+    free = _free_bytes(weight.device)
+    limit = settings.cache_limit()
+    if limit is None:
+        one_context = -(-shape.context_length // settings.block_size)
+        least = one_context * block_bytes(shape, settings.block_size, weight.element_size())
+        limit = max(int(free * AUTO_CACHE_SHARE[weight.device.type]), least)
+    return cache_blocks(
+        shape,
+        block_size=settings.block_size,
+        max_batch=settings.max_batch,
+        token_budget=settings.token_budget,
+        bytes_per_value=weight.element_size(),
+        free=free,
+        limit=limit,
+        weights_loaded=True,
+    ).num_blocks

@@ -1,0 +1,1 @@
+"""A model and a task in, a score with its uncertainty out."""

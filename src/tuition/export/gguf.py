@@ -1,0 +1,198 @@
+"""Write a model as one GGUF file that llama.cpp opens, and say how far each number format is from ours.
+
+In: an opened model.  Out: the file, written in one durable step, and a `GgufReport`.
+Query and key rows are interleaved for architecture `llama` (see model/gguf_model). Vectors stay float32, as
+llama.cpp wants them; rows whose length is no multiple of a block stay float16 and are counted in the report.
+"""
+
+import math
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf.quants import dequantize, quantize
+
+from tuition.core.durable import sync_file, sync_folder
+from tuition.core.errors import ModelError
+from tuition.core.progress import Progress, SilentProgress
+from tuition.export.gguf_metadata import shape_metadata, tokenizer_metadata
+from tuition.model.folder import ModelFolder
+from tuition.model.gguf_model import permute
+from tuition.model.names import gguf_name
+from tuition.model.rope import rope_frequencies
+from tuition.spec.counts import num_parameters
+from tuition.spec.shape import ModelShape
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+
+_FILE_TYPES: dict[GgufType, LlamaFileType] = {
+    "f32": LlamaFileType.ALL_F32,
+    "f16": LlamaFileType.MOSTLY_F16,
+    "bf16": LlamaFileType.MOSTLY_BF16,
+    "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": LlamaFileType.MOSTLY_Q4_0,
+}
+_VOCABULARY_TENSORS = ("embedding.weight", "head.weight")
+
+
+@dataclass(frozen=True)
+class GgufReport:
+    """What was written."""
+
+    path: Path
+    type: GgufType
+    num_bytes: int
+    bits_per_weight: float
+    """File bytes x 8 / parameters, head and metadata included."""
+    relative_error: float
+    """Root mean square of (written - ours) over root mean square of ours, over all matrices."""
+    unquantised: tuple[str, ...]
+    """Matrices that had to stay float16."""
+
+
+def export_gguf(
+    source: ModelFolder,
+    target: Path,
+    type: GgufType = "bf16",
+    *,
+    name: str = "model",
+    progress: Progress | None = None,
+) -> GgufReport:
+    """Write `source` to the file `target`, which must not exist.
+
+    In q4_0 the embedding and the head are q8_0: they carry the whole vocabulary, and llama.cpp gives them
+    more bits too. Raises: ModelError for what GGUF or llama.cpp cannot express, or when `target` exists.
+    """
+    if target.exists():
+        raise ModelError(target, "exists already", way_out="choose another name or remove it first")
+    architecture = source.family.gguf_architecture
+    metadata = {
+        "general.name": name,
+        "general.file_type": int(_FILE_TYPES[type]),
+        "general.quantization_version": 2,
+        **shape_metadata(source.shape, architecture),
+        **tokenizer_metadata(source.tokenizer(), source.shape.vocab_size),
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        errors, kept = _write(source, staged, type, architecture, metadata, progress or SilentProgress())
+        sync_file(staged)
+        os.replace(staged, target)
+    finally:
+        staged.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    size = target.stat().st_size
+    return GgufReport(
+        path=target,
+        type=type,
+        num_bytes=size,
+        bits_per_weight=size * 8 / num_parameters(source.shape),
+        relative_error=errors,
+        unquantised=kept,
+    )
+
+
+def _write(
+    source: ModelFolder,
+    path: Path,
+    type: GgufType,
+    architecture: str,
+    metadata: dict[str, Any],
+    progress: Progress,
+) -> tuple[float, tuple[str, ...]]:
+    """Write everything; return the relative error and the matrices that stayed float16."""
+    shape = source.shape
+    types = {ours: _tensor_type(ours, size, type) for ours, size in shape.tensor_shapes().items()}
+    writer = GGUFWriter(path, architecture)
+    try:
+        _add_metadata(writer, metadata)
+        factors = _frequency_factors(shape)
+        if factors is not None:
+            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+        for ours, size in shape.tensor_shapes().items():
+            _add_tensor_info(writer, gguf_name(ours), size, types[ours])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        squared_error = squared = 0.0
+        with progress.task("write", total=num_parameters(shape), unit="weights") as task:
+            for ours, tensor in source.tensors():
+                values = _in_file_order(tensor.float().numpy(), ours, shape, architecture)
+                written = _encode(np.ascontiguousarray(values), types[ours])
+                writer.write_tensor_data(written)
+                if values.ndim > 1:
+                    difference = dequantize(written, types[ours]).reshape(values.shape) - values
+                    squared_error += float(np.square(difference, dtype=np.float64).sum())
+                    squared += float(np.square(values, dtype=np.float64).sum())
+                task.advance(values.size)
+    finally:
+        writer.close()
+    quantised = type in ("q8_0", "q4_0")
+    kept = tuple(ours for ours, kind in types.items() if quantised and kind == GGMLQuantizationType.F16)
+    return math.sqrt(squared_error / squared) if squared else 0.0, kept
+
+
+def _tensor_type(name: str, size: tuple[int, ...], type: GgufType) -> GGMLQuantizationType:
+    if len(size) == 1:
+        return GGMLQuantizationType.F32
+    wanted = "q8_0" if type == "q4_0" and name in _VOCABULARY_TENSORS else type
+    kind = GGMLQuantizationType[wanted.upper()]
+    return kind if size[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
+
+
+def _in_file_order(values: np.ndarray, name: str, shape: ModelShape, architecture: str) -> np.ndarray:
+    """Query and key rows as llama.cpp turns them."""
+    heads = {"query": shape.num_heads, "key": shape.num_kv_heads}.get(name.split(".")[-2])
+    if architecture != "llama" or heads is None:
+        return values
+    return permute(values.reshape(len(values), -1), heads).reshape(values.shape)
+
+
+def _encode(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    if kind == GGMLQuantizationType.F32:
+        return values
+    if kind == GGMLQuantizationType.F16:
+        return values.astype(np.float16)
+    if kind == GGMLQuantizationType.BF16:
+        rounded = torch.from_numpy(values).to(torch.bfloat16)
+        return rounded.view(torch.uint8).numpy()
+    return quantize(values, kind)
+
+
+def _add_tensor_info(
+    writer: GGUFWriter, name: str, size: tuple[int, ...], kind: GGMLQuantizationType
+) -> None:
+    block, width = GGML_QUANT_SIZES[kind]
+    num_bytes = math.prod(size) // block * width
+    writer.add_tensor_info(name, size, np.dtype(np.float32), num_bytes, raw_dtype=kind)
+
+
+def _frequency_factors(shape: ModelShape) -> np.ndarray | None:
+    """How much slower each pair turns than plain rotary positions: the table that llama.cpp divides by."""
+    if shape.rope.kind != "llama3":
+        return None
+    dim = shape.head_dim
+    plain = 1.0 / shape.rope.theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    return (plain / rope_frequencies(shape)[0]).numpy()
+
+
+def _add_metadata(writer: GGUFWriter, metadata: dict[str, Any]) -> None:
+    for key, value in metadata.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_array(key, value)

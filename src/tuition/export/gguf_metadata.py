@@ -1,0 +1,141 @@
+"""What a GGUF file says besides tensors: the shape and the tokenizer, under the keys that llama.cpp reads.
+
+In: a shape and a tokenizer.  Out: a plain dictionary; the writer gives each value its type.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from tuition.core.errors import ModelError
+from tuition.model.gguf_model import LLAMA3_KEYS
+from tuition.model.rope import yarn_attention_factor
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.gguf import gguf_tokenizer
+from tuition.tokenizer.tokenizer import Tokenizer
+
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+"""Token types. Source: llama.cpp, include/llama.h."""
+_PRE_TOKENIZERS = ("smollm", "qwen2", "llama-bpe", "gpt-2")
+_PROBE = (
+    "The year 2026, isn't it? It's 3.14159 or 1,000,000!  Two  spaces,\ttabs\tand\n\nnew\r\nlines \n \n"
+    "    def f(x): return x**2 # café naïve Ünïcödé 東京 привет 👩‍🚀 'LL'll WE'VE we've {}[]<>…— end  "
+)
+"""Text in which the known ways of cutting differ: digits, contractions, spaces, line ends, scripts."""
+
+
+def shape_metadata(shape: ModelShape, architecture: str) -> dict[str, Any]:
+    """Keys of the network. Raises: ModelError for what llama.cpp would compute differently, or not at all."""
+    if shape.window_layers and (shape.sliding_window or 0) < shape.context_length:
+        raise _refused("sliding windows", "llama.cpp ignores them for this architecture")
+    if shape.rope.kind == "llama3" and architecture != "llama":
+        raise _refused("llama3 rotary positions", f"llama.cpp has none for {architecture}")
+    if shape.rope.kind == "yarn" and not shape.rope.truncate:
+        raise _refused("yarn with exact bounds", "llama.cpp rounds them")
+    keys = {
+        "block_count": shape.num_layers,
+        "context_length": shape.context_length,
+        "embedding_length": shape.hidden_size,
+        "feed_forward_length": shape.mlp_size,
+        "attention.head_count": shape.num_heads,
+        "attention.head_count_kv": shape.num_kv_heads,
+        "attention.key_length": shape.head_dim,
+        "attention.value_length": shape.head_dim,
+        "attention.layer_norm_rms_epsilon": float(shape.norm_eps),
+        "rope.dimension_count": shape.head_dim,
+        "rope.freq_base": float(shape.rope.theta),
+        "vocab_size": shape.vocab_size,
+        **_rope_keys(shape),
+    }
+    metadata = {f"{architecture}.{key}": value for key, value in keys.items()}
+    if shape.rope.kind == "llama3":  # llama.cpp reads the table of factors; these are for our own reader
+        metadata |= {key: getattr(shape.rope, name) for name, key in LLAMA3_KEYS.items()}
+    return metadata
+
+
+def _rope_keys(shape: ModelShape) -> dict[str, Any]:
+    rope = shape.rope
+    if rope.kind not in ("linear", "yarn"):
+        return {}
+    keys: dict[str, Any] = {"rope.scaling.type": rope.kind, "rope.scaling.factor": float(rope.factor)}
+    if rope.kind == "yarn":
+        keys["rope.scaling.original_context_length"] = rope.original_context
+        keys["rope.scaling.yarn_beta_fast"] = float(rope.beta_fast)
+        keys["rope.scaling.yarn_beta_slow"] = float(rope.beta_slow)
+        own = 0.1 * math.log(rope.factor) + 1.0  # llama.cpp multiplies by this itself
+        if not math.isclose(yarn_attention_factor(rope), own):
+            keys["rope.scaling.attn_factor"] = yarn_attention_factor(rope) / own
+    return keys
+
+
+def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Any]:
+    """Keys of the tokenizer; tokens without text fill up to the embedding's `num_rows`.
+
+    The pre-tokenizer is found by trying: its name is written only if a tokenizer made from these very keys
+    cuts a difficult text as ours does. Raises: ModelError if none does, or if this is not a byte-level BPE.
+    """
+    table = json.loads(tokenizer.to_json())
+    model = table.get("model", {})
+    pieces = table.get("pre_tokenizer") or {}
+    kinds = [pieces.get("type"), *(part.get("type") for part in pieces.get("pretokenizers", []))]
+    if model.get("type") != "BPE" or "ByteLevel" not in kinds:
+        raise _refused("this tokenizer", "only byte-level BPE can be written to GGUF so far")
+    if (normalizer := table.get("normalizer")) is not None and normalizer.get("type") != "NFC":
+        raise _refused("this tokenizer", f"llama.cpp has no normalizer {normalizer.get('type')}")
+    tokens, types = _tokens(model["vocab"], table.get("added_tokens", []), num_rows)
+    metadata: dict[str, Any] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": [
+            merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]
+        ],
+        "tokenizer.ggml.add_bos_token": tokenizer.add_bos,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    if tokenizer.bos_id is not None:
+        metadata["tokenizer.ggml.bos_token_id"] = tokenizer.bos_id
+    for kind, token_id in zip(("eos", "eot", "eom"), tokenizer.eos_ids, strict=False):
+        metadata[f"tokenizer.ggml.{kind}_token_id"] = token_id
+    if tokenizer.chat is not None:
+        metadata["tokenizer.chat_template"] = tokenizer.chat.source
+    metadata["tokenizer.ggml.pre"] = _pre_tokenizer(metadata, tokenizer)
+    return metadata
+
+
+def _tokens(
+    vocab: Mapping[str, int], added: Sequence[Mapping[str, Any]], num_rows: int
+) -> tuple[list[str], list[int]]:
+    """Texts and types by id."""
+    texts = {token_id: text for text, token_id in vocab.items()}
+    types = dict.fromkeys(texts, _NORMAL)
+    for token in added:
+        texts[token["id"]] = token["content"]
+        types[token["id"]] = _CONTROL if token.get("special") else _USER_DEFINED
+    if max(texts) >= num_rows:
+        problem = f"has the id {max(texts):,}, the embedding {num_rows:,} rows"
+        raise ModelError("tokenizer", problem, way_out="use the tokenizer of this model")
+    tokens = [texts.get(token_id, f"[PAD{token_id}]") for token_id in range(num_rows)]
+    return tokens, [types.get(token_id, _UNUSED) for token_id in range(num_rows)]
+
+
+def _pre_tokenizer(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> str:
+    wanted = _cuts(tokenizer)
+    for name in _PRE_TOKENIZERS:
+        if _cuts(gguf_tokenizer({**metadata, "tokenizer.ggml.pre": name})) == wanted:
+            return name
+    raise _refused("this tokenizer", f"it cuts text unlike {', '.join(_PRE_TOKENIZERS)}")
+
+
+def _cuts(tokenizer: Tokenizer) -> list[tuple[str, tuple[int, int]]]:
+    """Where no token may cross in the probe. Ids would not do: a small vocabulary hides what a large one
+    shows."""
+    pre_tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_json()).pre_tokenizer
+    return pre_tokenizer.pre_tokenize_str(_PROBE)
+
+
+def _refused(what: str, why: str) -> ModelError:
+    return ModelError("GGUF export", f"cannot write {what}: {why}", way_out="use the Hugging Face folder")

@@ -1,0 +1,210 @@
+"""Meters: how long, how many joules, how much money. Measured where a counter can be read, else modelled.
+
+`nvml`: the card's own energy counter (the host is not in it). `rapl`: processor packages and their memory.
+`modelled`: declared full power x busy time. Counters tick slowly (NVML about every 100 ms); between ticks a
+reading goes on at the last measured power and never runs backwards, so it is off by at most one tick.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pynvml
+
+from tuition.core.records import EnergyMethod, Window
+from tuition.ledger.rates import Rate
+from tuition.spec.machine import Machine
+
+POWERCAP = Path("/sys/class/powercap")
+
+LONGEST_EXTRAPOLATION_NS = 200_000_000
+"""Two ticks of NVML: a counter that stands still longer than this has nothing more to say."""
+
+
+class Meter(Protocol):
+    """Opens and closes windows, and reads its counter for those who keep their own account."""
+
+    machine: Machine
+    rate: Rate
+
+    @property
+    def method(self) -> EnergyMethod:
+        """How joules are obtained just now."""
+        ...
+
+    def start(self) -> int:
+        """Open a window; returns its start on the monotonic clock, ns."""
+        ...
+
+    def stop(self, start_ns: int) -> Window:
+        """Close the window that began at start_ns. Each start is closed once; windows may be nested."""
+        ...
+
+    def peek(self, start_ns: int) -> Window:
+        """The window so far; it stays open."""
+        ...
+
+    def read(self) -> int | None:
+        """Running total of the energy counter now, uJ; None where there is none (modelled)."""
+        ...
+
+
+def modelled_uj(watts: float, start_ns: int, end_ns: int) -> int:
+    """Energy of a constant power between two times of one clock, uJ; exact under splitting."""
+    milliwatts = round(watts * 1e3)
+    return milliwatts * end_ns // 10**6 - milliwatts * start_ns // 10**6
+
+
+class ModelledMeter:
+    """Declared full power x time: for machines without a readable counter, most virtual ones."""
+
+    method: EnergyMethod = "modelled"
+
+    def __init__(self, machine: Machine, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self.machine, self.rate, self._clock = machine, Rate.from_machine(machine), clock
+
+    def start(self) -> int:
+        return self._clock()
+
+    def stop(self, start_ns: int) -> Window:
+        end_ns = max(self._clock(), start_ns)
+        watts = self.machine.full_watts
+        begun, ended = modelled_uj(watts, 0, start_ns), modelled_uj(watts, 0, end_ns)
+        cost = self.rate.of_time(start_ns, end_ns) + self.rate.of_energy(begun, ended)
+        return Window(start_ns, end_ns - start_ns, ended - begun, "modelled", cost)
+
+    def peek(self, start_ns: int) -> Window:
+        return self.stop(start_ns)
+
+    def read(self) -> int | None:
+        return None
+
+
+class CounterMeter:
+    """Reads a running energy counter. If the counter fails, it goes on modelled from there and says so."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        method: EnergyMethod,
+        counter: Callable[[], int],
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`counter` gives uJ, never decreasing, and may raise OSError or NVMLError."""
+        self.machine, self.rate = machine, Rate.from_machine(machine)
+        self._method, self._counter, self._clock = method, counter, clock
+        self._lock = threading.Lock()
+        self._started: dict[int, int] = {}
+        self._first = self._raw = counter()
+        self._tick_ns = clock()
+        self._power = 0.0  # uJ per ns
+        self._total = 0
+        self.problem: str | None = None
+        """Why the counter is no longer used."""
+
+    @property
+    def method(self) -> EnergyMethod:
+        return self._method if self.problem is None else "modelled"
+
+    def start(self) -> int:
+        with self._lock:
+            now = self._clock()
+            while now in self._started:  # two windows of one clock tick
+                now += 1
+            self._started[now] = self._advance(now)
+            return now
+
+    def stop(self, start_ns: int) -> Window:
+        window = self.peek(start_ns)
+        self._started.pop(start_ns)
+        return window
+
+    def peek(self, start_ns: int) -> Window:
+        with self._lock:
+            now = max(self._clock(), start_ns)
+            begun, ended = self._started[start_ns], self._advance(now)
+            cost = self.rate.of_time(start_ns, now) + self.rate.of_energy(begun, ended)
+            return Window(start_ns, now - start_ns, ended - begun, self.method, cost)
+
+    def read(self) -> int | None:
+        with self._lock:
+            return self._advance(self._clock())
+
+    def _advance(self, now: int) -> int:
+        """The running total, monotone, with the time since the last tick filled in at the last power."""
+        if self.problem is None:
+            try:
+                raw = self._counter()
+                if raw != self._raw:
+                    self._power = (raw - self._raw) / max(now - self._tick_ns, 1)
+                    self._raw, self._tick_ns = raw, now
+                since = min(now - self._tick_ns, LONGEST_EXTRAPOLATION_NS)
+                self._total = max(self._total, self._raw - self._first + int(self._power * since))
+                return self._total
+            except (OSError, ValueError, pynvml.NVMLError) as error:
+                self.problem = f"the {self._method} counter stopped answering ({error}); modelled since then"
+                self._tick_ns = now
+        self._total += modelled_uj(self.machine.full_watts, self._tick_ns, now)
+        self._tick_ns = now
+        return self._total
+
+
+def open_meter(machine: Machine) -> Meter:
+    """The best meter this machine has: its card's counter, its processor's, or the declared-power model."""
+    counter: Callable[[], int] | None = None
+    method: EnergyMethod = "modelled"
+    if machine.device == "cuda" and machine.gpu_index is not None:
+        counter, method = nvml_counter(machine.gpu_index), "nvml"
+    elif machine.device == "cpu":
+        counter, method = rapl_counter(POWERCAP), "rapl"
+    if counter is None:
+        return ModelledMeter(machine)
+    whole = counter
+    return CounterMeter(machine, method, lambda: whole() // machine.parts)
+
+
+def nvml_counter(index: int) -> Callable[[], int] | None:
+    """Energy since the driver was loaded, uJ; None where the card does not count (before Volta)."""
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) * 1_000
+    return None
+
+
+def rapl_counter(folder: Path) -> Callable[[], int] | None:
+    """Energy of all packages and their memory, uJ; None where there is none or it may not be read.
+
+    The files wrap around; reading at least every half hour catches each wrap (drain_period and windows do).
+    """
+    zones = [zone for zone in sorted(folder.glob("intel-rapl:*")) if _counts(zone)]
+    try:
+        ranges = {zone / "energy_uj": int((zone / "max_energy_range_uj").read_text()) + 1 for zone in zones}
+        last = {file: int(file.read_text()) for file in ranges}
+    except (OSError, ValueError):
+        return None
+    if not zones:
+        return None
+    total = 0
+
+    def read() -> int:
+        nonlocal total
+        for file, size in ranges.items():
+            value = int(file.read_text())
+            total += (value - last[file]) % size
+            last[file] = value
+        return total
+
+    return read
+
+
+def _counts(zone: Path) -> bool:
+    """Packages and memory; cores and graphics are inside their package."""
+    with contextlib.suppress(OSError):
+        name = (zone / "name").read_text().strip()
+        return name.startswith("package") or name == "dram"
+    return False

@@ -1,0 +1,120 @@
+"""Double entry: what the machine gave, and who took it. The entries of every transaction sum to zero.
+
+Accounts: `machine` is the source; `training` and `training overhead` are assets (a model was made);
+`inference`, `waste`, `idle` and `overhead` are expenses.
+"""
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, func, insert, select
+
+from tuition.books.schema import accounts, entries, transactions
+from tuition.core.errors import BooksError
+from tuition.core.records import EnergyMethod
+from tuition.ledger.amount import NOTHING, Amount
+
+KINDS = {
+    "machine": "source",
+    "training": "asset",
+    "training overhead": "asset",
+    "inference": "expense",
+    "waste": "expense",
+    "idle": "expense",
+    "overhead": "expense",
+}
+
+Line = tuple[str, Amount]
+
+
+def balanced(lines: Sequence[Line]) -> list[Line]:
+    """The lines and their other side, taken from the machine, so that every unit sums to zero.
+
+    Lines of nothing are dropped; unknown energy is unknown on both sides.
+    """
+    kept = [(account, amount) for account, amount in lines if amount != NOTHING]
+    total = sum((amount for _, amount in kept), NOTHING)
+    if total.energy_uj is None:
+        kept = [(account, Amount(amount.wall_ns, None, amount.cost_nusd)) for account, amount in kept]
+    return [*kept, ("machine", -total)] if kept else []
+
+
+def post(
+    connection: Connection,
+    kind: str,
+    subject: str,
+    rate_id: int,
+    lines: Sequence[Line],
+    *,
+    method: EnergyMethod | None,
+    memo: str = "",
+) -> int | None:
+    """Write one balanced transaction; returns its id, or None if there was nothing to post.
+
+    Call it inside `Books.write`. Raises: ValueError for an account that is not in KINDS.
+    """
+    both_sides = balanced(lines)
+    if not both_sides:
+        return None
+    ids = _account_ids(connection)
+    header = {
+        "created_unix_ns": time.time_ns(),
+        "kind": kind,
+        "subject": subject,
+        "rate_id": rate_id,
+        "memo": memo,
+    }
+    transaction_id = connection.execute(
+        insert(transactions).values(**header).returning(transactions.c.id)
+    ).scalar_one()
+    connection.execute(
+        insert(entries),
+        [
+            {
+                "transaction_id": transaction_id,
+                "account_id": ids[account],
+                "wall_ns": amount.wall_ns,
+                "energy_uj": amount.energy_uj,
+                "energy_method": method if amount.energy_uj is not None else None,
+                "cost_nusd": amount.cost_nusd,
+            }
+            for account, amount in both_sides
+        ],
+    )
+    return transaction_id
+
+
+def _account_ids(connection: Connection) -> dict[str, int]:
+    rows = connection.execute(select(accounts.c.name, accounts.c.id)).all()
+    if len(rows) < len(KINDS):
+        known = {name for name, _ in rows}
+        missing = [{"name": name, "kind": kind} for name, kind in KINDS.items() if name not in known]
+        connection.execute(insert(accounts), missing)
+        rows = connection.execute(select(accounts.c.name, accounts.c.id)).all()
+    return {name: account_id for name, account_id in rows}
+
+
+def balances(connection: Connection) -> dict[str, Amount]:
+    """The balance of each account; together they are nothing (law L11)."""
+    rows = connection.execute(
+        select(
+            accounts.c.name,
+            func.sum(entries.c.wall_ns),
+            func.sum(entries.c.energy_uj),
+            func.sum(entries.c.cost_nusd),
+        )
+        .join(entries, entries.c.account_id == accounts.c.id)
+        .group_by(accounts.c.name)
+    ).all()
+    return {name: Amount(wall or 0, energy, cost or 0) for name, wall, energy, cost in rows}
+
+
+def check_balance(connection: Connection) -> None:
+    """Raises: BooksError if any transaction does not sum to zero in time, energy or money."""
+    sums = [func.sum(getattr(entries.c, unit)) for unit in ("wall_ns", "energy_uj", "cost_nusd")]
+    query = select(entries.c.transaction_id, *sums).group_by(entries.c.transaction_id)
+    for transaction_id, *totals in connection.execute(query):
+        if any(totals):
+            raise BooksError(
+                f"transaction {transaction_id} sums to {totals}, not to zero; restore the books from a copy"
+            )

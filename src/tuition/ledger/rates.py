@@ -1,0 +1,33 @@
+"""Money of time and energy. Costs are differences of running totals: splitting a window changes nothing."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from tuition.core.units import NUSD_PER_USD
+from tuition.spec.machine import Machine
+
+PER_HOUR = 3_600 * 10**9
+"""Nanoseconds in an hour, and, by coincidence of units, microjoules in a kilowatt-hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What an hour and a kilowatt-hour of a machine cost, in billionths of a US dollar."""
+
+    nusd_per_hour: int
+    nusd_per_kwh: int
+    """At the machine, the building's share (PUE) included; 0 where the hour already pays for electricity."""
+
+    @classmethod
+    def from_machine(cls, machine: Machine) -> Self:
+        """The machine's rate; electricity is counted only where usd_per_hour does not contain it."""
+        per_kwh = 0.0 if machine.electricity_in_rate else machine.usd_per_kwh * machine.pue
+        return cls(round(machine.usd_per_hour * NUSD_PER_USD), round(per_kwh * NUSD_PER_USD))
+
+    def of_time(self, start_ns: int, end_ns: int) -> int:
+        """nUSD of the hours from start_ns to end_ns on one clock; exact under splitting."""
+        return self.nusd_per_hour * end_ns // PER_HOUR - self.nusd_per_hour * start_ns // PER_HOUR
+
+    def of_energy(self, start_uj: int, end_uj: int) -> int:
+        """nUSD of the energy between two readings of one counter; exact under splitting."""
+        return self.nusd_per_kwh * end_uj // PER_HOUR - self.nusd_per_kwh * start_uj // PER_HOUR

@@ -1,0 +1,273 @@
+"""Receipts and statements as text: a table to read, JSON and CSV to compute with.
+
+One list of lines feeds all three, so they cannot differ. Every line says how its figure was obtained.
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuition.core.units import (
+    NUSD_PER_USD,
+    UJ_PER_WH,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_energy,
+    format_usd,
+)
+from tuition.ledger.amount import Amount
+from tuition.ledger.sheets import ModelStatement, RequestReceipt, Statement, TrainingReceipt
+
+Format = Literal["table", "json", "csv"]
+Sheet = TrainingReceipt | RequestReceipt | ModelStatement | Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One figure: raw value in its unit (ns, uJ, nUSD are exact integers), None where it is unknown."""
+
+    section: str
+    figure: str
+    value: int | float | str | None
+    unit: str
+    how: str
+    """measured, counted, modelled, assumed, derived, ..., as shown beside it."""
+
+
+def render(sheet: Sheet, format: Format = "table") -> str:
+    """The sheet as text that ends with a newline."""
+    return render_lines(lines_of(sheet), format)
+
+
+def render_lines(lines: Sequence[Line], format: Format = "table") -> str:
+    """Lines as text that ends with a newline."""
+    if format == "json":
+        return json.dumps(_nested(lines), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if format == "csv":
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("section", "figure", "value", "unit", "how"))
+        for line in lines:
+            writer.writerow(
+                (line.section, line.figure, "" if line.value is None else line.value, line.unit, line.how)
+            )
+        return file.getvalue()
+    return _table(lines)
+
+
+def _nested(lines: Sequence[Line]) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    for line in lines:
+        figure = {"value": line.value, "unit": line.unit, "how": line.how}
+        sections.setdefault(line.section, {})[line.figure] = figure
+    return sections
+
+
+def _table(lines: Sequence[Line]) -> str:
+    cells = [(line.figure, show(line.value, line.unit), line.how) for line in lines]
+    label = max((len(figure) for figure, _, _ in cells), default=0)
+    width = min(40, max((len(value) for _, value, _ in cells), default=0))
+    text, section = [], None
+    for line, (figure, value, how) in zip(lines, cells, strict=True):
+        if line.section != section:
+            section = line.section
+            text += ["", section] if text else [section]
+        text.append(f"  {figure:<{label}}  {value:>{width}}  {how}".rstrip())
+    return "\n".join(text) + "\n"
+
+
+def show(value: int | float | str | None, unit: str) -> str:
+    """A value for people: `$0.0012`, `3 min 07 s`, `unknown`."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, str):
+        return value
+    forms = {
+        "nUSD": lambda v: format_usd(round(v)),
+        "uJ": lambda v: format_energy(round(v)),
+        "ns": lambda v: format_duration(v / 1e9),
+        "FLOPs": lambda v: f"{format_count(v)}FLOP" if v >= 1e3 else f"{v} FLOP",
+        "bytes": format_bytes,
+        "share": lambda v: f"{v:.1%}",
+        "USD per Mtok": lambda v: format_usd(round(v * NUSD_PER_USD)),
+        "Wh per Mtok": lambda v: f"{v:,.3g} Wh",
+        "g CO2e": lambda v: f"{v:.3g} g",
+    }
+    if unit in forms:
+        return forms[unit](value)
+    number = f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1e4 else f"{value:,.4g}"
+    return f"{number} {unit}".rstrip()
+
+
+# --- how figures were obtained -----------------------------------------------------------------------------
+
+
+def how_money(machine: Mapping[str, Any] | None) -> str:
+    """`rate assumed`, `rate from the catalogue`, `your rate`."""
+    return "" if machine is None else _how("rate", provenance(machine, "usd_per_hour"))
+
+
+def how_energy(method: str | None, machine: Mapping[str, Any] | None) -> str:
+    """`measured (nvml)`, or `modelled, power assumed`."""
+    if method in ("nvml", "rapl"):
+        return f"measured ({method})"
+    if method is None or machine is None:
+        return ""
+    return "modelled, " + _how("power", provenance(machine, "full_watts"))
+
+
+def _how_carbon(machine: Mapping[str, Any] | None) -> str:
+    return "" if machine is None else "with PUE; " + _how("grid", provenance(machine, "carbon_g_per_kwh"))
+
+
+def provenance(machine: Mapping[str, Any], figure: str) -> str:
+    """How a figure of a machine's table is known, `usd_per_hour` for one."""
+    return machine["origins"].get(figure, {"provenance": "user"})["provenance"]
+
+
+def _how(noun: str, known: str) -> str:
+    phrases = {"user": f"your {noun}", "catalogue": f"{noun} from the catalogue"}
+    return phrases.get(known, f"{noun} {known}")
+
+
+# --- the sheets --------------------------------------------------------------------------------------------
+
+
+def lines_of(sheet: Sheet) -> list[Line]:
+    """All lines of a receipt or statement."""
+    if isinstance(sheet, TrainingReceipt):
+        return training_lines(sheet)
+    if isinstance(sheet, RequestReceipt):
+        return request_lines(sheet)
+    if isinstance(sheet, ModelStatement):
+        return model_lines(sheet)
+    return [line for model in sheet.models for line in model_lines(model)]
+
+
+def _amount_lines(
+    section: str, name: str, amount: Amount, method: str | None, machine: Mapping[str, Any] | None
+) -> list[Line]:
+    return [
+        Line(section, f"{name}, machine time", amount.wall_ns, "ns", "measured"),
+        Line(section, f"{name}, energy", amount.energy_uj, "uJ", how_energy(method, machine)),
+        Line(section, f"{name}, cost", amount.cost_nusd, "nUSD", how_money(machine)),
+    ]
+
+
+def training_lines(receipt: TrainingReceipt) -> list[Line]:
+    """The receipt of a training run."""
+    section = f"Training receipt: {receipt.run_id}"
+    status = receipt.status + (f" ({receipt.reason})" if receipt.reason else "")
+    peak = f"peak {provenance(receipt.machine, 'peak_flops')}"
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(receipt.created_unix_ns / 1e9))
+    lines = [
+        Line(section, "model", receipt.model, "", ""),
+        Line(section, "status", status, "", ""),
+        Line(section, "scope", f"{receipt.scope}, {receipt.recipe}", "", ""),
+        Line(section, "started", date, "", ""),
+        Line(section, "machine", receipt.machine["name"], "", ""),
+        Line(section, "parameters", receipt.num_parameters, "", "counted"),
+        Line(section, "steps", receipt.num_steps, "", "counted"),
+        Line(section, "tokens", receipt.num_tokens, "tokens", "counted"),
+    ]
+    if receipt.redone_tokens:
+        lines.append(
+            Line(section, "of them again after a resume", receipt.redone_tokens, "tokens", "counted")
+        )
+    lines += [
+        Line(section, "compute", receipt.flops, "FLOPs", "counted"),
+        Line(section, "tokens per second", receipt.tokens_per_s, "", "measured"),
+        Line(section, "MFU in steps", receipt.step_mfu, "share", peak),
+        Line(section, "MFU of the run", receipt.run_mfu, "share", peak),
+        Line(section, "goodput", receipt.goodput, "share", "measured"),
+        Line(section, "last loss", receipt.last_loss, "nats", "measured"),
+    ]
+    for score in receipt.scores:
+        error = f" +- {score.stderr:.3f}" if score.stderr is not None else ""
+        lines.append(Line(section, score.task.replace("_", " "), score.mean, score.unit, f"measured{error}"))
+    for kind, amount in receipt.parts.items():
+        lines.append(Line(section, f"time: {kind}", amount.wall_ns, "ns", "measured"))
+    lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, receipt.machine)
+    return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(receipt.machine))]
+
+
+def request_lines(receipt: RequestReceipt) -> list[Line]:
+    """The receipt of one request."""
+    section = f"Request receipt: {receipt.request_id}"
+    version = f"@{receipt.version}" if receipt.version is not None else ""
+    lines = [
+        Line(section, "model", receipt.model + version, "", ""),
+        Line(section, "ended by", receipt.finish_reason, "", ""),
+        Line(section, "tokens in", receipt.prompt_tokens, "tokens", "counted"),
+        Line(section, "of them cached", receipt.cached_tokens, "tokens", "counted"),
+        Line(section, "tokens out", receipt.generated_tokens, "tokens", "counted"),
+        Line(section, "waiting", receipt.queue_ns, "ns", "measured"),
+        Line(section, "first token after", receipt.first_token_ns, "ns", "measured"),
+        Line(section, "whole reply after", receipt.total_ns, "ns", "measured"),
+        Line(section, "compute", receipt.flops, "FLOPs", "counted"),
+        Line(
+            section, "cost of reading the prompt", receipt.prefill.cost_nusd, "nUSD", f"rule: {receipt.rule}"
+        ),
+        Line(section, "cost of writing the reply", receipt.decode.cost_nusd, "nUSD", f"rule: {receipt.rule}"),
+    ]
+    if receipt.wasted_tokens:
+        lines.append(Line(section, "of it waste", receipt.waste.cost_nusd, "nUSD", "drafts, recomputation"))
+    lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, receipt.machine)
+    return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(receipt.machine))]
+
+
+def model_lines(model: ModelStatement) -> list[Line]:
+    """The statement of one model: fixed cost, variable cost, crossover, causal and fully loaded."""
+    section, machine = f"Statement: {model.model}", model.machine
+    energy, money = how_energy(model.energy_method, machine), how_money(machine)
+    runs = f"{len(model.training)} training run" + ("s" if len(model.training) != 1 else "")
+    fixed = model.fixed
+    lines = [
+        Line(section, "FIXED: training", fixed.cost_nusd if fixed else None, "nUSD",
+             f"{runs}; {how_money(model.training[-1].machine)}" if fixed else "not trained here"),
+        Line(section, "training time", fixed.wall_ns if fixed else None, "ns", "measured" if fixed else ""),
+        Line(section, "training energy", fixed.energy_uj if fixed else None, "uJ",
+             how_energy(model.training[-1].energy_method, model.training[-1].machine) if fixed else ""),
+        Line(section, "requests", model.num_requests, "", "counted"),
+        Line(section, "tokens in", model.prompt_tokens, "tokens", "counted"),
+        Line(section, "of them cached", model.cached_tokens, "tokens", "counted"),
+        Line(section, "tokens out", model.generated_tokens, "tokens", "counted"),
+        Line(section, "VARIABLE: inference", model.causal.cost_nusd, "nUSD", f"causal; {money}"),
+        Line(section, "inference energy", model.causal.energy_uj, "uJ", energy),
+        Line(section, "of it waste", model.waste.cost_nusd, "nUSD", "drafts, recomputation"),
+        Line(section, "idle", model.idle.cost_nusd, "nUSD", money),
+        Line(section, "overhead", model.overhead.cost_nusd, "nUSD", money),
+        Line(section, "fully loaded", model.loaded.cost_nusd, "nUSD", "causal + idle + overhead"),
+        Line(section, "fully loaded energy", model.building_uj, "uJ", f"with PUE; {energy}"),
+        Line(section, "fully loaded carbon", model.carbon_g, "g CO2e", _how_carbon(machine)),
+        Line(section, "utilisation", model.utilisation, "share", "measured"),
+    ]  # fmt: skip
+    for view, loaded in (("causal", False), ("fully loaded", True)):
+        for which in ("all", "input", "output"):
+            value = model.usd_per_mtok(which, loaded=loaded)
+            name = f"{which} tokens" if which != "all" else "tokens"
+            lines.append(Line(section, f"per million {name}, {view}", value, "USD per Mtok", money))
+        value = model.wh_per_mtok(loaded=loaded)
+        lines.append(Line(section, f"energy per million tokens, {view}", value, "Wh per Mtok", energy))
+        tokens = model.crossover(loaded=loaded)
+        lines.append(
+            Line(
+                section, f"CROSSOVER, {view}", round(tokens) if tokens else None, "tokens", "fixed / marginal"
+            )
+        )
+    return [
+        *lines,
+        Line(section, "latency, median", model.latency_p50_ns, "ns", "measured"),
+        Line(section, "latency, 99 of 100", model.latency_p99_ns, "ns", "measured"),
+    ]
+
+
+def totals_line(total: Amount) -> str:
+    """One line: `3.2 s, 0.004 Wh, $0.00012`."""
+    energy = "unknown energy" if total.energy_uj is None else f"{total.energy_uj / UJ_PER_WH:.3g} Wh"
+    return f"{format_duration(total.seconds)}, {energy}, {format_usd(total.cost_nusd)}"

@@ -1,0 +1,202 @@
+"""What receipts and statements say, as values with their derived figures; `ledger/statements` fills them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuition.core.units import UJ_PER_WH
+from tuition.ledger.amortization import crossover_tokens
+from tuition.ledger.amount import NOTHING, Amount
+
+
+@dataclass(frozen=True)
+class Score:
+    """An evaluation as it was recorded."""
+
+    task: str
+    mean: float
+    stderr: float | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class TrainingReceipt:
+    """What one training run cost, whether it finished or not."""
+
+    run_id: str
+    model: str
+    recipe: str
+    scope: str
+    status: str
+    """finished, stopped, failed, or running; a run whose process was killed is stopped."""
+    reason: str
+    created_unix_ns: int
+    num_steps: int
+    num_tokens: int
+    redone_tokens: int
+    num_resumes: int
+    num_parameters: int | None
+    flops: int
+    last_loss: float | None
+    scores: tuple[Score, ...]
+    parts: Mapping[str, Amount]
+    """By kind: step, data, evaluation, checkpoint, load, other."""
+    total: Amount
+    energy_method: str | None
+    machine: Mapping[str, Any]
+    """Machine.to_table() of the rate that was charged."""
+
+    @property
+    def goodput(self) -> float | None:
+        """Time in optimizer steps over all time."""
+        return _ratio(self.parts.get("step", NOTHING).wall_ns, self.total.wall_ns)
+
+    @property
+    def step_mfu(self) -> float | None:
+        """Model FLOPs over what the machine's peak gives in the time of the steps."""
+        return _ratio(self.flops, self.parts.get("step", NOTHING).seconds * self.machine["peak_flops"])
+
+    @property
+    def run_mfu(self) -> float | None:
+        """The same over the whole time of the run."""
+        return _ratio(self.flops, self.total.seconds * self.machine["peak_flops"])
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Target tokens per second of step time."""
+        return _ratio(self.num_tokens, self.parts.get("step", NOTHING).seconds)
+
+    @property
+    def carbon_g(self) -> float | None:
+        """Grams of CO2 equivalent, the building's energy counted."""
+        return carbon_g(self.total, self.machine)
+
+
+@dataclass(frozen=True)
+class RequestReceipt:
+    """What one request cost: the causal view, idle and overhead apart."""
+
+    request_id: str
+    model: str
+    version: int | None
+    weights_digest: str | None
+    created_unix_ns: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    queue_ns: int | None
+    first_token_ns: int | None
+    total_ns: int
+    finish_reason: str
+    rule: str
+    energy_method: str | None
+    total: Amount
+    prefill: Amount
+    decode: Amount
+    waste: Amount
+    flops: int
+    kv_bytes: int
+    wasted_tokens: int
+    machine: Mapping[str, Any]
+
+    @property
+    def carbon_g(self) -> float | None:
+        """Grams of CO2 equivalent, the building's energy counted."""
+        return carbon_g(self.total, self.machine)
+
+
+@dataclass(frozen=True)
+class ModelStatement:
+    """Fixed and variable cost of one model."""
+
+    model: str
+    training: tuple[TrainingReceipt, ...]
+    fixed: Amount | None
+    """All its training runs; None where it was not trained here, so its fixed cost is unknown."""
+    num_requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    causal: Amount
+    """What its requests caused."""
+    prefill: Amount
+    decode: Amount
+    waste: Amount
+    idle: Amount
+    overhead: Amount
+    energy_method: str | None
+    latency_p50_ns: int | None
+    latency_p99_ns: int | None
+    machine: Mapping[str, Any] | None
+    """The newest rate charged; None before anything was charged."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that were computed: prompt tokens that were not cached, and generated ones."""
+        return self.prompt_tokens - self.cached_tokens + self.generated_tokens
+
+    @property
+    def loaded(self) -> Amount:
+        """Causal cost with idle and overhead on top (law L9)."""
+        return self.causal + self.idle + self.overhead
+
+    @property
+    def building_uj(self) -> int | None:
+        """Fully loaded energy of the building: the machine's times its PUE."""
+        energy = self.loaded.energy_uj
+        return None if energy is None or self.machine is None else round(energy * self.machine["pue"])
+
+    @property
+    def carbon_g(self) -> float | None:
+        """Grams of CO2 equivalent, fully loaded, the building's energy counted."""
+        return None if self.machine is None else carbon_g(self.loaded, self.machine)
+
+    @property
+    def loading(self) -> float | None:
+        """Fully loaded over causal money."""
+        return _ratio(self.loaded.cost_nusd, self.causal.cost_nusd)
+
+    @property
+    def utilisation(self) -> float | None:
+        """Machine time that requests caused over all machine time."""
+        return _ratio(self.causal.wall_ns, self.loaded.wall_ns)
+
+    def usd_per_mtok(self, which: str = "all", *, loaded: bool = False) -> float | None:
+        """US dollars per million tokens: `input` (not cached), `output`, `all`; None without any."""
+        amount, tokens = {
+            "all": (self.causal, self.num_tokens),
+            "input": (self.prefill, self.prompt_tokens - self.cached_tokens),
+            "output": (self.decode, self.generated_tokens),
+        }[which]
+        factor = (self.loading or 1.0) if loaded else 1.0
+        return None if not tokens else amount.usd * factor / tokens * 1e6
+
+    def wh_per_mtok(self, *, loaded: bool = False) -> float | None:
+        """Watt-hours per million tokens."""
+        energy = (self.loaded if loaded else self.causal).energy_wh
+        return None if energy is None or not self.num_tokens else energy / self.num_tokens * 1e6
+
+    def crossover(self, *, loaded: bool = False) -> float | None:
+        """Tokens at which the variable cost has grown to the fixed cost; None while either is unknown."""
+        if self.fixed is None or not self.num_tokens:
+            return None
+        variable = self.loaded if loaded else self.causal
+        return crossover_tokens(self.fixed.cost_nusd, variable.cost_nusd / self.num_tokens)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """All models that cost something, or the one that was asked for."""
+
+    models: tuple[ModelStatement, ...]
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def carbon_g(amount: Amount, machine: Mapping[str, Any]) -> float | None:
+    """Grams of CO2 equivalent of an amount on this machine; None where its energy is unknown."""
+    if amount.energy_uj is None:
+        return None
+    return amount.energy_uj / UJ_PER_WH / 1e3 * machine["pue"] * machine["carbon_g_per_kwh"]

@@ -1,0 +1,322 @@
+"""The bill of a training run, kept while it runs, so that a run that is killed is billed up to its last save.
+
+    with TrainingBill.open(books, meter, RunInfo(model="bard", recipe="pretrain")) as bill:
+        with bill.overhead("data"): ...     # preparation, evaluation, checkpoints, loading
+        for record in fit(...): bill.add_step(record)
+        bill.save()                         # with every checkpoint
+
+Between, a thread of its own saves it every few seconds, in whatever phase the run is. The `with` closes it as
+finished; as stopped after Ctrl-C; as failed after any other exception.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+
+from tuition.books.books import Books
+from tuition.books.schema import run_costs, runs
+from tuition.core.errors import BusyError, NotFoundError, TuitionError
+from tuition.core.records import StepRecord, Window
+from tuition.ledger.amount import NOTHING, Amount, amount_of
+from tuition.ledger.meter import Meter
+from tuition.ledger.postings import post
+from tuition.ledger.process import has_ended, process_identity
+from tuition.ledger.receipts import record_rate
+
+Status = Literal["running", "finished", "stopped", "failed"]
+Scope = Literal["final run", "all stages", "failed", "exploratory"]
+OverheadKind = Literal["data", "evaluation", "checkpoint", "load"]
+CostKind = Literal["step", "data", "evaluation", "checkpoint", "load", "other"]
+
+SAVE_EVERY_S = 5.0
+"""Between saves that the bill makes by itself, in the background."""
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What is known about a run when it starts."""
+
+    model: str
+    """Name of the model it makes."""
+    recipe: str = "pretrain"
+    scope: Scope = "final run"
+    settings_toml: str = ""
+    corpus_digest: str | None = None
+    num_parameters: int | None = None
+
+
+def new_run_id(model: str) -> str:
+    """`<model>-<UTC date and time>-<4 hex digits>`."""
+    return f"{model}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+class TrainingBill:
+    """See the module. Made by `open` or `resume`. Thread-safe."""
+
+    def __init__(self, books: Books, meter: Meter, run_id: str, rate_id: int) -> None:
+        self.books, self.meter, self.run_id, self.rate_id = books, meter, run_id, rate_id
+        self._start = meter.start()
+        self._parts: dict[CostKind, Amount] = {}
+        self._posted: dict[CostKind, Amount] = {}
+        self._base: dict[CostKind, Amount] = {}
+        """What earlier processes of this run have posted."""
+        self._figures = {"num_steps": 0, "num_tokens": 0, "redone_tokens": 0, "progress": 0.0}
+        self._described: dict[str, str | int] = {}
+        self._flops = 0
+        self._last_loss: float | None = None
+        self._in_flight: Future[None] | None = None
+        self._sent: dict[CostKind, Amount] = {}
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self.problem: str | None = None
+        """Why the last background save failed; the next one tries again with everything since."""
+
+    @classmethod
+    def open(cls, books: Books, meter: Meter, info: RunInfo, run_id: str | None = None) -> Self:
+        """Begin a run: its row is on disk, with status `running`, when this returns."""
+        rate_id = record_rate(books, meter.machine)
+        chosen = run_id or new_run_id(info.model)
+        now = time.time_ns()
+        row = {
+            "id": chosen,
+            "model": info.model,
+            "recipe": info.recipe,
+            "scope": info.scope,
+            "status": "running",
+            "created_unix_ns": now,
+            "updated_unix_ns": now,
+            "process": process_identity(),
+            "rate_id": rate_id,
+            "settings_toml": info.settings_toml,
+            "corpus_digest": info.corpus_digest,
+            "num_parameters": info.num_parameters,
+        }
+        bill = cls(books, meter, chosen, rate_id)
+        books.write_now(lambda connection: connection.execute(insert(runs).values(**row)) and None)
+        bill._begin_saving()
+        return bill
+
+    @classmethod
+    def resume(cls, books: Books, meter: Meter, run_id: str) -> Self:
+        """Go on with a run; its costs so far stay. Steps that are done again count as redone tokens.
+
+        Raises: NotFoundError for an unknown run, BusyError for one that another process goes on with.
+        """
+        rate_id = record_rate(books, meter.machine)
+
+        def write(connection: Connection) -> tuple[RowMapping, Sequence[RowMapping]]:
+            row = connection.execute(select(runs).where(runs.c.id == run_id)).mappings().first()
+            if row is None:
+                known = connection.execute(
+                    select(runs.c.id).order_by(runs.c.created_unix_ns.desc())
+                ).scalars()
+                raise NotFoundError("run", run_id, list(known))
+            elsewhere = row["process"] != process_identity()
+            if (
+                row["status"] == "running"
+                and elsewhere
+                and not has_ended(row["process"], row["updated_unix_ns"])
+            ):
+                raise BusyError(f"run {run_id} goes on in another process", retry_after_s=60)
+            connection.execute(
+                update(runs)
+                .where(runs.c.id == run_id)
+                .values(
+                    status="running",
+                    reason="",
+                    ended_unix_ns=None,
+                    process=process_identity(),
+                    rate_id=rate_id,
+                    num_resumes=runs.c.num_resumes + 1,
+                    updated_unix_ns=time.time_ns(),
+                )
+            )
+            costs = connection.execute(select(run_costs).where(run_costs.c.run_id == run_id)).mappings().all()
+            return row, costs
+
+        bill = cls(books, meter, run_id, rate_id)
+        row, costs = books.write_now(write)
+        bill._figures = {name: row[name] for name in bill._figures}
+        bill._flops, bill._last_loss = int(row["flops"]), row["last_loss"]
+        bill._base = {c["kind"]: Amount(c["wall_ns"], c["energy_uj"], c["cost_nusd"]) for c in costs}
+        bill._begin_saving()
+        return bill
+
+    @property
+    def total(self) -> Amount:
+        """Everything so far, saved or not, earlier processes of the run included."""
+        with self._lock:
+            current = self._posted if self._ended.is_set() else self._now()
+            return sum([*self._base.values(), *current.values()], NOTHING)
+
+    def describe(
+        self,
+        *,
+        settings_toml: str | None = None,
+        corpus_digest: str | None = None,
+        num_parameters: int | None = None,
+    ) -> None:
+        """Add what became known after the start; it goes into the books with the next save."""
+        known = {
+            "settings_toml": settings_toml,
+            "corpus_digest": corpus_digest,
+            "num_parameters": num_parameters,
+        }
+        with self._lock:
+            self._described |= {name: value for name, value in known.items() if value is not None}
+
+    def add_step(self, record: StepRecord) -> None:
+        """Count one optimizer step."""
+        with self._lock:
+            self._add("step", record.window)
+            figures = self._figures
+            if record.step <= figures["num_steps"]:
+                figures["redone_tokens"] += record.num_tokens
+            figures["num_steps"] = max(figures["num_steps"], record.step)
+            figures["num_tokens"] += record.num_tokens
+            figures["progress"] = record.progress
+            self._flops += record.flops
+            self._last_loss = record.loss
+
+    def add_overhead(self, kind: OverheadKind, window: Window) -> None:
+        """Count a window that is not a step: it must not overlap with another that is counted."""
+        with self._lock:
+            self._add(kind, window)
+
+    @contextmanager
+    def overhead(self, kind: OverheadKind) -> Iterator[None]:
+        """Meter what happens inside as overhead, whether or not it succeeds."""
+        start = self.meter.start()
+        try:
+            yield
+        finally:
+            window = self.meter.stop(start)
+            with self._lock:
+                self._add(kind, window)
+
+    def save(self) -> None:
+        """Make the bill durable now; on return it is on disk. Raises: BooksError, BusyError."""
+        with self._lock:
+            self._collect()
+            self._send("running", "").result()
+            self._collect()
+
+    def close(self, status: Literal["finished", "stopped", "failed"], reason: str = "") -> None:
+        """The last save. Safe to call twice: the first call counts. Raises: BooksError, BusyError."""
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._collect()
+            self._send(status, reason).result()
+            self._collect()
+            self._ended.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close("finished")
+        elif isinstance(error, KeyboardInterrupt):
+            self.close("stopped", "Ctrl-C")
+        else:
+            self.close("failed", f"{type(error).__name__}: {error}"[:500])
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _add(self, kind: CostKind, window: Window) -> None:
+        self._parts[kind] = self._parts.get(kind, NOTHING) + amount_of(window)
+
+    def _now(self) -> dict[CostKind, Amount]:
+        """All parts of this process, with what no window covers as `other`: the whole time is billed."""
+        whole = amount_of(self.meter.peek(self._start))
+        rest = whole - sum(self._parts.values(), NOTHING)
+        energy = None if rest.energy_uj is None else max(rest.energy_uj, 0)
+        return self._parts | {"other": Amount(max(rest.wall_ns, 0), energy, max(rest.cost_nusd, 0))}
+
+    def _begin_saving(self) -> None:
+        threading.Thread(target=self._keep_saving, name="training-bill", daemon=True).start()
+
+    def _keep_saving(self) -> None:
+        """Until the bill or the books are closed: in every phase, however long, little is lost to a kill."""
+        while not self._ended.wait(SAVE_EVERY_S) and not self.books.closed:
+            with self._lock:
+                if self._ended.is_set() or (self._in_flight is not None and not self._in_flight.done()):
+                    continue
+                try:
+                    self._collect()
+                    self._send("running", "")
+                except Exception as error:
+                    self.problem = str(error)
+
+    def _collect(self) -> None:
+        """Wait for a save under way; if it failed, what it held goes into the next one."""
+        if self._in_flight is None:
+            return
+        try:
+            self._in_flight.result()
+            self._posted, self.problem = self._sent, None
+        except TuitionError as error:
+            self.problem = str(error)
+        self._in_flight = None
+
+    def _send(self, status: Status, reason: str) -> "Future[None]":
+        now = self._now()
+        changes = {kind: amount - self._posted.get(kind, NOTHING) for kind, amount in now.items()}
+        totals = {
+            kind: self._base.get(kind, NOTHING) + now.get(kind, NOTHING) for kind in {**self._base, **now}
+        }
+        values: dict[str, object] = {
+            **self._figures,
+            **self._described,
+            "flops": str(self._flops),
+            "last_loss": self._last_loss,
+            "status": status,
+            "reason": reason,
+            "updated_unix_ns": time.time_ns(),
+            "ended_unix_ns": None if status == "running" else time.time_ns(),
+        }
+        self._sent = now
+        self._in_flight = self.books.write(lambda c: self._write(c, values, changes, totals))
+        return self._in_flight
+
+    def _write(
+        self,
+        connection: Connection,
+        values: dict[str, object],
+        changes: dict[CostKind, Amount],
+        totals: dict[CostKind, Amount],
+    ) -> None:
+        """One transaction: the run's row, its costs by kind, and the postings of what is new."""
+        method = self.meter.method
+        connection.execute(update(runs).where(runs.c.id == self.run_id).values(**values))
+        connection.execute(delete(run_costs).where(run_costs.c.run_id == self.run_id))
+        connection.execute(
+            insert(run_costs),
+            [
+                {
+                    "run_id": self.run_id,
+                    "kind": kind,
+                    "wall_ns": amount.wall_ns,
+                    "energy_uj": amount.energy_uj,
+                    "energy_method": method if amount.energy_uj is not None else None,
+                    "cost_nusd": amount.cost_nusd,
+                }
+                for kind, amount in sorted(totals.items())
+            ],
+        )
+        lines = [
+            ("training" if kind == "step" else "training overhead", amount)
+            for kind, amount in changes.items()
+        ]
+        post(connection, "training", self.run_id, self.rate_id, lines, method=method)

@@ -1,0 +1,1 @@
+"""The one decoder, its families as data, and model folders: read, checked, written."""

@@ -1,0 +1,301 @@
+"""A model on disk: a Hugging Face folder or a GGUF file, opened with everything checked and nothing executed.
+
+In: a path.  Out: a `ModelFolder`: shape, tokenizer, and tensors under our names, read one at a time.
+Only safetensors, JSON and text are read; code and pickles that lie beside them are never touched.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tuition.core.errors import ModelError
+from tuition.model.digest import weights_digest
+from tuition.model.families import Family, shape_from_config
+from tuition.model.fields import Fields
+from tuition.model.gguf_file import GgufFile
+from tuition.model.gguf_model import GgufModel, QuantisedRows, is_gguf
+from tuition.model.mapped import MappedFile, inside
+from tuition.model.names import hugging_face_name
+from tuition.model.safetensors_file import SafetensorsFile
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.gguf import gguf_tokenizer
+from tuition.tokenizer.tokenizer import Tokenizer
+
+MANIFEST = "tuition.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_READ_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model"}
+_UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz",
+                    ".h5", ".msgpack", ".distcp", ".metadata", ".onnx", ".yaml", ".yml"}  # fmt: skip
+_DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+"""Tensors of old checkpoints that follow from the config and are not needed."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """An opened model. Tensors are read when asked for;
+    they are views of mapped files where that is possible.
+    """
+
+    path: Path
+    family: Family
+    shape: ModelShape
+    manifest: Mapping[str, Any] | None
+    """`tuition.json`: lineage, digests, bill; None for models of others."""
+    generation_stop_ids: tuple[int, ...]
+    """Token ids that end a reply, as the model's own files name them."""
+    format: str
+    """For people: `safetensors BF16`, `gguf Q4_1`."""
+    num_bytes: int
+    """Size of the weight files."""
+    read_tensor: Callable[[str], Tensor] = field(repr=False)
+    read_tokenizer: Callable[[], Tokenizer] = field(repr=False)
+    read_rows: Callable[[str], QuantisedRows] | None = field(default=None, repr=False)
+    """GGUF only: a tensor as raw blocks."""
+
+    @property
+    def tensor_names(self) -> tuple[str, ...]:
+        """Our names, in the order of the network."""
+        return tuple(self.shape.tensor_shapes())
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor under our name, in the type it is kept in (float32 where it was quantised)."""
+        return self.read_tensor(name)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor, one at a time."""
+        for name in self.tensor_names:
+            yield name, self.read_tensor(name)
+
+    def quantised_rows(self, name: str) -> QuantisedRows | None:
+        """A tensor's raw blocks, rows in our order, for runners that compute with them;
+        None unless it is GGUF.
+        """
+        return None if self.read_rows is None else self.read_rows(name)
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises: ModelError, or what the tokenizer room raises for damaged files."""
+        return self.read_tokenizer()
+
+    def digest(self) -> str:
+        """SHA-256 of the weights (see model/digest); reads all of them."""
+        return weights_digest(self.tensors())
+
+
+def open_model(path: Path | str, *, verify: bool = True) -> ModelFolder:
+    """Open a Hugging Face folder or a GGUF file.
+
+    `verify` checks every file against the digests in `tuition.json`, when there is one.
+    Raises: ModelError for what is missing, damaged, changed since it was published, or of an unknown kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            ggufs = sorted(path.glob("*.gguf"))
+            if len(ggufs) == 1:
+                return _open_file(inside(path, ggufs[0].name))
+        return _open_folder(path, verify)
+    if path.exists():
+        return _open_file(path)
+    raise ModelError(
+        path, "does not exist", way_out="check the path, or list names with: tuition models list"
+    )
+
+
+def _open_file(path: Path) -> ModelFolder:
+    if not is_gguf(path):
+        suffix = path.suffix.lower()
+        if suffix in _UNSAFE_SUFFIXES:
+            raise _unsafe(path)
+        way_out = "give the folder that holds it" if suffix == ".safetensors" else "give a model folder"
+        raise ModelError(path, "is neither a model folder nor a GGUF file", way_out=way_out)
+    model = GgufModel(GgufFile(MappedFile(path)))
+    return ModelFolder(
+        path=path,
+        family=model.family,
+        shape=model.shape,
+        manifest=None,
+        generation_stop_ids=model.stop_ids,
+        format=f"gguf {model.types}",
+        num_bytes=model.file.file.size,
+        read_tensor=model.tensor,
+        read_tokenizer=lambda: gguf_tokenizer(model.file.metadata, str(path)),
+        read_rows=model.quantised_rows,
+    )
+
+
+def _open_folder(folder: Path, verify: bool) -> ModelFolder:
+    if not (folder / "config.json").exists():
+        _refuse_unsafe(folder)
+        raise ModelError(
+            folder, "has no config.json", way_out="give a Hugging Face model folder or a GGUF file"
+        )
+    files: dict[str, MappedFile] = {}
+
+    def mapped(name: str) -> MappedFile:
+        if name not in files:
+            files[name] = MappedFile(inside(folder, name))
+        return files[name]
+
+    manifest = mapped(MANIFEST).json_object() if (folder / MANIFEST).exists() else None
+    if manifest is not None and verify:
+        _verify(folder, manifest, mapped)
+    config = mapped("config.json").json_object()
+    family, shape = shape_from_config(config, folder / "config.json")
+    shards = _shards(folder, mapped)
+    places = _check_tensors(folder, shape, shards)
+
+    def read_tensor(name: str) -> Tensor:
+        return places[name].tensor(hugging_face_name(name))
+
+    def read_tokenizer() -> Tokenizer:
+        tokenizer = Tokenizer.load(folder)
+        if (
+            manifest is not None and verify
+        ):  # it read the files under their names: they must still be the same
+            _verify(folder, manifest, lambda name: MappedFile(inside(folder, name)), weights=False)
+        return tokenizer
+
+    has_generation = (folder / "generation_config.json").exists()
+    generation = mapped("generation_config.json").json_object() if has_generation else {}
+    stop_ids = Fields(folder / "generation_config.json", generation).token_ids("eos_token_id")
+    stop_ids = stop_ids or Fields(folder / "config.json", config).token_ids("eos_token_id")
+    types = sorted({place.entries[hugging_face_name(name)].dtype for name, place in places.items()})
+    return ModelFolder(
+        path=folder,
+        family=family,
+        shape=shape,
+        manifest=manifest,
+        generation_stop_ids=stop_ids,
+        format="safetensors " + "/".join(types),
+        num_bytes=sum(shard.file.size for shard in shards.values()),
+        read_tensor=read_tensor,
+        read_tokenizer=read_tokenizer,
+    )
+
+
+def _verify(
+    folder: Path, manifest: Mapping[str, Any], mapped: Callable[[str], MappedFile], weights: bool = True
+) -> None:
+    """Every file as it was published, and no file beside them that we would read."""
+    listed = manifest.get("files")
+    if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
+        raise ModelError(folder / MANIFEST, "lists no digests of files", way_out="publish the model again")
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _READ_SUFFIXES and path.name != MANIFEST and path.name not in listed:
+            raise ModelError(
+                path, f"is not listed in {MANIFEST}", way_out="remove it, or publish the model again"
+            )
+    for name, digest in listed.items():
+        if not weights and name.endswith(".safetensors"):
+            continue
+        if not (folder / name).exists():
+            raise ModelError(
+                folder / name, f"is listed in {MANIFEST} and missing", way_out="restore the file"
+            )
+        found = mapped(name).digest()
+        if found != digest:
+            raise ModelError(
+                folder / name,
+                f"was changed after the model was published (SHA-256 {found[:12]}..., "
+                f"{MANIFEST} says {digest[:12]}...)",
+                way_out="restore the file, or publish the model again",
+            )
+
+
+def _shards(folder: Path, mapped: Callable[[str], MappedFile]) -> dict[str, SafetensorsFile]:
+    """The weight files by name, each opened once.
+
+    With an index, files and index must name the same tensors.
+    """
+    if (folder / INDEX).exists():
+        weight_map = mapped(INDEX).json_object().get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ModelError(folder / INDEX, "has no weight_map of names", way_out="fetch the file again")
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if not name.endswith(".safetensors"):
+                raise ModelError(
+                    folder / INDEX, f"names {name[:120]!r}", way_out="only .safetensors files are read"
+                )
+        shards = {name: SafetensorsFile(mapped(name)) for name in names}
+        for tensor, name in weight_map.items():
+            if tensor not in shards[name].entries:
+                raise ModelError(
+                    folder / name,
+                    f"lacks tensor {tensor[:120]!r} that the index puts there",
+                    way_out="fetch it again",
+                )
+        for name, shard in shards.items():
+            for tensor in shard.entries:
+                if weight_map.get(tensor) != name:
+                    raise ModelError(
+                        folder / name,
+                        f"holds tensor {tensor[:120]!r}, which the index does not put there",
+                        way_out="fetch the folder again",
+                    )
+        return shards
+    if (folder / WEIGHTS).exists():
+        return {WEIGHTS: SafetensorsFile(mapped(WEIGHTS))}
+    _refuse_unsafe(folder)
+    raise ModelError(folder, f"has no {WEIGHTS} and no {INDEX}", way_out="fetch the weights as safetensors")
+
+
+def _check_tensors(
+    folder: Path, shape: ModelShape, shards: Mapping[str, SafetensorsFile]
+) -> dict[str, SafetensorsFile]:
+    """Where each of our tensors lies; exactly the tensors of the shape must be there."""
+    found = {tensor: shard for shard in shards.values() for tensor in shard.entries}
+    places: dict[str, SafetensorsFile] = {}
+    for name, wanted in shape.tensor_shapes().items():
+        theirs = hugging_face_name(name)
+        if theirs not in found:
+            raise ModelError(folder, f"tensor {theirs!r} is missing", way_out="fetch the folder again")
+        got = found[theirs].entries[theirs].shape
+        if got != wanted:
+            raise ModelError(
+                folder,
+                f"tensor {theirs!r} has shape {got}, config.json says {wanted}",
+                way_out="fetch the folder again",
+            )
+        places[name] = found.pop(theirs)
+    if shape.tied_head and "lm_head.weight" in found:  # some writers store the tied head a second time
+        if (
+            not found["lm_head.weight"]
+            .tensor("lm_head.weight")
+            .equal(places["embedding.weight"].tensor("model.embed_tokens.weight"))
+        ):
+            raise ModelError(
+                folder,
+                "the head is tied and yet stored with other values",
+                way_out="correct tie_word_embeddings",
+            )
+        del found["lm_head.weight"]
+    extra = sorted(tensor for tensor in found if not _DERIVED.fullmatch(tensor))
+    if extra:
+        raise ModelError(
+            folder,
+            f"{len(extra)} tensors have no place in a model of this config, {extra[0][:120]!r} for one",
+            way_out="use the folder of a plain causal language model",
+        )
+    return places
+
+
+def _refuse_unsafe(folder: Path) -> None:
+    """Where there is nothing but weights that would have to be executed to be read, say so by name."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _UNSAFE_SUFFIXES:
+            raise _unsafe(path)
+
+
+def _unsafe(path: Path) -> ModelError:
+    return ModelError(
+        path,
+        f"is a {path.suffix} file, a kind that can run code when it is loaded, and is never opened",
+        way_out="convert it to safetensors where it came from",
+    )

@@ -1,0 +1,184 @@
+"""Number formats of quantised weights: groups, scales and rounding rules, in this one place.
+
+In: a weight matrix (rows, columns) as float32.  Out: `Quantised`, integers with float16 scales; and back.
+The formats are those of GGUF's Q8_0, Q4_0 and Q4_1, so that weights which were stored in one of these come
+back exactly. How the integers are laid out for a processor is the runner's business (kernels/src/layout.hpp).
+Source of the formats: ggml-quants.c of ggml (block_q8_0, block_q4_0, block_q4_1).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuition.core.errors import ShapeError
+
+IntegerFormat = Literal["int8", "int4", "int4min"]
+Rule = Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+"""Groups (rows, groups, GROUP) -> integers of that shape, scales and minima (rows, groups, 1) float16."""
+
+GROUP = 32
+"""Neighbouring columns of a row that share a scale."""
+
+BITS = {"int8": 8.5, "int4": 4.5, "int4min": 5.0}
+"""Bits per weight, scales included."""
+
+_CHUNK = 2**18
+"""Weights quantised at a time, so that what is tried stays in the processor's cache."""
+
+_SHRINK = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
+"""Scales tried for four bits, relative to the one that clips nothing: clipping the largest weight of a group
+a little often costs less than the coarser steps that it forces on the others."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A weight matrix as integers. What a weight is worth:
+
+    int8: scale * q, with q in -127..127.  int4: scale * (q - 8), with q in 0..15.
+    int4min: scale * q + minimum, with q in 0..15.
+    """
+
+    format: IntegerFormat
+    q: np.ndarray
+    """(rows, columns) int8"""
+    scales: np.ndarray
+    """(rows, groups) float16"""
+    minima: np.ndarray | None
+    """(rows, groups) float16 for int4min, else None"""
+
+
+def quantize(weight: Tensor, format: IntegerFormat) -> Quantised:
+    """Round a (rows, columns) matrix of any float type; the last group may be shorter. Raises: ShapeError."""
+    if weight.dim() != 2 or 0 in weight.shape:
+        raise ShapeError("quantize", wanted="a matrix (rows, columns)", got=tuple(weight.shape))
+    rule = {"int8": _round_int8, "int4": _round_int4, "int4min": _round_int4min}[format]
+    step = max(1, _CHUNK // weight.shape[1])
+    parts = [_quantize_rows(rows.float(), rule) for rows in weight.detach().split(step)]
+    q, scales = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    minima = [part[2] for part in parts if part[2] is not None]
+    return Quantised(format, q, scales, np.concatenate(minima) if minima else None)
+
+
+def dequantize(quantised: Quantised) -> Tensor:
+    """The weights that the integers stand for, (rows, columns) float32."""
+    columns = quantised.q.shape[1]
+    q = torch.from_numpy(quantised.q).float()  # (rows, columns)
+    scales = _spread(quantised.scales, columns)
+    if quantised.format == "int8":
+        return q * scales
+    if quantised.minima is None:
+        return (q - 8) * scales
+    return q * scales + _spread(quantised.minima, columns)
+
+
+def from_blocks(type_name: str, rows: np.ndarray) -> Quantised | None:
+    """Raw GGUF blocks, (rows, bytes per row) uint8, without any rounding; None for types of another kind.
+
+    Q4_0 and Q4_1 keep column i of a group in the low and column i + 16 in the high nibble of byte i.
+    """
+    if type_name == "Q8_0":
+        blocks = rows.reshape(len(rows), -1, 34)
+        scales, q = blocks[:, :, :2], blocks[:, :, 2:].view(np.int8)
+        if (q == -128).any():  # no writer makes it; the symmetric format has no place for it
+            return None
+        return Quantised("int8", q.reshape(len(rows), -1).copy(), _halves(scales), None)
+    if type_name == "Q4_0":
+        blocks = rows.reshape(len(rows), -1, 18)
+        return Quantised("int4", _nibbles(blocks[:, :, 2:]), _halves(blocks[:, :, :2]), None)
+    if type_name == "Q4_1":
+        blocks = rows.reshape(len(rows), -1, 20)
+        scales, minima = _halves(blocks[:, :, :2]), _halves(blocks[:, :, 2:4])
+        return Quantised("int4min", _nibbles(blocks[:, :, 4:]), scales, minima)
+    return None
+
+
+def _halves(raw: np.ndarray) -> np.ndarray:
+    """(rows, groups, 2) bytes -> (rows, groups) float16"""
+    return np.ascontiguousarray(raw).view(np.dtype("<f2"))[:, :, 0]
+
+
+def _nibbles(packed: np.ndarray) -> np.ndarray:
+    """(rows, groups, 16) bytes -> (rows, 32 groups) int8"""
+    low, high = packed & 15, packed >> 4
+    return np.concatenate((low, high), axis=2).reshape(len(packed), -1).view(np.int8)
+
+
+def _spread(per_group: np.ndarray, columns: int) -> Tensor:
+    """(rows, groups) float16 -> (rows, columns) float32"""
+    return torch.from_numpy(per_group).float().repeat_interleave(GROUP, dim=1)[:, :columns]
+
+
+def _quantize_rows(weight: Tensor, rule: Rule) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    rows, columns = weight.shape
+    if short := -columns % GROUP:  # the last weight again: it does not change the range of its group
+        weight = torch.cat((weight, weight[:, -1:].expand(rows, short)), dim=1)
+    groups = weight.reshape(rows, -1, GROUP)
+    q, scales, minima = rule(groups)
+    q = q.reshape(rows, -1)[:, :columns].to(torch.int8).contiguous().numpy()
+    return q, scales.squeeze(-1).numpy(), None if minima is None else minima.squeeze(-1).numpy()
+
+
+def _half(values: Tensor) -> Tensor:
+    """As float16, kept finite."""
+    return values.clamp(-65504, 65504).half()
+
+
+def _inverse(scales: Tensor) -> Tensor:
+    """1 / scale, and 0 where the scale is 0."""
+    return torch.where(scales == 0, 0, 1 / scales)
+
+
+def _round_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:
+    scales = _half(groups.abs().amax(-1, keepdim=True) / 127)  # (rows, groups, 1)
+    return (groups * _inverse(scales.float())).round().clamp(-127, 127), scales, None
+
+
+def _round_int4(groups: Tensor) -> tuple[Tensor, Tensor, None]:
+    """The scale with the least error among a few candidates and the least-squares one for the best of them.
+
+    The largest weight maps to -8, whatever its sign, since the integers reach further down than up.
+    """
+    extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8  # (rows, groups, 1)
+
+    def attempt(scales: Tensor) -> tuple[Tensor, Tensor]:
+        q = (groups * _inverse(scales)).round_().add_(8).clamp_(0, 15)
+        return q, ((q - 8) * scales).sub_(groups).square_().sum(-1, keepdim=True)
+
+    best, least = _half(extreme), torch.full_like(extreme, torch.inf)
+    for shrink in _SHRINK:
+        scales = _half(extreme * shrink)
+        error = attempt(scales.float())[1]
+        best, least = torch.where(error < least, scales, best), torch.minimum(error, least)
+    q = attempt(best.float())[0] - 8
+    fitted = _half((q * groups).sum(-1, keepdim=True) * _inverse(q.square().sum(-1, keepdim=True)))
+    best = torch.where(attempt(fitted.float())[1] < least, fitted, best)
+    return attempt(best.float())[0], best, None
+
+
+def _round_int4min(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The pair with the least error among a few candidates and the least-squares pair of the best."""
+    low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+
+    def attempt(scales: Tensor, minima: Tensor) -> tuple[Tensor, Tensor]:
+        q = ((groups - minima) * _inverse(scales)).round_().clamp_(0, 15)
+        return q, (q * scales + minima).sub_(groups).square_().sum(-1, keepdim=True)
+
+    best, base, least = _half((high - low) / 15), _half(low), torch.full_like(low, torch.inf)
+    for shrink in _SHRINK:
+        rest = (1 - shrink) / 2 * (high - low)
+        scales, minima = _half(shrink * (high - low) / 15), _half(low + rest)
+        error = attempt(scales.float(), minima.float())[1]
+        best, base = torch.where(error < least, scales, best), torch.where(error < least, minima, base)
+        least = torch.minimum(error, least)
+    q = attempt(best.float(), base.float())[0]
+    mean_q, mean = q.mean(-1, keepdim=True), groups.mean(-1, keepdim=True)
+    spread = (q - mean_q).square().sum(-1, keepdim=True)
+    slope = ((q - mean_q) * (groups - mean)).sum(-1, keepdim=True) * _inverse(spread)
+    fitted, fitted_base = _half(slope), _half(mean - slope * mean_q)
+    better = attempt(fitted.float(), fitted_base.float())[1] < least
+    best, base = torch.where(better, fitted, best), torch.where(better, fitted_base, base)
+    return attempt(best.float(), base.float())[0], best, base

@@ -1,0 +1,122 @@
+"""Write a model as a Hugging Face folder that transformers, vLLM and llama.cpp's converter open without our
+help.
+
+In: a decoder or tensors under our names, and a tokenizer.  Out: config.json, generation_config.json,
+safetensors (in shards when large), the tokenizer's files, and `tuition.json` with the digest of each of them.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tuition.core.durable import file_digest, publish_folder, write_json
+from tuition.core.errors import ModelError, ShapeError
+from tuition.model.decoder import Decoder
+from tuition.model.digest import weights_digest
+from tuition.model.families import choose_family, config_from_shape, family_named
+from tuition.model.folder import INDEX, MANIFEST, WEIGHTS
+from tuition.model.names import hugging_face_name
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.tokenizer import Tokenizer
+
+SavedType = Literal["float32", "bfloat16", "float16"]
+_DTYPES: dict[SavedType, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+MANIFEST_FORMAT = 1
+
+
+def save_model(
+    folder: Path,
+    weights: Decoder | Mapping[str, Tensor],
+    shape: ModelShape,
+    tokenizer: Tokenizer | None,
+    manifest: Mapping[str, Any] | None = None,
+    *,
+    family: str | None = None,
+    dtype: SavedType = "bfloat16",
+    max_shard_bytes: int = 4 * 2**30,
+) -> Path:
+    """Publish `folder` in one durable step; it must not exist yet.
+
+    `manifest` is lineage, plain JSON, kept in `tuition.json` beside the digests. `family` None takes the
+    first that can express the shape. Raises: ShapeError when names or shapes are not those of `shape`, or
+    the family cannot say them; ModelError when the folder exists.
+    """
+    if folder.exists():
+        raise ModelError(folder, "exists already", way_out="choose another name or remove it first")
+    tensors = weights.state_dict() if isinstance(weights, Decoder) else weights
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != shape.tensor_shapes():
+        wrong = sorted(set(found.items()) ^ set(shape.tensor_shapes().items()))
+        raise ShapeError("save_model", wanted="exactly the tensors of the shape", got=wrong[:4])
+    chosen = choose_family(shape) if family is None else family_named(family)
+    config = config_from_shape(shape, chosen)
+    config |= {"bos_token_id": None, "eos_token_id": None, "torch_dtype": dtype}
+    if tokenizer is not None:
+        stops = list(tokenizer.eos_ids)
+        config["bos_token_id"] = tokenizer.bos_id
+        config["eos_token_id"] = stops[0] if len(stops) == 1 else stops or None
+    generation = {"bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_id"]}
+
+    def fill(staging: Path) -> None:
+        digest = weights_digest(
+            (name, tensor.to(_DTYPES[dtype]) if tensor.dtype != _DTYPES[dtype] else tensor)
+            for name, tensor in tensors.items()
+        )
+        _write_weights(staging, tensors, _DTYPES[dtype], max_shard_bytes)
+        write_json(staging / "config.json", config)
+        write_json(staging / "generation_config.json", generation)
+        if tokenizer is not None:
+            tokenizer.save(staging)
+        write_manifest(staging, manifest or {}, digest)
+
+    return publish_folder(folder, fill)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> None:
+    """Write `tuition.json` beside the files that are there:
+    what came in, the digest of the weights and of each file.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
+    table = {**manifest, "format": MANIFEST_FORMAT, "weights_digest": digest, "files": files}
+    write_json(folder / MANIFEST, table)
+
+
+def _write_weights(
+    folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, max_shard_bytes: int
+) -> None:
+    """One file, or shards with an index when the tensors are larger than `max_shard_bytes` together."""
+    shards = list(_split(tensors, dtype.itemsize, max_shard_bytes))
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        shard = {
+            hugging_face_name(ours): tensors[ours].detach().to("cpu", dtype).contiguous() for ours in names
+        }
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, name)
+    if len(shards) > 1:
+        total = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        write_json(folder / INDEX, index)
+
+
+def _split(tensors: Mapping[str, Tensor], width: int, max_shard_bytes: int) -> Iterable[list[str]]:
+    names: list[str] = []
+    held = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * width
+        if names and held + size > max_shard_bytes:
+            yield names
+            names, held = [], 0
+        names.append(name)
+        held += size
+    yield names

@@ -1,0 +1,180 @@
+"""Does it fit? Bytes for weights, for training and for the cache, held against what the machine has. No
+torch.
+
+In: a shape and a free amount of memory.  Out: numbers, or a `CapacityError` that shows both sides.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tuition.core.errors import CapacityError
+from tuition.spec.counts import kv_bytes_per_token, num_parameters
+from tuition.spec.shape import ModelShape
+
+WEIGHT_BITS: dict[str, float] = {"float32": 32.0, "bf16": 16.0, "int8": 8.5, "int4": 4.5}
+"""Bits per weight in each precision; the halves are the scales of groups of 32."""
+
+OptimizerName = Literal["adamw", "muon"]
+_OPTIMIZER_COPIES: dict[OptimizerName, int] = {"adamw": 2, "muon": 2}
+"""float32 numbers kept per weight; Muon's matrices need one, what is beside them is AdamW's."""
+
+_LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_USED_FILES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+
+
+@dataclass(frozen=True)
+class ServingMemory:
+    """What serving a model takes."""
+
+    weights: int
+    """Bytes."""
+    workspace: int
+    """Bytes of a step's activations and logits."""
+    cache: int
+    """Bytes of the blocks of keys and values."""
+    num_blocks: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.workspace + self.cache
+
+
+def available_memory(device_free: int | None = None) -> int:
+    """Bytes that can be taken now:
+    the device's free memory if given, else this machine's, limits of a container included.
+    """
+    if device_free is not None:
+        return device_free
+    free = _available_from_kernel()
+    for limit_file, used_file in zip(_LIMIT_FILES, _USED_FILES, strict=True):
+        limit, used = _number_in(limit_file), _number_in(used_file)
+        if limit is not None and used is not None and limit < 2**60:
+            free = min(free, max(limit - used, 0))
+    return free
+
+
+def _available_from_kernel() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _number_in(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def weight_bytes(shape: ModelShape, precision: str = "bf16") -> int:
+    """Bytes of all weights in a precision of `WEIGHT_BITS`; a vector's extra bits are too few to count."""
+    return math.ceil(num_parameters(shape) * WEIGHT_BITS[precision] / 8)
+
+
+def step_bytes(shape: ModelShape, token_budget: int, max_batch: int) -> int:
+    """Most bytes of float32 activations and logits alive at once in one engine step."""
+    per_token = 4 * (4 * shape.hidden_size + 2 * shape.query_size + 2 * shape.kv_size + 2 * shape.mlp_size)
+    return token_budget * per_token + 4 * max_batch * shape.vocab_size
+
+
+def training_bytes(
+    shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw"
+) -> int:
+    """Bytes that training takes: weights, gradients, optimizer and the activations kept for the backward
+    pass.
+
+    `batch_tokens`: tokens of one microbatch. Activations are float32 where autocast keeps them so, hence an
+    upper estimate; attention is counted without its scores, which are never stored.
+    """
+    weights = 4 * num_parameters(shape)
+    kept = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
+    activations = 4 * batch_tokens * kept * shape.num_layers
+    logits = 3 * 4 * batch_tokens * shape.vocab_size
+    masks = 4 * batch_tokens * seq_len
+    return weights * (2 + _OPTIMIZER_COPIES[optimizer]) + activations + logits + masks
+
+
+def require(what: str, need: int, free: int | None = None, *, way_out: str) -> None:
+    """Refuse what is larger than the memory that is free, with both numbers. Raises: CapacityError."""
+    available = available_memory(free)
+    if need > available:
+        raise CapacityError(what, need=need, free=available, unit="bytes", way_out=way_out)
+
+
+def require_model(
+    shape: ModelShape, precision: str = "bf16", free: int | None = None, name: str = "this model"
+) -> None:
+    """Refuse a model whose weights alone do not fit. Raises: CapacityError."""
+    require(
+        f"{name} in {precision}",
+        weight_bytes(shape, precision),
+        free,
+        way_out="use a smaller model, fewer bits (--precision int8 or int4), or a machine with more memory",
+    )
+
+
+def require_context(shape: ModelShape, num_tokens: int, what: str = "the prompt") -> None:
+    """Refuse more tokens than the context holds, with both numbers. Raises: CapacityError."""
+    if num_tokens > shape.context_length:
+        raise CapacityError(
+            what, need=num_tokens, free=shape.context_length, unit="tokens", way_out="shorten it"
+        )
+
+
+def block_bytes(shape: ModelShape, block_size: int, bytes_per_value: int = 2) -> int:
+    """Bytes of one cache block: `block_size` positions in every layer."""
+    return block_size * kv_bytes_per_token(shape, bytes_per_value)
+
+
+def cache_blocks(
+    shape: ModelShape,
+    *,
+    block_size: int,
+    max_batch: int,
+    token_budget: int,
+    precision: str = "bf16",
+    bytes_per_value: int = 2,
+    free: int | None = None,
+    limit: int | None = None,
+    weights_loaded: bool = False,
+    reserve: float = 0.5,
+) -> ServingMemory:
+    """How many cache blocks there is room for, beside weights and a step's workspace.
+
+    `free`: bytes that can be taken (None: asked of the machine). `limit`: most bytes for the cache; None for
+    what is left after a share of `reserve` is kept for everything else (main memory is shared with
+    training, the page cache and other programs; a GPU's can be used further). `weights_loaded`: the weights
+    are in memory already, so `free` is without them. Never more blocks than `max_batch` full contexts fill.
+    Raises: CapacityError if not even one full context fits, or one step's worth where a limit says so.
+    """
+    available = available_memory(free)
+    weights = weight_bytes(shape, precision)
+    workspace = step_bytes(shape, token_budget, max_batch)
+    taken = workspace if weights_loaded else weights + workspace
+    one = block_bytes(shape, block_size, bytes_per_value)
+    context_blocks = math.ceil(shape.context_length / block_size)
+    room = available - taken
+    if limit is None:
+        room -= int(available * reserve)
+    else:
+        if limit > room:
+            raise CapacityError(
+                "the cache asked for, beside the weights", need=limit, free=max(room, 0), unit="bytes",
+                way_out="lower cache_bytes or use fewer bits per weight",
+            )  # fmt: skip
+        room = limit
+    num_blocks = min(room // one, max_batch * context_blocks)
+    if num_blocks < context_blocks:
+        raise CapacityError(
+            f"a cache for one context of {shape.context_length:,} tokens", need=context_blocks * one,
+            free=max(room, 0), unit="bytes",
+            way_out="raise cache_bytes, use fewer bits per weight, or a model with a shorter context",
+        )  # fmt: skip
+    return ServingMemory(weights=weights, workspace=workspace, cache=num_blocks * one, num_blocks=num_blocks)

@@ -1,0 +1,45 @@
+"""Copy a model of others into the workspace: its weights, settings and texts;
+nothing else, and no way out.
+"""
+
+import shutil
+from pathlib import Path
+
+from tuition.core.errors import ModelError
+
+_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".gguf", ".md"}
+_NAMES = ("LICENSE", "NOTICE")
+
+
+def files_of(source: Path) -> list[Path]:
+    """The files that belong to the model: the file itself, or what may be read of a folder.
+
+    Code and pickles that lie beside them are left behind. Raises: ModelError for links that lead out of the
+    folder (a snapshot of the Hugging Face cache may link into its own `blobs`), and for what holds no model.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise ModelError(source, "does not exist", way_out="check the path")
+    root = source.resolve()
+    roots = [root, *([root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [])]
+    found = []
+    for path in sorted(source.iterdir()):
+        if path.suffix.lower() not in _SUFFIXES and not path.name.startswith(_NAMES):
+            continue
+        target = path.resolve()
+        if not any(target.is_relative_to(allowed) for allowed in roots):
+            raise ModelError(
+                path, "is a link that leads out of the folder", way_out="replace it by the file itself"
+            )
+        if target.is_file():
+            found.append(path)
+    if not any(path.suffix.lower() in (".safetensors", ".gguf") for path in found):
+        raise ModelError(source, "holds no .safetensors and no .gguf file", way_out="give a model folder")
+    return found
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy the files of `source` into the folder `target`, which exists."""
+    for path in files_of(source):
+        shutil.copyfile(path, target / path.name)

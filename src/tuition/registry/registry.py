@@ -1,0 +1,260 @@
+"""The models of a workspace by name and version. Rows live in the books, folders in `workspace.models`.
+
+A folder is complete and durable before its row is written; a row is marked removed before its folder goes.
+So a crash leaves at most a folder that no row names, never a row without its folder.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Row, func, insert, select, update
+
+from tuition.books.books import Books
+from tuition.books.schema import evaluations, models
+from tuition.core.durable import publish_folder
+from tuition.core.errors import ModelError, NotFoundError
+from tuition.core.workspace import Workspace
+from tuition.registry.copying import copy_model, files_of
+from tuition.registry.lineage import Lineage
+from tuition.registry.names import check_name, parse_reference
+
+_MANIFEST = "tuition.json"
+_ATTEMPTS = 20
+"""Two processes that publish under one name at once take different versions;
+more than this many is a defect.
+"""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a named model."""
+
+    name: str
+    version: int
+    """Counted from 1 within a name; never used twice, not even after removal."""
+    path: Path
+    """Folder, or GGUF file."""
+    digest: str
+    """SHA-256 of its weights, see model/digest."""
+    created_unix_ns: int
+    lineage: Lineage
+    owned: bool
+    """The files are inside the workspace and go when the version is removed."""
+
+    @property
+    def reference(self) -> str:
+        """`name@version`"""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measured score of a version."""
+
+    task: str
+    mean: float
+    stderr: float | None
+    num_items: int
+    unit: str
+    corpus_digest: str | None = None
+    run_id: str | None = None
+    created_unix_ns: int = 0
+    """Set when it is recorded."""
+
+
+class Registry:
+    """See the module."""
+
+    def __init__(self, workspace: Workspace, books: Books) -> None:
+        self.workspace, self.books = workspace, books
+
+    def publish(self, name: str, write: Callable[[Path], object], lineage: Lineage | None = None) -> Version:
+        """Let `write` make the next version's folder, then register it.
+
+        `write` gets a path that does not exist and must leave a whole folder with `tuition.json` there in one
+        step, as `model.save.save_model` does. Raises: SettingsError for the name; whatever `write` raises.
+        """
+        with self._next_version(check_name(name)) as folder:
+            write(folder)
+            try:
+                digest = str(json.loads((folder / _MANIFEST).read_bytes())["weights_digest"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ModelError(
+                    folder, f"has no {_MANIFEST} with a digest", way_out="write it with save_model"
+                ) from error
+            return self._register(name, folder, folder, digest, lineage or Lineage(), owned=True)
+
+    def add(
+        self, name: str, source: Path, *, digest: str, lineage: Lineage | None = None, link: bool = False
+    ) -> Version:
+        """Register a model that exists: a Hugging Face folder or a GGUF file.
+
+        `digest`: of its weights (`open_model(source).digest()`, which also checks the files). `link`: leave
+        the files where they are; else they are copied into the workspace.
+        Raises: SettingsError for the name; ModelError when there is no model at `source`.
+        """
+        check_name(name)
+        source = source.expanduser().absolute()
+        files = files_of(source)
+        lineage = lineage or Lineage(source=str(source))
+        with self._next_version(name) as folder:
+            if link:
+                return self._register(name, folder, source, digest, lineage, owned=False)
+            publish_folder(folder, lambda staging: copy_model(source, staging))
+            path = folder / files[0].name if source.is_file() else folder
+            return self._register(name, folder, path, digest, lineage, owned=True)
+
+    def list(self) -> tuple[Version, ...]:
+        """Every version, by name and then the latest first."""
+        query = select(models).where(models.c.removed_unix_ns.is_(None))
+        query = query.order_by(models.c.name, models.c.version.desc())
+        rows = self.books.read(lambda connection: connection.execute(query).all())
+        return tuple(_version(row) for row in rows)
+
+    def get(self, reference: str) -> Version:
+        """`name` (its latest version) or `name@version`. Raises: NotFoundError, with the names that exist."""
+        parsed = parse_reference(reference)
+        if parsed is not None:
+            query = select(models).where(models.c.removed_unix_ns.is_(None), models.c.name == parsed.name)
+            if parsed.version is not None:
+                query = query.where(models.c.version == parsed.version)
+            query = query.order_by(models.c.version.desc()).limit(1)
+            row = self.books.read(lambda connection: connection.execute(query).first())
+            if row is not None:
+                return _version(row)
+        raise NotFoundError("model", reference[:120], self._known(parsed.name if parsed else None))
+
+    def resolve(self, name_or_path: str | Path) -> Path:
+        """The path of a registered model, or `name_or_path` itself where it is a path that exists.
+
+        A name wins over a file of the same name; a separator makes it a path. For people at a command line
+        only: what comes over the network goes through `get`. Raises: NotFoundError.
+        """
+        text = str(name_or_path)
+        if parse_reference(text) is not None:
+            try:
+                return self.get(text).path
+            except NotFoundError:
+                if not Path(text).exists():
+                    raise
+        path = Path(text).expanduser()
+        if path.exists():
+            return path
+        raise NotFoundError("model or path", text[:200], self._known(None))
+
+    def remove(self, reference: str) -> tuple[Version, ...]:
+        """Remove `name@version`, or with `name` alone every version of it; bills stay readable.
+
+        Files inside the workspace are deleted, linked ones stay. Returns what was removed. Raises:
+        NotFoundError.
+        """
+        found = self.get(reference)
+        parsed = parse_reference(reference)
+        every = parsed is not None and parsed.version is None
+        gone = [
+            version
+            for version in self.list()
+            if version.name == found.name and (every or version.version == found.version)
+        ]
+        now = time.time_ns()
+        numbers = [version.version for version in gone]
+        marked = (
+            update(models)
+            .where(models.c.name == found.name, models.c.version.in_(numbers))
+            .values(removed_unix_ns=now)
+        )
+        self.books.write_now(lambda connection: connection.execute(marked).rowcount)
+        for version in gone:
+            self._delete_files(version)
+        return tuple(gone)
+
+    def record_evaluation(self, version: Version, evaluation: Evaluation) -> None:
+        """Keep a score of a version, durably."""
+        values = {**vars(evaluation), "created_unix_ns": time.time_ns()}
+        row = insert(evaluations).values(model=version.name, version=version.version, **values)
+        self.books.write_now(lambda connection: connection.execute(row).rowcount)
+
+    def evaluations(self, version: Version) -> tuple[Evaluation, ...]:
+        """Scores of a version, the latest first."""
+        columns = [evaluations.c[name] for name in Evaluation.__dataclass_fields__]
+        query = (
+            select(*columns)
+            .where(evaluations.c.model == version.name, evaluations.c.version == version.version)
+            .order_by(evaluations.c.created_unix_ns.desc())
+        )
+        rows = self.books.read(lambda connection: connection.execute(query).all())
+        return tuple(Evaluation(*row) for row in rows)
+
+    def _known(self, name: str | None) -> tuple[str, ...]:
+        """Names for an error; with versions where the name exists and the version does not."""
+        found = self.list()
+        if any(version.name == name for version in found):
+            return tuple(version.reference for version in found if version.name == name)
+        return tuple(sorted({version.name for version in found}))
+
+    @contextmanager
+    def _next_version(self, name: str) -> Iterator[Path]:
+        """The folder of the next version, reserved while inside: no row, folder or other process has its
+        number."""
+        query = select(func.max(models.c.version)).where(models.c.name == name)
+        highest = self.books.read(lambda connection: connection.execute(query).scalar()) or 0
+        parent = self.workspace.models / name
+        parent.mkdir(parents=True, exist_ok=True)
+        numbers = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
+        number = max([highest, *numbers])
+        while True:
+            number += 1
+            reservation = parent / f".{number}.tmp"  # swept by remove_strays if we die here
+            try:
+                os.close(os.open(reservation, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            break
+        try:
+            yield parent / str(number)
+        finally:
+            reservation.unlink(missing_ok=True)
+
+    def _register(
+        self, name: str, folder: Path, path: Path, digest: str, lineage: Lineage, owned: bool
+    ) -> Version:
+        """Write the row of the version that `folder` stands for."""
+        row = insert(models).values(
+            name=name,
+            version=int(folder.name),
+            path=str(path),
+            digest=digest,
+            created_unix_ns=time.time_ns(),
+            lineage_json=lineage.to_json(),
+            owned=owned,
+        )
+        return _version(
+            self.books.write_now(lambda connection: connection.execute(row.returning(models)).one())
+        )
+
+    def _delete_files(self, version: Version) -> None:
+        """Delete a version's own folder; nothing outside of `workspace.models` is ever touched."""
+        folder = self.workspace.models / version.name / str(version.version)
+        if version.owned and version.path.is_relative_to(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.parent.is_dir() and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+
+
+def _version(row: Row[Any]) -> Version:
+    return Version(
+        name=row.name,
+        version=row.version,
+        path=Path(row.path),
+        digest=row.digest,
+        created_unix_ns=row.created_unix_ns,
+        lineage=Lineage.from_json(row.lineage_json),
+        owned=row.owned,
+    )

@@ -1,0 +1,1 @@
+"""Where torch enters: device, threads, precision, random numbers, durable checkpoints."""

@@ -1,0 +1,115 @@
+"""The HTTP application.
+
+Endpoints, and around them access, a cap on bodies, request ids and errors in one shape.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qs
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from tuition.core.errors import SettingsError, TuitionError
+from tuition.serve.access import (
+    SESSION_COOKIE,
+    SESSION_SECONDS,
+    SIGN_IN_PATH,
+    Access,
+    AccessMiddleware,
+    sign_in_page,
+)
+from tuition.serve.billing import book_periods, keep_booking_periods, rate_of
+from tuition.serve.context import ServeContext
+from tuition.serve.errors import ApiError, as_api_error, error_response
+from tuition.serve.lookups import lookup_routes
+from tuition.serve.metrics import Metrics
+from tuition.serve.middleware import BodyCapMiddleware, RequestIdMiddleware
+from tuition.serve.routes import generating_routes
+from tuition.serve.settings import check_exposure
+
+log = logging.getLogger("tuition.serve")
+
+
+def create_app(context: ServeContext) -> FastAPI:
+    """The application over `context`. `app.state.access` is its `Access`, to which pages are made known.
+
+    Raises: SettingsError if it would be open to the network without a key, or has no model; BooksError.
+    """
+    check_exposure(context.settings, context.api_key)
+    if not context.models:
+        raise SettingsError("models", got="none", wanted="at least one model to serve")
+    for model in context.models.values():
+        rate_of(context, model)
+    metrics, access = Metrics(context), Access(context.settings, context.api_key)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        periods = asyncio.create_task(keep_booking_periods(context))
+        yield
+        periods.cancel()
+        unsettled = await context.gate.settle(context.settings.books_timeout_seconds)
+        if unsettled:
+            log.error("%d requests could not be booked before the end", unsettled)
+        try:
+            await book_periods(context)
+        except TuitionError as error:
+            log.error("idle time was not booked: %s", type(error).__name__)
+
+    app = FastAPI(title="tuition", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.access = access
+    app.add_exception_handler(ApiError, _known_error)
+    app.add_exception_handler(TuitionError, _known_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.include_router(generating_routes(context, metrics))
+    app.include_router(lookup_routes(context, metrics))
+    app.add_api_route(SIGN_IN_PATH, _sign_in, methods=["POST"], response_model=None)
+    # Added last runs first: ids and errors, then cross-origin rules, then access, then the cap on bodies.
+    app.add_middleware(BodyCapMiddleware, max_bytes=context.settings.max_body_bytes)
+    app.add_middleware(AccessMiddleware, access=access)
+    if context.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=context.settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after", "x-tuition-cost-usd", "x-tuition-energy-wh"],
+        )
+    app.add_middleware(RequestIdMiddleware, observe=metrics.observe)
+    return app
+
+
+async def _known_error(request: Request, error: Exception) -> Response:
+    return error_response(as_api_error(error, request.state.request_id))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    messages = {404: "no such path", 405: "this path does not take this method"}
+    codes = {404: "unknown_path", 405: "method_not_allowed"}
+    message = messages.get(status, "the request cannot be served")
+    headers = dict(getattr(error, "headers", None) or {})
+    return error_response(ApiError(status, message, code=codes.get(status), headers=headers))
+
+
+async def _sign_in(request: Request) -> Response:
+    """The form of the sign-in page: a right key buys a session cookie, which opens pages and nothing else."""
+    access: Access = request.app.state.access
+    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=4)
+    if not access.is_key(form.get("key", [""])[0]):
+        return sign_in_page("That key is not valid here.")
+    reply = RedirectResponse("/", status_code=303)
+    reply.set_cookie(
+        SESSION_COOKIE,
+        access.new_session(),
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return reply

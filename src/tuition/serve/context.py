@@ -1,0 +1,150 @@
+"""What the server is given.
+
+Models that run, the books, settings, the key. And the gate that closes when it stops.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tuition.books.books import Books
+from tuition.core.errors import NotFoundError
+from tuition.engine.batch import Runner
+from tuition.engine.request import Request, TokenEvent
+from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.periods import Periods
+from tuition.serve.errors import overloaded
+from tuition.serve.settings import ServeSettings, read_api_key
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.tokenizer import Tokenizer
+
+
+class EventStream(Protocol):
+    """The events of one request, as `EngineService.submit` returns them."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]: ...
+
+    def cancel(self) -> None:
+        """Stop generating within a step; the stream then ends with finish_reason `cancelled`."""
+        ...
+
+
+class Service(Protocol):
+    """What the server asks of `engine.service.EngineService`."""
+
+    def submit(self, request: Request) -> EventStream: ...
+
+    def stats(self) -> Any:
+        """Has `waiting` and `running`, numbers of sequences."""
+        ...
+
+
+@dataclass
+class ServedModel:
+    """One model that answers."""
+
+    name: str
+    version: int | None
+    service: Service
+    tokenizer: Tokenizer
+    shape: ModelShape
+    account: EngineAccount
+    weights_digest: str
+    runner: Runner | None = None
+    stop_ids: tuple[int, ...] | None = None
+    """Token ids that end a reply; the tokenizer's own when None."""
+    rate_id: int | None = None
+    """The books' row of the machine's rate; found when it is first needed."""
+    periods: Periods | None = None
+    """Idle time and overhead on their way into the books; made when first needed, one for each account."""
+    created_unix_s: int = field(default_factory=lambda: int(time.time()))
+    spent: "Spent" = field(default_factory=lambda: Spent())
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens that prompt and reply may have together."""
+        if self.runner is None:
+            return self.shape.context_length
+        return min(self.shape.context_length, self.runner.num_blocks * self.runner.block_size)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end a reply."""
+        return tuple(self.tokenizer.eos_ids) if self.stop_ids is None else self.stop_ids
+
+
+@dataclass
+class Spent:
+    """What replies of one model have cost since the server started."""
+
+    num_tokens: int = 0
+    """Prompt tokens that were computed, and generated ones."""
+    cost_nusd: int = 0
+
+    @property
+    def usd_per_token(self) -> float | None:
+        """None until something was served."""
+        return self.cost_nusd / self.num_tokens / 1e9 if self.num_tokens else None
+
+
+class Gate:
+    """Open, draining (what runs may finish, nothing new), or aborting (what runs is ended with an error)."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.aborting = False
+        self.retry_after_s = 5.0
+        self._on_abort: set[Callable[[], None]] = set()
+        self._settling: set[asyncio.Task[None]] = set()
+
+    def begin_drain(self, retry_after_s: float = 5.0) -> None:
+        """Take no new work. Safe in a signal handler."""
+        self.draining, self.retry_after_s = True, retry_after_s
+
+    def abort(self) -> None:
+        """End everything under way. Call on the server's event loop."""
+        self.draining = self.aborting = True
+        for callback in list(self._on_abort):
+            callback()
+
+    def admit(self) -> None:
+        """Raises: ApiError while draining."""
+        if self.draining:
+            raise overloaded("the server is stopping; try another one, or again later", self.retry_after_s)
+
+    def on_abort(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called on abort; returns what takes it off again."""
+        self._on_abort.add(callback)
+        return lambda: self._on_abort.discard(callback)
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Hold on to work that must end even when its client has gone: its cost is not yet in the books."""
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def settle(self, timeout_s: float) -> int:
+        """Wait until everything that was generated is billed; returns how many did not make it in time."""
+        if not self._settling:
+            return 0
+        _, pending = await asyncio.wait(set(self._settling), timeout=timeout_s)
+        return len(pending)
+
+
+@dataclass
+class ServeContext:
+    """Everything `create_app` needs. Whoever made the parts closes them."""
+
+    models: Mapping[str, ServedModel]
+    books: Books
+    settings: ServeSettings = field(default_factory=ServeSettings)
+    api_key: str | None = field(default_factory=read_api_key, repr=False)
+    gate: Gate = field(default_factory=Gate, repr=False)
+
+    def model(self, name: str) -> ServedModel:
+        """The model of that name. Raises: NotFoundError."""
+        try:
+            return self.models[name]
+        except KeyError:
+            raise NotFoundError("model", name, tuple(self.models)) from None

@@ -1,0 +1,197 @@
+"""The endpoints that make no tokens: health, models, metrics, the bill, and the tokenizer's own."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tuition.core.errors import NotFoundError, RequestError
+from tuition.ledger.amount import NOTHING
+from tuition.ledger.render import provenance
+from tuition.ledger.statements import call_receipts, statement
+from tuition.serve.body import parse_body
+from tuition.serve.context import ServeContext, ServedModel
+from tuition.serve.errors import ApiError, json_response
+from tuition.serve.metrics import Metrics
+from tuition.serve.prompts import check_token_ids
+from tuition.serve.routes import LARGE_BODY_BYTES, off_loop, read_body, wanted_text
+
+
+class Lookups:
+    """Questions about the server, its models and their bills."""
+
+    def __init__(self, context: ServeContext, metrics: Metrics) -> None:
+        self.context, self._metrics = context, metrics
+
+    async def health(self) -> Response:
+        """The process answers."""
+        return json_response({"status": "ok"})
+
+    async def ready(self) -> Response:
+        """New work is taken; 503 while the server stops or an engine has failed."""
+        failed = [
+            name
+            for name, model in self.context.models.items()
+            if getattr(model.service.stats(), "state", "running") != "running"
+        ]
+        if self.context.gate.draining or failed:
+            status = "draining" if self.context.gate.draining else "engine stopped"
+            return json_response({"status": status}, 503, {"retry-after": "5"})
+        return json_response({"status": "ready"})
+
+    async def metrics(self) -> Response:
+        """Figures for Prometheus."""
+        return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self) -> Response:
+        """GET /v1/models."""
+        data = [self._describe(model) for model in self.context.models.values()]
+        return json_response({"object": "list", "data": data})
+
+    async def model(self, model_id: str) -> Response:
+        """GET /v1/models/{id}; ids may contain slashes."""
+        return json_response(self._describe(self.context.model(model_id)))
+
+    async def digest(self, model_id: str) -> Response:
+        """GET /v1/models/{id}/digest: of the weights as this process holds them, made anew at each call.
+
+        `recorded` was made when the model was loaded; equal digests say that using it changed nothing.
+        """
+        model = self.context.model(model_id)
+        if model.runner is None:
+            raise ApiError(404, "this model has no weights in this process", code="no_weights")
+        recomputed = await asyncio.to_thread(model.runner.weights_digest)
+        return json_response({"id": model.name, "recorded": model.weights_digest, "recomputed": recomputed})
+
+    def _describe(self, model: ServedModel) -> dict[str, Any]:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": model.created_unix_s,
+            "owned_by": "tuition",
+            "context_length": model.context_length,
+            "version": model.version,
+            "weights_digest": model.weights_digest,
+            "has_chat_template": model.tokenizer.chat is not None,
+            "runner": model.runner.name if model.runner is not None else None,
+            "cost_per_token": {
+                "usd": model.spent.usd_per_token,
+                "basis": "mean of what was billed since this server started; null before the first reply",
+            },
+        }
+
+    async def bill(self, request: Request) -> Response:
+        """GET /v1/bill, of all models or of one (`?model=`): the statement as JSON."""
+        name = request.query_params.get("model")
+        if name is not None:
+            self.context.model(name)
+        sheet = await asyncio.to_thread(statement, self.context.books, name)
+        return json_response(dataclasses.asdict(sheet))
+
+    async def receipt(self, request_id: str) -> Response:
+        """GET /v1/receipts/{x-request-id}: what a call has cost, whether or not it came to its end."""
+        try:
+            found = await asyncio.to_thread(call_receipts, self.context.books, request_id)
+        except NotFoundError:
+            raise ApiError(404, "no call with this id is booked (yet)", code="receipt_not_found") from None
+        total = sum((receipt.total for receipt in found), NOTHING)
+        return json_response(
+            {
+                "id": request_id,
+                "object": "receipt",
+                "model": found[0].model,
+                "finish_reasons": [receipt.finish_reason for receipt in found],
+                "prompt_tokens": sum(receipt.prompt_tokens for receipt in found),
+                "completion_tokens": sum(receipt.generated_tokens for receipt in found),
+                "cached_tokens": sum(receipt.cached_tokens for receipt in found),
+                "cost_usd": total.usd,
+                "energy_wh": total.energy_wh,
+                "energy_method": found[0].energy_method,
+                "cost_basis": provenance(found[0].machine, "usd_per_hour"),
+            }
+        )
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize {prompt, add_special_tokens, model} -> {tokens, count}."""
+        raw = await read_body(request)
+        body = parse_body(raw)
+        model, prompt = self._model_of(body), wanted_text(body, "prompt")
+        with_specials = body.get("add_special_tokens", True)
+        if not isinstance(with_specials, bool):
+            raise RequestError("add_special_tokens", "wanted true or false")
+        add_bos = None if with_specials else False
+        tokens = await off_loop(
+            lambda: model.tokenizer.encode(prompt, add_bos=add_bos), len(raw) > LARGE_BODY_BYTES
+        )
+        reply = {"tokens": list(tokens), "count": len(tokens), "max_model_len": model.context_length}
+        return json_response(reply)
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize {tokens, model} -> {prompt}."""
+        raw = await read_body(request)
+        body = parse_body(raw)
+        model, tokens = self._model_of(body), body.get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            raise RequestError("tokens", "wanted a list of token ids")
+        check_token_ids("tokens", tokens, model)
+        prompt = await off_loop(
+            lambda: model.tokenizer.decode(tokens, skip_specials=False), len(raw) > LARGE_BODY_BYTES
+        )
+        return json_response({"prompt": prompt})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """GET /tokenizer_info: what a client needs to need no tokenizer of its own."""
+        name = request.query_params.get("model")
+        model = self._model_of({} if name is None else {"model": name})
+        tokenizer = model.tokenizer
+        return json_response(
+            {
+                "model": model.name,
+                "vocab_size": tokenizer.vocab_size,
+                "bos_token": tokenizer.bos_token,
+                "eos_token": tokenizer.eos_token,
+                "pad_token": tokenizer.eos_token,
+                "bos_token_id": tokenizer.bos_id,
+                "eos_token_id": tokenizer.eos_ids[0] if tokenizer.eos_ids else None,
+                "chat_template": tokenizer.chat.source if tokenizer.chat is not None else None,
+            }
+        )
+
+    def _model_of(self, body: dict[str, Any]) -> ServedModel:
+        """The model named in the body, else the first one."""
+        if body.get("model") is not None:
+            return self.context.model(wanted_text(body, "model"))
+        return next(iter(self.context.models.values()))
+
+    async def no_such_endpoint(self, rest: str = "") -> Response:
+        """Everything else under /v1."""
+        raise ApiError(
+            404,
+            "no such endpoint with this method; see /v1/models, /v1/chat/completions, /v1/completions",
+            code="unknown_endpoint",
+        )
+
+
+def lookup_routes(context: ServeContext, metrics: Metrics) -> APIRouter:
+    """The routes that only look something up. Registered last: the catch-all for /v1 is among them."""
+    lookups, router = Lookups(context, metrics), APIRouter()
+    every = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+    for path, endpoint, methods in (
+        ("/health", lookups.health, ["GET"]),
+        ("/ready", lookups.ready, ["GET"]),
+        ("/metrics", lookups.metrics, ["GET"]),
+        ("/v1/models", lookups.models, ["GET"]),
+        ("/v1/models/{model_id:path}/digest", lookups.digest, ["GET"]),
+        ("/v1/models/{model_id:path}", lookups.model, ["GET"]),
+        ("/v1/receipts/{request_id}", lookups.receipt, ["GET"]),
+        ("/v1/bill", lookups.bill, ["GET"]),
+        ("/tokenize", lookups.tokenize, ["POST"]),
+        ("/detokenize", lookups.detokenize, ["POST"]),
+        ("/tokenizer_info", lookups.tokenizer_info, ["GET"]),
+        ("/v1/{rest:path}", lookups.no_such_endpoint, every),
+    ):
+        router.add_api_route(path, endpoint, methods=methods, response_model=None)
+    return router

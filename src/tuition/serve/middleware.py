@@ -1,0 +1,112 @@
+"""What wraps every HTTP request.
+
+An id, a cap on the body, and one place where an exception becomes a reply.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tuition.serve.access import header
+from tuition.serve.errors import ApiError, as_api_error, error_response
+
+log = logging.getLogger("tuition.serve")
+
+
+class RequestIdMiddleware:
+    """Gives each request an id, sent back as `x-request-id`, and turns stray exceptions into a JSON 500."""
+
+    def __init__(self, app: ASGIApp, observe: Callable[[Scope, int, float], None]) -> None:
+        self.app, self.observe = app, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            if status:  # half a reply is out; only closing the connection says so
+                raise
+            reply = as_api_error(error, request_id)
+            if (
+                reply.status == 500
+            ):  # the traceback without the message, which might quote what the user wrote
+                log.error("request %s failed: %s at %s", request_id, type(error).__name__, _place(error))
+            await error_response(reply)(scope, receive, send_with_id)
+        finally:
+            self.observe(scope, status, time.monotonic() - started)
+
+
+def _place(error: BaseException) -> str:
+    """Where an exception was raised, as files and lines of code only."""
+    places = []
+    trace = error.__traceback__
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " > ".join(places[-6:])
+
+
+class BodyCapMiddleware:
+    """Refuses bodies above the cap with 413.
+
+    At once when the length is declared, else when the cap is passed.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = header(scope, b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > self.max_bytes:
+            raise self._too_large()
+        received = 0
+
+        async def receive_capped() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self.max_bytes:
+                    raise self._too_large()
+            return message
+
+        await self.app(scope, receive_capped, send)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413,
+            f"the body is larger than {self.max_bytes:,} bytes; send less, or raise max_body_bytes",
+            code="body_too_large",
+            headers={"connection": "close"},
+        )
+
+
+async def wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client has gone. Call only after the body was read."""
+    with suppress(ApiError):
+        while (await receive())["type"] != "http.disconnect":
+            pass

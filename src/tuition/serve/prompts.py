@@ -1,0 +1,208 @@
+"""From a checked body to engine requests: encode the prompt, check that it fits, spread n and the seed.
+
+In: `ChatRequest` or `CompletionRequest`.  Out: `Prepared`, whose requests go to the engine.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuition.core.errors import CapacityError, RequestError, UnsupportedField
+from tuition.engine.request import Request, Sampling
+from tuition.serve.context import ServedModel
+from tuition.serve.protocol import ChatRequest, Common, CompletionRequest, Message, Prompt
+from tuition.serve.settings import ServeSettings
+
+DEFAULT_COMPLETION_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks for what, under which limits."""
+
+    call_id: str
+    model: ServedModel
+    settings: ServeSettings
+    salt: str
+    """Separates the prefix caches of different keys."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call, ready for the engine. Sequence i answers prompt i // num_choices."""
+
+    requests: tuple[Request, ...]
+    num_choices: int
+    prompt_texts: tuple[str, ...] = ()
+    """With echo: the text of each prompt."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Each prompt counted once."""
+        return sum(len(request.prompt) for request in self.requests[:: self.num_choices])
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What the two endpoints say differently."""
+
+    field: str
+    max_tokens: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None = None
+
+
+def prepare_chat(body: ChatRequest, caller: Caller) -> Prepared:
+    """Render the conversation. Blocks while the template runs. Raises: RequestError, CapacityError."""
+    tokenizer = caller.model.tokenizer
+    if tokenizer.chat is None:
+        raise RequestError(
+            "model", f"{caller.model.name} has no chat template, it continues text; use /v1/completions"
+        )
+    source = tokenizer.chat.source
+    messages = [_turn(message, index, source) for index, message in enumerate(body.messages)]
+    variables = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        variables.setdefault("reasoning_effort", body.reasoning_effort)
+    prompt = tokenizer.render_chat(messages, add_generation_prompt=True, template_kwargs=variables or None)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _spread(body, [tuple(prompt)], _Wish("messages", body.token_limit, logprobs), caller)
+
+
+def prepare_completion(body: CompletionRequest, caller: Caller) -> Prepared:
+    """Encode the prompts. Raises: RequestError, CapacityError."""
+    prompts = [_encode(prompt, caller.model) for prompt in body.prompt]
+    limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+    wish = _Wish("prompt", limit, body.logprobs, body.logprobs if body.echo else None)
+    prepared = _spread(body, prompts, wish, caller)
+    if not body.echo:
+        return prepared
+    decode = caller.model.tokenizer.decode
+    texts = tuple(prompt if isinstance(prompt, str) else decode(prompt) for prompt in body.prompt)
+    return Prepared(prepared.requests, prepared.num_choices, texts)
+
+
+def check_token_ids(field: str, ids: Sequence[int], model: ServedModel) -> None:
+    """Raises: RequestError if an id is not in the vocabulary."""
+    vocab_size = model.tokenizer.vocab_size
+    if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+        raise RequestError(field, f"holds a token id outside 0 to {vocab_size - 1}")
+
+
+def salt_of(api_key: str | None) -> str:
+    """What separates the prefix caches of different keys; it stays in this process."""
+    return "" if api_key is None else hashlib.sha256(b"cache salt\0" + api_key.encode()).hexdigest()
+
+
+def _encode(prompt: Prompt, model: ServedModel) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        return tuple(model.tokenizer.encode(prompt))
+    check_token_ids("prompt", prompt, model)
+    return prompt
+
+
+def _turn(message: Message, index: int, template: str) -> dict[str, Any]:
+    """One message as the template sees it: text content, and the role under a name the template knows."""
+    field = f"messages[{index}]"
+    turn: dict[str, Any] = message.model_dump(exclude_none=True)
+    turn["content"] = _text(message, field)
+    if message.role == "developer" and "developer" not in template:
+        turn["role"] = "system"
+    if message.role == "function":
+        turn["role"] = "tool"
+    if message.tool_calls and "tool_calls" not in template:
+        raise UnsupportedField(f"{field}.tool_calls")
+    return turn
+
+
+def _text(message: Message, field: str) -> str:
+    if message.content is None:
+        if message.role != "assistant" or not message.tool_calls:
+            raise RequestError(f"{field}.content", "is missing; wanted a text")
+        return ""
+    if isinstance(message.content, str):
+        return message.content
+    texts = []
+    for index, part in enumerate(message.content):
+        if part.type != "text":
+            raise UnsupportedField(f"{field}.content[{index}].type")
+        if part.text is None:
+            raise RequestError(f"{field}.content[{index}].text", "is missing")
+        texts.append(part.text)
+    return "\n".join(texts)
+
+
+def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: Caller) -> Prepared:
+    num_choices, settings = body.n or 1, caller.settings
+    if num_choices > settings.max_choices:
+        raise RequestError("n", f"got {num_choices}, wanted at most {settings.max_choices}")
+    if len(prompts) * num_choices > settings.max_sequences:
+        wanted = f"at most {settings.max_sequences} sequences in one call"
+        raise RequestError(wish.field, f"got {len(prompts)} prompts with n = {num_choices}, wanted {wanted}")
+    biases, stop_ids = _biases(body, caller.model), caller.model.end_ids
+    requests: list[Request] = []
+    for prompt in prompts:
+        max_tokens = _fit(prompt, wish, caller.model)
+        for choice in range(num_choices):
+            request = Request(
+                id=f"{caller.call_id}-{len(requests)}",
+                prompt=prompt,
+                max_tokens=max_tokens,
+                sampling=_sampling(body, choice, biases),
+                stop=body.stop or (),
+                stop_ids=stop_ids,
+                ignore_eos=bool(body.ignore_eos),
+                logprobs=wish.logprobs,
+                prompt_logprobs=wish.prompt_logprobs,
+                cache_salt=caller.salt,
+            )
+            requests.append(request)
+    return Prepared(tuple(requests), num_choices)
+
+
+def _fit(prompt: tuple[int, ...], wish: _Wish, model: ServedModel) -> int:
+    """Tokens to generate.
+
+    Raises: CapacityError with both numbers if prompt and reply do not fit the context.
+    """
+    if not prompt:
+        raise RequestError(wish.field, "is empty; the model needs at least one token to go on from")
+    free = model.context_length - len(prompt)
+    least = 1 if wish.max_tokens is None else wish.max_tokens
+    if free < least:
+        raise CapacityError(
+            f"a prompt of {len(prompt):,} tokens with a reply of {least:,}",
+            need=len(prompt) + least,
+            free=model.context_length,
+            unit="tokens of context",
+            way_out="shorten the prompt or lower max_tokens",
+        )
+    return free if wish.max_tokens is None else wish.max_tokens
+
+
+def _sampling(body: Common, choice: int, biases: tuple[tuple[int, float], ...]) -> Sampling:
+    def given(value: float | None, default: float) -> float:
+        return default if value is None else float(value)
+
+    return Sampling(
+        temperature=given(body.temperature, 1.0),
+        top_k=max(0, body.top_k or 0),
+        top_p=given(body.top_p, 1.0),
+        min_p=given(body.min_p, 0.0),
+        repetition_penalty=given(body.repetition_penalty, 1.0),
+        presence_penalty=given(body.presence_penalty, 0.0),
+        frequency_penalty=given(body.frequency_penalty, 0.0),
+        logit_bias=biases,
+        seed=None if body.seed is None else (body.seed + choice) % 2**63,
+    )
+
+
+def _biases(body: Common, model: ServedModel) -> tuple[tuple[int, float], ...]:
+    if not body.logit_bias:
+        return ()
+    if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in body.logit_bias):
+        raise RequestError("logit_bias", "wanted token ids in decimal digits as keys")
+    biases = {int(key): float(value) for key, value in body.logit_bias.items()}
+    check_token_ids("logit_bias", list(biases), model)
+    return tuple(sorted(biases.items()))

@@ -1,0 +1,277 @@
+"""The bodies of the OpenAI protocol: which fields are honoured, which have no effect, which are refused.
+
+In: a JSON object from `body`.  Out: frozen models, taken by `prompts`. Every known field that is not
+honoured is refused by name; unknown extra fields pass. The fields and their docstrings are the list that
+the documentation shows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tuition.core.errors import RequestError, UnsupportedField
+
+MAX_STOPS = 4
+MAX_LOGPROBS = 20
+MAX_BIASES = 1_024
+MAX_STOP_CHARACTERS = 1_024
+
+Prompt = str | tuple[int, ...]
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def _as_stops(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [value]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_prompts(value: Any) -> Any:
+    """Every accepted form of `prompt` as a tuple of prompts."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value:
+        if all(type(item) is int for item in value):
+            return (tuple(value),)
+        if all(isinstance(item, str) for item in value):
+            return tuple(value)
+        if all(isinstance(item, list) and item and all(type(i) is int for i in item) for item in value):
+            return tuple(tuple(item) for item in value)
+    raise ValueError("wanted a string, a list of strings, token ids, or a list of lists of token ids")
+
+
+Stops = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)], ...],
+    BeforeValidator(_as_stops),
+    Field(max_length=MAX_STOPS),
+]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", use_attribute_docstrings=True)
+
+
+class StreamOptions(_Strict):
+    """What a stream carries besides text."""
+
+    include_usage: bool = False
+    """One more chunk before the end, with no choices and the usage of the whole call."""
+    continuous_usage_stats: bool = False
+    """Usage so far in every chunk."""
+
+
+class ContentPart(_Strict):
+    """One part of a message; only text can be read."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(_Strict):
+    """One turn of a conversation. Fields beyond these are handed to the model's chat template."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class Common(_Strict):
+    """Fields that both generating endpoints share."""
+
+    model: str = Field(max_length=256)
+    """Name from /v1/models."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """0 takes the most likely token; 1 if absent."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Keep the smallest set of tokens with this much probability."""
+    n: int | None = Field(None, ge=1)
+    """Replies for each prompt; reply i of a seeded call draws with seed + i."""
+    stop: Stops | None = None
+    """Up to 4 texts that end the reply and are not part of it."""
+    seed: Seed | None = None
+    """Equal seeds give equal replies on the same machine."""
+    stream: bool | None = None
+    """Server-sent events instead of one reply."""
+    stream_options: StreamOptions | None = None
+    """include_usage, continuous_usage_stats; only with stream."""
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    """Subtracted once from tokens already in the reply."""
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    """Subtracted for each time a token is in the reply."""
+    logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_BIASES)
+    """Token id to what is added to its logit, -100 to 100."""
+    top_k: int | None = Field(None, ge=-1, le=1 << 20)
+    """Ours: keep this many most likely tokens; 0 or -1 keeps all."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """Ours: drop tokens less likely than this share of the most likely one."""
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
+    """Ours: divides positive and multiplies negative logits of tokens in prompt or reply."""
+    ignore_eos: bool | None = None
+    """Ours: go on past the end of turn; for load tests."""
+    user: str | None = None
+    """Accepted, has no effect; it is not stored."""
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options", "is only allowed with stream: true")
+        return self
+
+
+class ChatRequest(Common):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=4_096)
+    """The conversation; roles as the model's template allows, content as a string or text parts."""
+    max_tokens: TokenCount | None = None
+    """Most tokens to generate; to the end of the context if absent."""
+    max_completion_tokens: TokenCount | None = None
+    """The same under its newer name."""
+    logprobs: bool | None = None
+    """Report how likely each token was."""
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """With logprobs: the most likely tokens at each place, 0 to 20."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Ours: variables for the model's chat template."""
+    reasoning_effort: str | None = None
+    """Handed to the model's chat template, which may use it."""
+    metadata: dict[str, Any] | None = None
+    """Accepted, has no effect; it is not stored."""
+    store: bool | None = None
+    """Accepted, has no effect: nothing is ever stored."""
+    service_tier: str | None = None
+    """Accepted, has no effect: there is one tier."""
+    prediction: dict[str, Any] | None = None
+    """Accepted, has no effect on the reply."""
+    safety_identifier: str | None = None
+    """Accepted, has no effect; it is not stored."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs", "is only allowed with logprobs: true")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise RequestError("max_tokens", "differs from max_completion_tokens; send one of them")
+        return self
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens to generate, under either name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionRequest(Common):
+    """POST /v1/completions."""
+
+    prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_as_prompts)]
+    """A text, a list of texts, token ids, or a list of lists of token ids."""
+    max_tokens: int | None = Field(None, ge=0, lt=2**31)
+    """Most tokens to generate; 16 if absent; 0 is allowed with echo and only scores the prompt."""
+    echo: bool | None = None
+    """Begin the reply with the prompt (and its log-probabilities)."""
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Report each token's log-probability and the most likely ones, 0 to 20."""
+    best_of: int | None = Field(None, ge=1)
+    """Only accepted when it equals n: no replies are generated and thrown away."""
+    suffix: str | None = None
+    """Only accepted empty."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise RequestError("max_tokens", "0 is only allowed with echo: true")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise UnsupportedField("best_of")
+        if self.suffix:
+            raise UnsupportedField("suffix")
+        return self
+
+
+# Known fields that are refused; values that ask for nothing pass, and so does null.
+REFUSED: dict[type[Common], dict[str, tuple[Any, ...]]] = {
+    ChatRequest: {
+        "audio": (),
+        "function_call": ("none",),
+        "functions": ([],),
+        "modalities": (["text"],),
+        "moderation": (),
+        "parallel_tool_calls": (),
+        "prompt_cache_key": (),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        "response_format": ({"type": "text"},),
+        "tool_choice": ("none",),
+        "tools": ([],),
+        "verbosity": (),
+        "web_search_options": (),
+    },
+    CompletionRequest: {},
+}
+
+
+def read_request(kind: type[Body], body: Mapping[str, Any]) -> Body:
+    """`body` as a `kind`. Raises: RequestError, UnsupportedField with the field as the caller wrote it."""
+    for name, harmless in REFUSED.get(kind, {}).items():  # type: ignore[call-overload]
+        if body.get(name) is not None and body[name] not in harmless:
+            raise UnsupportedField(name)
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise _as_request_error(body, error) from None
+
+
+def _as_request_error(body: Mapping[str, Any], error: ValidationError) -> RequestError:
+    """The problem that was found deepest in the body: in a union, that is the branch that was meant."""
+    depth, place, problem = -1, "body", "is not valid"
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        steps = _follow(body, item["loc"])
+        if len(steps) > depth:
+            depth, place, problem = len(steps), _join(steps), item["msg"]
+    return RequestError(place, problem.removeprefix("Value error, "))
+
+
+def _follow(body: Any, location: tuple[int | str, ...]) -> list[int | str]:
+    """The part of pydantic's location that names places in the body, without its names of union branches."""
+    steps: list[int | str] = []
+    for index, step in enumerate(location):
+        present = (isinstance(body, Mapping) and step in body) or (
+            isinstance(body, list) and isinstance(step, int) and step < len(body)
+        )
+        if present:
+            body = body[step]
+            steps.append(step)
+        elif index == len(location) - 1 and isinstance(body, Mapping):
+            steps.append(step)  # a field that is missing
+    return steps
+
+
+def _join(steps: list[int | str]) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
+    return text.encode("utf-8", "replace").decode()[:128] or "body"
+
+
+@dataclass(frozen=True)
+class FieldHelp:
+    """One row of the documentation."""
+
+    name: str
+    meaning: str
+    support: Literal["honoured", "no effect", "refused"]
+
+
+def list_fields(kind: type[Common]) -> list[FieldHelp]:
+    """Every known field of an endpoint and what becomes of it, for the documentation."""
+    rows = []
+    for name, field in kind.model_fields.items():
+        meaning = (field.description or "").strip()
+        rows.append(FieldHelp(name, meaning, "no effect" if "no effect" in meaning else "honoured"))
+    refused = [FieldHelp(name, "400 unsupported_parameter", "refused") for name in REFUSED[kind]]
+    return rows + refused

@@ -1,0 +1,117 @@
+"""The endpoints: read a body, make a call of it, answer whole or streamed."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tuition.core.errors import RequestError
+from tuition.serve.body import parse_body
+from tuition.serve.calls import Call
+from tuition.serve.context import ServeContext, ServedModel
+from tuition.serve.errors import ApiError
+from tuition.serve.metrics import Metrics
+from tuition.serve.prompts import Caller, Prepared, prepare_chat, prepare_completion, salt_of
+from tuition.serve.protocol import ChatRequest, Common, CompletionRequest, StreamOptions, read_request
+from tuition.serve.replies import ChatDialect, CompletionDialect, Dialect
+from tuition.serve.stream import CLIENT_CLOSED, StreamedReply, whole_reply
+
+R = TypeVar("R")
+Body = TypeVar("Body", bound=Common)
+
+LARGE_BODY_BYTES = 16 << 10
+"""Bodies above this are parsed and encoded in a thread, so that other streams go on meanwhile."""
+
+
+async def read_body(request: Request) -> bytes:
+    """The raw body. Raises: ApiError if it is not declared as JSON, or the client went away."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(
+            415, "send the body as JSON, with content-type: application/json", code="unsupported_media_type"
+        )
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise ApiError(CLIENT_CLOSED, "the client went away while it was sending", code="closed") from None
+
+
+async def off_loop(fn: Callable[[], R], heavy: bool) -> R:
+    """Run `fn` here when it is quick, in a thread when it is not."""
+    return await asyncio.to_thread(fn) if heavy else fn()
+
+
+class Endpoints:
+    """The generating endpoints of one server."""
+
+    def __init__(self, context: ServeContext, metrics: Metrics) -> None:
+        self.context, self.metrics = context, metrics
+        self._salt = salt_of(context.api_key)
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+
+        def dialect(body: ChatRequest, model: ServedModel, prepared: Prepared) -> Dialect:
+            return ChatDialect(model.tokenizer, bool(body.logprobs))
+
+        return await self._generate(request, ChatRequest, prepare_chat, dialect, always_off_loop=True)
+
+    async def completion(self, request: Request) -> Response:
+        """POST /v1/completions."""
+
+        def dialect(body: CompletionRequest, model: ServedModel, prepared: Prepared) -> Dialect:
+            return CompletionDialect(model.tokenizer, prepared, body.logprobs is not None, body.logprobs or 0)
+
+        return await self._generate(request, CompletionRequest, prepare_completion, dialect)
+
+    async def _generate(
+        self,
+        request: Request,
+        kind: type[Body],
+        prepare: Callable[[Body, Caller], Prepared],
+        dialect_of: Callable[[Body, ServedModel, Prepared], Dialect],
+        *,
+        always_off_loop: bool = False,
+    ) -> Response:
+        context, request_id = self.context, request.state.request_id
+        context.gate.admit()
+        raw = await read_body(request)
+        heavy = len(raw) > LARGE_BODY_BYTES
+        body = await off_loop(lambda: read_request(kind, parse_body(raw)), heavy)
+        model = context.model(body.model)
+        caller = Caller(request_id, model, context.settings, self._salt)
+        prepared = await off_loop(lambda: prepare(body, caller), heavy or always_off_loop)
+        context.gate.admit()
+        dialect = dialect_of(body, model, prepared)
+        call = Call(context, self.metrics, model, prepared, request_id)
+        call.start()
+        head = {
+            "id": dialect.id_prefix + request_id.removeprefix("req_"),
+            "object": "",
+            "created": int(time.time()),
+            "model": model.name,
+            "system_fingerprint": f"fp_{model.weights_digest[:16]}",
+        }
+        if body.stream:
+            return StreamedReply(call, dialect, head, body.stream_options or StreamOptions())
+        return await whole_reply(call, dialect, head, request.receive)
+
+
+def generating_routes(context: ServeContext, metrics: Metrics) -> APIRouter:
+    """The routes that make tokens."""
+    endpoints, router = Endpoints(context, metrics), APIRouter()
+    router.add_api_route("/v1/chat/completions", endpoints.chat, methods=["POST"], response_model=None)
+    router.add_api_route("/v1/completions", endpoints.completion, methods=["POST"], response_model=None)
+    return router
+
+
+def wanted_text(body: dict[str, object], field: str) -> str:
+    """A required string of a small body. Raises: RequestError."""
+    value = body.get(field)
+    if not isinstance(value, str):
+        raise RequestError(field, "is missing; wanted a string")
+    return value

@@ -1,0 +1,195 @@
+"""Run the application: in the main thread until a signal, or in a thread of its own for the demo and tests.
+
+The first SIGTERM or SIGINT closes the gate: readiness fails, new calls get 503, replies under way may end.
+When the time for that is over, or with a second signal, what is left is ended with an error event.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from tuition.core.errors import SettingsError, TuitionError
+from tuition.serve.app import create_app
+from tuition.serve.connection import Connection
+from tuition.serve.context import ServeContext
+from tuition.serve.settings import ServeSettings
+
+log = logging.getLogger("tuition.serve")
+START_TIMEOUT_S = 60.0
+GRACE_S = 0.6
+"""For the last error events to leave after the drain limit."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, draining through the gate instead of only closing its sockets."""
+
+    def __init__(self, config: uvicorn.Config, context: ServeContext) -> None:
+        super().__init__(config)
+        self.context = context
+        self.serving_loop: asyncio.AbstractEventLoop | None = None
+        self.on_started: Callable[[], None] = lambda: None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.serving_loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            self.on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.context.gate.begin_drain()
+        limit = self.context.settings.drain_seconds
+        timer = asyncio.get_running_loop().call_later(limit, self.context.gate.abort)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Any further one: abort."""
+        if not self.should_exit:
+            self.begin_stop()
+        else:
+            self.abort()
+
+    def begin_stop(self) -> None:
+        """Drain and end."""
+        self.context.gate.begin_drain()
+        self.should_exit = True
+
+    def abort(self) -> None:
+        """End what is under way; safe from any thread and from signal handlers."""
+        self.begin_stop()
+        if self.serving_loop is not None:
+            self.serving_loop.call_soon_threadsafe(self.context.gate.abort)
+
+
+def _server(context: ServeContext, settings: ServeSettings, app: FastAPI | None) -> _Server:
+    config = uvicorn.Config(
+        app or create_app(context),
+        http=Connection,
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=settings.drain_seconds + GRACE_S,  # type: ignore[arg-type]
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    return _Server(config, context)
+
+
+def bind(settings: ServeSettings) -> socket.socket:
+    """A listening socket at the settings' address. Raises: SettingsError if it is taken or not ours."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        wanted = f"an address that can be listened on ({error.strerror}); another --port may be free"
+        raise SettingsError("port", got=f"{settings.host}:{settings.port}", wanted=wanted) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - how to reach it, not where it listens
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def run_server(
+    context: ServeContext,
+    settings: ServeSettings | None = None,
+    *,
+    app: FastAPI | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+    listener: socket.socket | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return. Call it in the main thread.
+
+    `on_ready` is called with the server's URL once it listens. The models and books stay open; whoever made
+    them closes them. Raises: SettingsError if the address cannot be used.
+    """
+    settings = settings or context.settings
+    server = _server(context, settings, app)
+    bound = listener or bind(settings)
+    server.on_started = lambda: on_ready(_url(bound))
+    try:
+        server.run(sockets=[bound])
+    finally:
+        bound.close()
+
+
+@dataclass
+class RunningServer:
+    """A server in a thread."""
+
+    url: str
+    _server: _Server
+    _thread: threading.Thread
+
+    def stop(self) -> None:
+        """Drain, end the thread. Harmless when it has ended."""
+        self._server.begin_stop()
+        limit = self._server.context.settings.drain_seconds
+        self._thread.join(limit + self._server.context.settings.books_timeout_seconds + 5)
+
+    def abort(self) -> None:
+        """End at once: streams under way get an error event."""
+        self._server.abort()
+        self.stop()
+
+    def __enter__(self) -> "RunningServer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+
+def start_server(
+    context: ServeContext,
+    settings: ServeSettings | None = None,
+    *,
+    app: FastAPI | None = None,
+    listener: socket.socket | None = None,
+) -> RunningServer:
+    """Serve in a thread.
+
+    Returns when it answers. Raises: SettingsError, TuitionError if it does not start.
+    """
+    settings = settings or context.settings
+    server = _server(context, settings, app)
+    bound = listener or bind(settings)
+    started = threading.Event()
+    server.on_started = started.set
+
+    def run() -> None:
+        try:
+            server.run(sockets=[bound])
+        except SystemExit:  # uvicorn's way to say that the application did not start
+            log.error("the server did not start")
+        finally:
+            bound.close()
+            started.set()
+
+    thread = threading.Thread(target=run, name="server", daemon=True)
+    thread.start()
+    if not started.wait(START_TIMEOUT_S) or not server.started:
+        server.should_exit = True
+        raise TuitionError(
+            f"the server did not start on {_url(bound) if thread.is_alive() else settings.host}"
+        )
+    return RunningServer(_url(bound), server, thread)

@@ -1,0 +1,102 @@
+"""Mount the pages on the server's application, under `/`.
+
+Everything a page needs comes from this server: scripts, styles and fonts are files of the package, and a
+content security policy keeps the browser from asking anybody else, whatever a model may write.
+"""
+
+import warnings
+
+from fastapi import FastAPI, Request
+from nicegui import core, ui
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tuition.core.errors import SettingsError
+from tuition.serve.context import ServeContext
+from tuition.studio.api import Api
+from tuition.studio.page import ChatPage
+
+RECONNECT_S = 30.0
+PAGE_PATHS = ("/", "/favicon.ico")
+PAGE_PREFIXES = ("/_nicegui/", "/_nicegui_ws/")
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Vue compiles its templates there
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+    '<rect width="32" height="32" rx="9" fill="#2c6e5c"/>'
+    '<path d="M10 10h12M16 10v13" stroke="#fff" stroke-width="3.2" stroke-linecap="round"/></svg>'
+)
+
+
+def mount_studio(app: FastAPI, context: ServeContext) -> None:
+    """Add the chat page to `app`, made by `create_app(context)`. Once in a process.
+
+    The page calls the server's public API at the address by which the browser reached it, with the server's
+    key if there is one; a browser shows that key once, on the sign-in page, and gets a session cookie for
+    the pages only. `/?model=name` opens with that model.
+
+    Raises: SettingsError if pages were mounted before: the library behind them keeps one application in a
+    process.
+    """
+    if core.app.config.has_run_config:
+        raise SettingsError("pages", got="a second mount", wanted="one server with pages in a process")
+
+    @ui.page("/", title="tuition")
+    async def chat_page(request: Request, model: str | None = None) -> None:
+        await ChatPage(Api(_own_url(request), context.api_key), model).build()
+
+    # NiceGUI looks at every object in the process for its server; torch answers that look with a warning.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed", category=FutureWarning)
+    app.state.access.admit_pages(PAGE_PATHS, PAGE_PREFIXES)
+    app.add_middleware(PagePolicyMiddleware)
+    ui.run_with(
+        app,
+        title="tuition",
+        favicon=ICON,
+        dark=None,
+        binding_refresh_interval=None,
+        reconnect_timeout=RECONNECT_S,
+        tailwind=False,
+        show_welcome_message=False,
+    )
+
+
+def _own_url(request: Request) -> str:
+    """Where this server listens, from inside: the address that the connection came in on."""
+    host, port = request.scope["server"]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class PagePolicyMiddleware:
+    """Adds the policy to every HTML reply that has none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", []))
+                names = {name.lower() for name, _ in headers}
+                is_html = any(n.lower() == b"content-type" and v.startswith(b"text/html") for n, v in headers)
+                if is_html and b"content-security-policy" not in names:
+                    headers.append((b"content-security-policy", POLICY.encode()))
+                    headers.append((b"referrer-policy", b"no-referrer"))
+                message["headers"] = headers
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)

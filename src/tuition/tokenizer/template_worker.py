@@ -1,0 +1,133 @@
+"""Renders one chat template, in a process of its own with limits that the template cannot leave.
+
+Run as a script by `template_process.TemplateProcess`, never imported: standard input brings the template and
+then conversations, standard output takes texts, each as a line with its length and that many bytes of JSON.
+Three limits hold for every rendering: fuel (instructions), processor time and address space. The last two are
+the kernel's: a template that doubles a string in a loop needs little fuel and much memory, and this process
+ends rather than the one that serves.
+"""
+
+import datetime
+import json
+import re
+import resource
+import signal
+import sys
+from typing import Any
+
+import minijinja
+
+_GENERATION_TAG = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")
+"""Marks for training masks in Hugging Face templates; they print nothing."""
+
+
+class _RaisedByTemplateError(Exception):
+    """`raise_exception(...)`, the way of a template to refuse a conversation."""
+
+
+def _raise_exception(message: str) -> None:
+    raise _RaisedByTemplateError(str(message))
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.datetime.now().strftime(pattern)  # local time, as transformers does
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None,
+            separators: Any = None, sort_keys: bool = False) -> str:  # fmt: skip
+    chosen = tuple(separators) if separators else None
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=chosen, sort_keys=sort_keys, default=list
+    )
+
+
+def _environment(source: str) -> minijinja.Environment:
+    """As transformers sets jinja2 up: blocks trimmed, no escaping, Python's methods on strings, lists and
+    mappings."""
+    env = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, pycompat=True, debug=False)
+    env.auto_escape_callback = lambda name: False
+    env.add_global("raise_exception", _raise_exception)
+    env.add_global("strftime_now", _strftime_now)
+    env.add_filter("tojson", _tojson)
+    env.add_template("chat", _GENERATION_TAG.sub(r"{%\1 if true %}{% endif \2%}", source))
+    return env
+
+
+def _receive() -> tuple[Any, int] | None:
+    header = sys.stdin.buffer.readline()
+    if not header:
+        return None
+    size = int(header)
+    return json.loads(sys.stdin.buffer.read(size)), size
+
+
+def _send(reply: dict[str, Any]) -> None:
+    body = json.dumps(reply).encode()
+    sys.stdout.buffer.write(b"%d\n%s" % (len(body), body))
+    sys.stdout.buffer.flush()
+
+
+def _limit(growth_bytes: int, cpu_s: float) -> None:
+    """Allow this much more address space and processor time, from here on."""
+    try:
+        with open("/proc/self/statm") as statm:
+            now = int(statm.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(
+            resource.RLIMIT_AS, (now + growth_bytes, resource.getrlimit(resource.RLIMIT_AS)[1])
+        )
+    except (OSError, ValueError):
+        pass  # not Linux: time and fuel still hold
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)  # the default action of its signal ends the process
+
+
+def _unlimit() -> None:
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    try:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    except (OSError, ValueError):
+        pass
+
+
+def _render(env: minijinja.Environment, job: dict[str, Any]) -> dict[str, Any]:
+    env.fuel = job["fuel"]
+    try:
+        text = env.render_template("chat", **job["variables"])
+    except _RaisedByTemplateError as error:
+        return {"error": "raised", "message": str(error)[:2_000]}
+    except MemoryError:
+        return {"error": "memory", "message": "too much memory"}
+    except Exception as error:
+        kind = "fuel" if "fuel" in str(error) else "failed"
+        return {"error": kind, "message": str(error)[:2_000]}
+    if len(text) > job["max_bytes"] or len(text.encode("utf-8", "replace")) > job["max_bytes"]:
+        return {"error": "output", "message": f"more than {job['max_bytes']:,} bytes of text"}
+    return {"text": text}
+
+
+def main() -> None:
+    """Take the template, then render until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    first = _receive()
+    if first is None:
+        return
+    setup, size = first
+    _limit(setup["growth_bytes"] + 16 * size, setup["cpu_s"])
+    try:
+        env = _environment(setup["source"])
+    except Exception as error:
+        _unlimit()
+        _send({"error": "syntax", "message": str(error)[:2_000]})
+        return
+    _unlimit()
+    _send({"text": ""})
+    while (received := _receive()) is not None:
+        job, size = received
+        _limit(job["growth_bytes"] + 16 * size, job["cpu_s"])
+        reply = _render(env, job)
+        _unlimit()
+        _send(reply)
+
+
+if __name__ == "__main__":
+    main()

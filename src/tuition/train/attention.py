@@ -1,0 +1,39 @@
+"""Attention for short training rows on a CPU, where plain matrix products beat the fused kernel.
+
+In: positions and segments of a batch.  Out: a `Context` for the decoder.
+bench/train_step.py times a step with each; long rows turn this around, since the scores grow with the square
+of the length.
+"""
+
+import torch
+from torch import Tensor
+
+from tuition.model.context import Context, DenseContext
+
+LONGEST_PLAIN_ROW = 512
+
+
+class ShortRowContext(DenseContext):
+    """As `DenseContext`, by matrix products whose scores are kept for the backward pass."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+        batch, seq, heads, head_dim = query.shape
+        group = heads // key.shape[2]
+        if group > 1:
+            key, value = key.repeat_interleave(group, dim=2), value.repeat_interleave(group, dim=2)
+        flat = (batch * heads, seq, head_dim)
+        query, key, value = (heads_.transpose(1, 2).reshape(flat) for heads_ in (query, key, value))
+        mask = self._mask(window, query.dtype)  # (batch or 1, 1, seq, seq)
+        if len(mask) > 1:
+            mask = mask.expand(batch, heads, seq, seq).reshape(batch * heads, seq, seq)
+        else:
+            mask = mask[0].expand(batch * heads, seq, seq)
+        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=head_dim**-0.5)
+        attended = torch.bmm(torch.softmax(scores, dim=-1, dtype=scores.dtype), value)
+        return attended.view(batch, heads, seq, head_dim).transpose(1, 2)  # (batch, seq, heads, head_dim)
+
+
+def training_context(positions: Tensor, segments: Tensor | None = None) -> Context:
+    """The faster of the two for this device and row length."""
+    is_short = positions.device.type == "cpu" and positions.shape[1] <= LONGEST_PLAIN_ROW
+    return ShortRowContext(positions, segments) if is_short else DenseContext(positions, segments)

@@ -1,0 +1,120 @@
+"""Losses. The head's projection and the cross entropy are one operation, done over chunks of rows.
+
+In: hidden states, the head's weight, targets.  Out: a scalar that can be differentiated.
+Why one operation: the logits are by far the largest tensor of a small model's step. Computing their gradient
+at once, chunk by chunk, means that they are never kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuition.core.errors import ShapeError
+from tuition.data.rows import IGNORED
+
+CHUNK_ROWS = 1_024
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype in which matrices are multiplied here: autocast's where it is on, else the tensor's."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood of each target, in nats, 0 where the target is IGNORED; without gradient.
+
+    Shapes:
+        hidden: (..., hidden); head_weight: (vocab, hidden); targets and the result: (...), float32
+    """
+    with torch.no_grad():
+        rows, wanted = _flatten(hidden, head_weight, targets)
+        head = head_weight.to(compute_dtype(hidden))
+        losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            log_probs = _log_probs(rows[part].to(head.dtype), head)
+            losses[part] = -_pick(log_probs, wanted[part])
+        return losses.view(targets.shape)
+
+
+def linear_cross_entropy(hidden: Tensor, head_weight: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
+    """Sum over the targets of their negative log-likelihood in nats, times `scale`.
+
+    With `scale` = 1 / number of targets of the whole optimizer step, the gradients of its microbatches add
+    up to the gradient of the mean.
+    Shapes:
+        hidden: (..., hidden); head_weight: (vocab, hidden); targets: (...), IGNORED where nothing is taught
+        result: scalar, float32
+    Raises: ShapeError.
+    """
+    rows, wanted = _flatten(hidden, head_weight, targets)
+    return _LinearCrossEntropy.apply(rows, head_weight, wanted, scale, compute_dtype(hidden))
+
+
+def _flatten(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    if hidden.shape[:-1] != targets.shape or hidden.shape[-1] != head_weight.shape[-1]:
+        raise ShapeError(
+            "cross entropy",
+            wanted="hidden (..., hidden), head (vocab, hidden), targets (...)",
+            got=(tuple(hidden.shape), tuple(head_weight.shape), tuple(targets.shape)),
+        )
+    return hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
+
+
+def _log_probs(rows: Tensor, head: Tensor) -> Tensor:
+    """(rows, vocab), float32 whatever the matrices are: sums over a vocabulary need the digits."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return torch.log_softmax((rows @ head.t()).float(), dim=-1)
+
+
+def _pick(log_probs: Tensor, targets: Tensor) -> Tensor:
+    """The entry of each target, 0 where it is IGNORED: (rows,)."""
+    picked = log_probs.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+    return picked.masked_fill_(targets == IGNORED, 0.0)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Gradients are made in the forward pass, where the probabilities are at hand."""
+
+    @staticmethod
+    def forward(  # pyrefly: ignore[bad-override]
+        ctx: Any, rows: Tensor, head_weight: Tensor, targets: Tensor, scale: float, dtype: torch.dtype
+    ) -> Tensor:
+        head = head_weight.detach().to(dtype)
+        inputs = rows.detach().to(dtype)
+        total = torch.zeros((), dtype=torch.float32, device=rows.device)
+        rows_gradient = torch.empty_like(inputs)
+        head_gradient = torch.zeros_like(head_weight, dtype=torch.float32)
+        with torch.autocast(rows.device.type, enabled=False):
+            for start in range(0, len(inputs), CHUNK_ROWS):
+                part = slice(start, start + CHUNK_ROWS)
+                wanted = targets[part]
+                log_probs = _log_probs(inputs[part], head)
+                total -= _pick(log_probs, wanted).sum()
+                residual = log_probs.exp_()  # softmax minus one-hot is the gradient of the logits
+                is_taught = (wanted != IGNORED)[:, None]
+                residual.scatter_add_(1, wanted.clamp_min(0)[:, None], -is_taught.to(residual.dtype))
+                residual *= is_taught
+                residual = residual.to(dtype)
+                torch.mm(residual, head, out=rows_gradient[part])
+                head_gradient += residual.t() @ inputs[part]
+        ctx.save_for_backward(rows_gradient, head_gradient)
+        ctx.scale, ctx.rows_dtype, ctx.head_dtype = scale, rows.dtype, head_weight.dtype
+        return total * scale
+
+    @staticmethod
+    def backward(  # pyrefly: ignore[bad-override]
+        ctx: Any, upstream: Tensor
+    ) -> tuple[Tensor, Tensor, None, None, None]:
+        rows_gradient, head_gradient = ctx.saved_tensors
+        factor = upstream * ctx.scale
+        # the scale is applied in float32: 1 / targets would push small bfloat16 residuals out of their digits
+        return (
+            (rows_gradient.float() * factor).to(ctx.rows_dtype),
+            (head_gradient * factor).to(ctx.head_dtype),
+            None,
+            None,
+            None,
+        )

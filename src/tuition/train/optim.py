@@ -1,0 +1,189 @@
+"""Optimizers: AdamW, and Muon for the matrices with AdamW for the rest.
+
+In: named parameters with gradients and a multiplier from the schedule.  Out: the parameters, changed in
+place.
+State is handed out and taken back as named tensors, so that a checkpoint is plain safetensors.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tuition.core.errors import ModelError
+from tuition.train.settings import OptimizerSettings
+
+
+class Optimizer(Protocol):
+    """Changes parameters; owns their moments."""
+
+    def step(self, multiplier: float) -> None:
+        """One update with every learning rate times `multiplier`."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by name; the tensors themselves, not copies."""
+        ...
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the state back. Raises: ModelError when names or shapes do not fit."""
+        ...
+
+
+class AdamW:
+    """Adam with decoupled weight decay. Source: arXiv:1711.05101. Vectors (norms, biases) and the embedding
+    do not decay."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], settings: OptimizerSettings) -> None:
+        self.parameters, self.settings = dict(parameters), settings
+        self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self.count = torch.zeros((), dtype=torch.float32)
+
+    @torch.no_grad()
+    def step(self, multiplier: float) -> None:
+        self.count += 1
+        count, beta1, beta2 = int(self.count), self.settings.beta1, self.settings.beta2
+        lr = self.settings.lr * multiplier
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            if self.settings.weight_decay and decays(name, parameter):
+                parameter.mul_(1 - lr * self.settings.weight_decay)
+            first = self.first[name].lerp_(parameter.grad, 1 - beta1)
+            second = self.second[name].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
+            spread = (second / (1 - beta2**count)).sqrt_().add_(self.settings.epsilon)
+            parameter.addcdiv_(first, spread, value=-lr / (1 - beta1**count))
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {f"first.{name}": value for name, value in self.first.items()}
+        return (
+            named | {f"second.{name}": value for name, value in self.second.items()} | {"count": self.count}
+        )
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        take_tensors(self.tensors(), tensors)
+
+
+class Muon:
+    """Momentum whose update is made orthogonal, for matrices. Source: Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon.
+
+    The update is scaled by sqrt(max(1, rows / columns)), as there. Matrices of one shape go through
+    Newton-Schulz together.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], settings: OptimizerSettings, dtype: torch.dtype
+    ) -> None:
+        self.parameters, self.settings, self.dtype = dict(parameters), settings, dtype
+        self.momentum = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        self._alike: dict[tuple[int, ...], list[str]] = {}
+        for name, value in self.parameters.items():
+            self._alike.setdefault(tuple(sorted(value.shape)), []).append(name)
+
+    @torch.no_grad()
+    def step(self, multiplier: float) -> None:
+        lr = self.settings.muon_lr * multiplier
+        for names in self._alike.values():
+            gradients = {name: self.parameters[name].grad for name in names}
+            given = {name: gradient for name, gradient in gradients.items() if gradient is not None}
+            if given:
+                self._step_alike(given, lr)
+
+    def _step_alike(self, gradients: Mapping[str, Tensor], lr: float) -> None:
+        beta = self.settings.muon_momentum
+        wide = []
+        for name, gradient in gradients.items():
+            momentum = self.momentum[name]
+            momentum.lerp_(gradient, 1 - beta)
+            update = torch.lerp(gradient, momentum, beta)  # Nesterov: look one step ahead
+            wide.append(update if update.shape[0] <= update.shape[1] else update.t())
+        directions = orthogonalize(torch.stack(wide).to(self.dtype)).float()
+        for name, direction in zip(gradients, directions, strict=True):
+            parameter = self.parameters[name]
+            rows, columns = parameter.shape
+            if self.settings.weight_decay:
+                parameter.mul_(1 - lr * self.settings.weight_decay)
+            turned = direction if rows <= columns else direction.t()
+            parameter.add_(turned, alpha=-lr * max(1.0, rows / columns) ** 0.5)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"momentum.{name}": value for name, value in self.momentum.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        take_tensors(self.tensors(), tensors)
+
+
+class MuonAdamW:
+    """Muon for the matrices inside the layers, AdamW for embedding, head, norms and biases."""
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], settings: OptimizerSettings, dtype: torch.dtype
+    ) -> None:
+        matrices = {name: value for name, value in parameters.items() if is_layer_matrix(name, value)}
+        rest = {name: value for name, value in parameters.items() if name not in matrices}
+        self.muon, self.adamw = Muon(matrices, settings, dtype), AdamW(rest, settings)
+
+    def step(self, multiplier: float) -> None:
+        self.muon.step(multiplier)
+        self.adamw.step(multiplier)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.muon.tensors() | self.adamw.tensors()
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        take_tensors(self.tensors(), tensors)
+
+
+def is_layer_matrix(name: str, value: Tensor) -> bool:
+    return value.dim() == 2 and name.startswith("layers.")
+
+
+def decays(name: str, value: Tensor) -> bool:
+    """Weight decay pulls on matrices of the layers and on an untied head."""
+    return is_layer_matrix(name, value) or name == "head.weight"
+
+
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """Nearly the closest orthogonal matrix of each, by a quintic Newton-Schulz iteration in the dtype given.
+
+    Singular values end up in about [0.7, 1.2], which is all that an update needs; the coefficients trade
+    exactness for speed of the small ones. Source: as Muon.
+    Shapes: (count, rows, columns) with rows <= columns, and the result.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    turned = matrices / (torch.linalg.matrix_norm(matrices.float(), keepdim=True) + 1e-7).to(matrices.dtype)
+    for _ in range(rounds):
+        gram = turned @ turned.transpose(1, 2)  # (count, rows, rows)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        turned = torch.baddbmm(turned, polynomial, turned, beta=a)
+    return turned
+
+
+def make_optimizer(
+    named_parameters: Iterable[tuple[str, Tensor]], settings: OptimizerSettings, dtype: torch.dtype
+) -> Optimizer:
+    """The optimizer that the settings name; `dtype` is what Muon's matrix products are done in."""
+    parameters = {name: value for name, value in named_parameters if value.requires_grad}
+    if settings.kind == "adamw":
+        return AdamW(parameters, settings)
+    return MuonAdamW(parameters, settings, dtype)
+
+
+def take_tensors(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Copy `given` into `held`. Raises: ModelError when the names or shapes differ."""
+    for name in held.keys() ^ given.keys():
+        raise ModelError(
+            name, "is not in both the checkpoint and this run", way_out="resume with the run's own settings"
+        )
+    for name, value in held.items():
+        if value.shape != given[name].shape:
+            raise ModelError(
+                name,
+                f"has shape {tuple(given[name].shape)} there and {tuple(value.shape)} in this run",
+                way_out="resume with the run's own settings",
+            )
+        with torch.no_grad():
+            value.copy_(given[name])

@@ -1,0 +1,1 @@
+"""Recipes: data, loss and settings over the one loop."""

@@ -1,0 +1,304 @@
+"""`tuition train` without the terminal: text in, a registered model, its bill and its run folder out.
+
+The order: bill opened -> tokenizer -> corpus -> model -> teaching with looks and checkpoints -> last
+evaluation -> model published -> bill closed. What is killed is billed up to its last save and goes on with
+`resume`; what is stopped by Ctrl-C or SIGTERM still becomes a model.
+"""
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuition.books.books import Books
+from tuition.core.durable import publish_folder, write_json
+from tuition.core.errors import NotFoundError, SettingsError
+from tuition.core.lock import FileLock
+from tuition.core.progress import Progress
+from tuition.core.settings import read_settings, to_toml
+from tuition.core.workspace import Workspace
+from tuition.data.corpus import prepare_corpus
+from tuition.data.sample import sample_texts
+from tuition.ledger.meter import open_meter
+from tuition.ledger.training import RunInfo, TrainingBill, new_run_id
+from tuition.model.save import save_model
+from tuition.registry.lineage import Lineage
+from tuition.registry.names import check_name
+from tuition.registry.registry import Evaluation, Registry, Version
+from tuition.runtime.checkpoints import Checkpoint, load_latest
+from tuition.runtime.device import prepare_process, set_threads
+from tuition.spec.counts import num_parameters
+from tuition.spec.machine import Machine
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.tokenizer.training import train_bpe
+from tuition.train.folder import RunFolder, find_unfinished
+from tuition.train.header import changed_settings, check_same_text, make_header, why_not_exact
+from tuition.train.recipes import pretrain
+from tuition.train.schedule import BudgetSpan, Span, StepSpan
+from tuition.train.session import Probe, Session
+from tuition.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to."""
+
+    run_id: str
+    folder: Path
+    """Of the run."""
+    status: Literal["finished", "stopped"]
+    version: Version
+    """The model, as registered."""
+    num_steps: int
+    num_skipped: int
+    """Steps that were not taken because their loss or gradient was too strange."""
+    num_tokens: int
+    """Target tokens seen."""
+    num_parameters: int
+    seconds: float
+    """Of the training loop, earlier processes of the run included."""
+    probes: tuple[Probe, ...]
+    """Looks at held-out text on the way; the last is the final score."""
+    heldout_titles: tuple[str, ...]
+    split: str
+    """What was held out and how, one line."""
+    precision: str
+    """Number format of matrix products, and why."""
+    not_exact: tuple[str, ...]
+    """Why the bits may differ from those of the same run done again; empty: they are the same."""
+    alarms: tuple[str, ...]
+    """Checkpoints that could not be written."""
+
+
+def run_training(
+    settings: TrainSettings,
+    workspace: Workspace,
+    books: Books,
+    machine: Machine,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    other_settings: Literal["refuse", "begin anew"] = "refuse",
+) -> TrainResult:
+    """Teach a model as `settings` say and register it.
+
+    `resume`: go on with the newest unfinished run of this name; when there is none a new run begins, and that
+    is said. `other_settings`: what to do when that run has other settings.
+    Raises: SettingsError, DataError, DivergedError, BooksError; BusyError when another process teaches in the
+    same run; KeyboardInterrupt when interrupted before the first step.
+    """
+    check_name(settings.name)
+    if settings.budget is None and settings.steps is None:
+        raise SettingsError("budget", got=None, wanted="a budget like 4min, or a number of steps")
+    set_threads(settings.threads)
+    process = prepare_process()
+    found = _find_run(settings, workspace, progress, other_settings) if resume else None
+    folder = found or RunFolder(workspace.runs / new_run_id(settings.name)).create(settings)
+    with (
+        FileLock(folder.lock, timeout_s=1.0),
+        _open_bill(settings, books, machine, folder, found is not None) as bill,
+    ):
+        session = _prepare(settings, workspace, folder, bill, machine, progress, process)
+        try:
+            result = _teach_and_publish(session, Registry(workspace, books))
+        finally:
+            session.close()
+        if result.status == "stopped":
+            bill.close("stopped", "Ctrl-C or SIGTERM")
+    return result
+
+
+def _find_run(
+    settings: TrainSettings,
+    workspace: Workspace,
+    progress: Progress,
+    other_settings: Literal["refuse", "begin anew"],
+) -> RunFolder | None:
+    """The run to go on with, None to begin one."""
+    folder = find_unfinished(workspace, settings.name)
+    if folder is None:
+        progress.say("nothing to resume, a new run begins")
+        return None
+    changed = changed_settings(read_settings(TrainSettings, folder.settings), settings)
+    if not changed:
+        progress.say(f"resuming {folder.run_id}")
+        return folder
+    name, (before, now) = next(iter(changed.items()))
+    if other_settings == "refuse":
+        wanted = f"{before!r} as in {folder.run_id}, which is to be resumed; or leave out resume"
+        raise SettingsError(name, got=now, wanted=wanted)
+    progress.say(f"{folder.run_id} is unfinished and has other settings ({name}); a new run begins")
+    return None
+
+
+def _open_bill(
+    settings: TrainSettings, books: Books, machine: Machine, folder: RunFolder, resumes: bool
+) -> TrainingBill:
+    meter = open_meter(machine)
+    if resumes:
+        with suppress(NotFoundError):  # killed after its folder was made and before its row was
+            return TrainingBill.resume(books, meter, folder.run_id)
+    info = RunInfo(settings.name, recipe=pretrain.NAME, settings_toml=to_toml(settings))
+    return TrainingBill.open(books, meter, info, folder.run_id)
+
+
+def _prepare(
+    settings: TrainSettings,
+    workspace: Workspace,
+    folder: RunFolder,
+    bill: TrainingBill,
+    machine: Machine,
+    progress: Progress,
+    process: tuple[str, ...],
+) -> Session:
+    """Everything up to the first step."""
+    with bill.overhead("data"):
+        tokenizer = get_tokenizer(settings, folder, progress)
+        corpus = prepare_corpus(settings.data, tokenizer, workspace.data, progress)
+    with bill.overhead("load"):
+        shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
+        state, loader = pretrain.build(settings, corpus, shape)
+        header = make_header(settings, state.precision, corpus.digest, tokenizer.digest)
+        header["machine"]["process"] = list(process)
+        checkpoint = load_latest(folder.checkpoints)
+    bill.describe(corpus_digest=corpus.digest, num_parameters=num_parameters(shape))
+    spent_s = 0.0 if checkpoint is None else float(checkpoint.state["spent_s"])
+    span: Span = _span(settings, spent_s)
+    if checkpoint is not None:
+        check_same_text(checkpoint.state["header"], header)
+        state.load(checkpoint.tensors, checkpoint.state["train"])
+    write_json(folder.header, header)
+    session = Session(
+        settings, folder, state, loader, corpus, tokenizer, span, bill, machine, progress, header
+    )
+    if checkpoint is not None:
+        session.not_exact += why_not_exact(checkpoint.state["header"], header)
+        session.remember(checkpoint)
+        _say_resumed(checkpoint, session)
+    size = f"{num_parameters(shape):,} parameters on {state.device.type}"
+    progress.say(f"{size}, matrix products in {state.precision.reason}")
+    return session
+
+
+def _span(settings: TrainSettings, spent_s: float) -> Span:
+    if settings.steps is not None:
+        return StepSpan(settings.steps, spent_s)
+    return BudgetSpan(settings.budget_s or 0.0, spent_s)
+
+
+def _say_resumed(checkpoint: Checkpoint, session: Session) -> None:
+    for damage in checkpoint.skipped:
+        problem = f"checkpoint {damage.path.name} is damaged ({damage.problem})"
+        session.progress.say(f"{problem}; took the one before")
+    exact = "exactly" if not session.not_exact else f"not bit for bit: {', '.join(session.not_exact)}"
+    session.progress.say(f"goes on after step {checkpoint.step:,}, {exact}")
+
+
+def get_tokenizer(settings: TrainSettings, folder: RunFolder, progress: Progress) -> Tokenizer:
+    """The run's tokenizer: its own from before a resume, the one that was given, or one learned from the
+    text now."""
+    if folder.tokenizer.is_dir():
+        return Tokenizer.load(folder.tokenizer)
+    if settings.tokenizer is not None:
+        given = settings.tokenizer
+        tokenizer = Tokenizer.load(given) if given.is_dir() else Tokenizer.from_file(given)
+    else:
+        tokenizer = train_bpe(sample_texts(settings.data), settings.vocab_size, progress=progress)
+    publish_folder(folder.tokenizer, tokenizer.save)
+    return tokenizer
+
+
+def _teach_and_publish(session: Session, registry: Registry) -> TrainResult:
+    signal_name = session.teach()
+    state, settings = session.state, session.settings
+    if state.step == 0:
+        raise KeyboardInterrupt
+    session.save()
+    if signal_name is not None:
+        session.progress.say(f"{signal_name}: stopped after step {state.step:,}; what was taught is kept")
+    evaluation = settings.evaluation
+    final = session.look(
+        session.span.progress(state.step),
+        evaluation.final_bytes if signal_name is None else evaluation.probe_bytes,
+    )
+    status: Literal["finished", "stopped"] = "finished" if signal_name is None else "stopped"
+    version = _publish(session, registry, final, status)
+    result = _result(session, version, status)
+    session.folder.finish(_plain(result))
+    session.progress.say(f"saved {version.reference}: {version.path}")
+    return result
+
+
+def _publish(session: Session, registry: Registry, final: Probe, status: str) -> Version:
+    settings, corpus, shape = session.settings, session.corpus, session.state.model.shape
+    score = final.score
+    lineage = Lineage(
+        corpus_digest=corpus.digest,
+        tokenizer_digest=session.tokenizer.digest,
+        settings=to_toml(settings),
+        run_id=session.folder.run_id,
+        evaluation=asdict(score),
+    )
+    manifest: dict[str, Any] = {
+        "recipe": pretrain.NAME,
+        "status": status,
+        "num_steps": session.state.step,
+        "num_tokens": session.state.num_tokens,
+        "lineage": {name: value for name, value in vars(lineage).items() if value is not None},
+    }
+
+    def write(folder: Path) -> None:
+        save_model(
+            folder,
+            session.state.model,
+            shape,
+            session.tokenizer,
+            manifest,
+            family="llama",
+            dtype=settings.save_as,
+        )
+
+    with session.bill.overhead("checkpoint"):
+        version = registry.publish(settings.name, write, lineage)
+    registry.record_evaluation(
+        version,
+        Evaluation(
+            task="heldout bits per byte",
+            mean=score.mean,
+            stderr=score.stderr,
+            num_items=score.num_bytes,
+            unit=score.unit,
+            corpus_digest=corpus.digest,
+            run_id=session.folder.run_id,
+        ),
+    )
+    return version
+
+
+def _result(session: Session, version: Version, status: Literal["finished", "stopped"]) -> TrainResult:
+    state, corpus = session.state, session.corpus
+    return TrainResult(
+        run_id=session.folder.run_id,
+        folder=session.folder.path,
+        status=status,
+        version=version,
+        num_steps=state.step,
+        num_skipped=len(state.guard.skipped),
+        num_tokens=state.num_tokens,
+        num_parameters=num_parameters(state.model.shape),
+        seconds=session.span.spent_s,
+        probes=tuple(session.probes),
+        heldout_titles=corpus.heldout_titles,
+        split=corpus.describe_split(),
+        precision=state.precision.reason,
+        not_exact=tuple(session.not_exact),
+        alarms=tuple(session.alarms),
+    )
+
+
+def _plain(result: TrainResult) -> dict[str, Any]:
+    """The result as JSON values."""
+    values: dict[str, Any] = asdict(result)
+    values["folder"] = str(result.folder)
+    values["version"] = {"reference": result.version.reference, "digest": result.version.digest}
+    return values

@@ -1,0 +1,162 @@
+"""How surprised a model is by text: every token scored once, with as much context as a window allows.
+
+In: a decoder and token ids of documents.  Out: nats per document. `evals` makes scores of them; a training
+run probes itself with them.
+Windows overlap: each begins `window - stride` tokens before the first token it scores, so that no token but
+those at the very start of a document is judged with a short context. Source: as the strided perplexity of
+GPT-2's evaluation.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tuition.core.errors import SettingsError, ShapeError
+from tuition.data.rows import IGNORED
+from tuition.model.decoder import Decoder
+from tuition.runtime.device import Precision
+from tuition.train.attention import training_context
+from tuition.train.losses import token_losses
+
+TOKENS_AT_ONCE = 8_192
+"""In one forward pass: enough to keep matrix units busy, little memory whatever the window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A mean over text and how sure it is."""
+
+    mean: float
+    stderr: float | None
+    """Standard error over documents; None with a single one."""
+    num_bytes: int
+    num_documents: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentScore:
+    """What one document cost."""
+
+    nats: float
+    """Sum of negative log-likelihoods."""
+    num_tokens: int
+    num_bytes: int
+    """UTF-8 bytes that the scored tokens stand for."""
+
+
+def score_documents(
+    model: Decoder,
+    documents: Sequence[np.ndarray],
+    byte_counts: np.ndarray,
+    *,
+    window: int,
+    stride: int,
+    precision: Precision,
+    max_bytes: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> list[DocumentScore]:
+    """Score each document, or with `max_bytes` about that many bytes, an equal share from the start of each.
+
+    `documents`: ids as `TokenSet.document` gives them: the first is the mark that begins a document, which
+    is read and not scored.  `byte_counts`: UTF-8 bytes of each token id, (vocab,).
+    """
+    share = 1.0
+    if max_bytes is not None:
+        total = sum(int(byte_counts[document].sum()) for document in documents)
+        share = min(1.0, max_bytes / max(1, total))
+    scores = []
+    was_training = model.training
+    model.eval()
+    for document in documents:
+        taken = np.asarray(document[: max(2, round(len(document) * share))], dtype=np.int64)
+        num_bytes = int(byte_counts[taken].sum())
+        nats = score_tokens(model, taken, window, stride, precision)
+        scores.append(DocumentScore(nats, max(0, len(taken) - 1), num_bytes))
+        if advance is not None:
+            advance(num_bytes)
+    model.train(was_training)
+    return scores
+
+
+@torch.no_grad()
+def score_tokens(
+    model: Decoder, document: np.ndarray, window: int, stride: int, precision: Precision
+) -> float:
+    """Sum of nats over all tokens of one document but the first, from which the second is predicted.
+
+    Raises: SettingsError for a stride that would leave tokens unscored between two windows.
+    """
+    if not 1 <= stride <= window:
+        raise SettingsError("stride", got=stride, wanted=f"1 to the window ({window:,} tokens)")
+    device = model.embedding.weight.device
+    total = 0.0
+    for inputs, targets in _batched(list(_windows(document, window, stride))):
+        positions = torch.arange(inputs.shape[1], device=device)[None]
+        with torch.autocast(device.type, precision.dtype, enabled=precision.is_autocast):
+            hidden = model(inputs.to(device), training_context(positions))
+            total += float(token_losses(hidden, model.head_weight, targets.to(device)).double().sum())
+    return total
+
+
+def _windows(document: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and targets of each window; a target that an earlier window scored is IGNORED."""
+    scored, last = 0, len(document) - 1
+    while scored < last:
+        end = min(last, window if scored == 0 else scored + stride)
+        start = max(0, end - window)
+        targets = document[start + 1 : end + 1].copy()
+        targets[: scored - start] = IGNORED
+        yield document[start:end], targets
+        scored = end
+
+
+def _batched(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows of equal length together, at most TOKENS_AT_ONCE or one."""
+    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    for pair in pairs:
+        if pending and (
+            (len(pending) + 1) * len(pair[0]) > TOKENS_AT_ONCE or len(pair[0]) != len(pending[0][0])
+        ):
+            yield _stack(pending)
+            pending = []
+        pending.append(pair)
+    if pending:
+        yield _stack(pending)
+
+
+def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+    return (
+        torch.from_numpy(np.stack([inputs for inputs, _ in pairs])),
+        torch.from_numpy(np.stack([targets for _, targets in pairs])),
+    )
+
+
+def bits_per_byte(scores: Sequence[DocumentScore]) -> Score:
+    """Bits that a model needs for one byte of text; comparable between tokenizers.
+
+    The error is that of a ratio of sums over documents, by linearisation. Source: Cochran, Sampling
+    Techniques, 1977, section 6.4.
+    """
+    return _ratio(scores, [score.num_bytes for score in scores], 1 / math.log(2), "bits per byte")
+
+
+def nats_per_token(scores: Sequence[DocumentScore]) -> Score:
+    """Mean loss; comparable only between models of one tokenizer."""
+    return _ratio(scores, [score.num_tokens for score in scores], 1.0, "nats per token")
+
+
+def _ratio(scores: Sequence[DocumentScore], sizes: list[int], factor: float, unit: str) -> Score:
+    total = sum(sizes)
+    if total == 0:
+        raise ShapeError("score", wanted="at least one scored byte", got=0)
+    mean = sum(score.nats for score in scores) / total
+    count, stderr = len(scores), None
+    if count > 1:
+        residuals = sum((score.nats - mean * size) ** 2 for score, size in zip(scores, sizes, strict=True))
+        stderr = math.sqrt(count / (count - 1) * residuals) / total * factor
+    return Score(mean * factor, stderr, sum(score.num_bytes for score in scores), count, unit)

@@ -1,0 +1,222 @@
+"""One run while it lasts: teaches, looks at itself, saves. The loop yields; this listens.
+
+In: the parts that `run.py` has put together.  Out: checkpoints, log lines, evaluations, samples; the reason
+it ended.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tuition.core.progress import Progress
+from tuition.core.records import StepRecord
+from tuition.core.units import format_count
+from tuition.data.corpus import Corpus
+from tuition.data.loader import Loader
+from tuition.ledger.training import TrainingBill
+from tuition.runtime.checkpoints import Checkpoint, save_checkpoint
+from tuition.spec.machine import Machine
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.train.folder import RunFolder
+from tuition.train.listeners import JsonLog, TensorBoardLog, mfu, tokens_per_second
+from tuition.train.loop import fit
+from tuition.train.recipes.pretrain import next_token_loss
+from tuition.train.samples import byte_counts, write_sample
+from tuition.train.schedule import BudgetSpan, Span
+from tuition.train.scoring import Score, bits_per_byte, score_documents
+from tuition.train.settings import TrainSettings
+from tuition.train.state import TrainState
+from tuition.train.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a run saw when it looked at itself."""
+
+    step: int
+    progress: float
+    seconds: float
+    """Of the run so far."""
+    score: Score
+    """Held-out bits per byte."""
+    samples: tuple[str, ...]
+
+
+@dataclass
+class Session:
+    """A run that is under way."""
+
+    settings: TrainSettings
+    folder: RunFolder
+    state: TrainState
+    loader: Loader
+    corpus: Corpus
+    tokenizer: Tokenizer
+    span: Span
+    bill: TrainingBill
+    machine: Machine
+    progress: Progress
+    header: dict[str, Any]
+    probes: list[Probe] = field(default_factory=list)
+    not_exact: list[str] = field(default_factory=list)
+    """Why these may not be the bits of a run that was never stopped; empty: they are."""
+    alarms: list[str] = field(default_factory=list)
+    """Checkpoints that could not be written."""
+
+    def __post_init__(self) -> None:
+        self.log = JsonLog(self.folder.log, self.state.step)
+        self.board = TensorBoardLog(self.folder.tensorboard, self.state.step)
+        self._saved_at, self._saved_step = time.monotonic(), self.state.step
+
+    def remember(self, checkpoint: Checkpoint) -> None:
+        """Take over what a checkpoint of this run tells beside its state."""
+        self.not_exact += [why for why in checkpoint.state["not_exact"] if why not in self.not_exact]
+        self.probes = [_probe_from(value) for value in checkpoint.state["probes"]]
+
+    def teach(self) -> str | None:
+        """Run to the end of the span. Returns the name of the signal that stopped it earlier, None at the
+        end.
+
+        Raises: DivergedError.
+        """
+        by_clock = isinstance(self.span, BudgetSpan)
+        total = self.settings.budget_s if by_clock else float(self.settings.steps or 0)
+        with StopRequest() as stop, self.progress.task("teach", total, "s" if by_clock else "steps") as task:
+            done = self.span.spent_s if by_clock else float(self.state.step)
+            task.advance(done)
+            for record in self._steps():
+                now = self.span.spent_s if by_clock else float(record.step)
+                task.advance(now - done, self._note(record))
+                done = now
+                self._look_and_save(record)
+                if stop.requested is not None:
+                    return stop.requested
+        return None
+
+    def _steps(self) -> Iterator[StepRecord]:
+        """The loop's records, each one billed and logged."""
+        skipped = len(self.state.guard.skipped)
+        for record in fit(
+            self.state, self.loader, next_token_loss, self.settings, self.span, self.bill.meter
+        ):
+            self.bill.add_step(record)
+            self.log.step(record, self.machine.peak_flops)
+            self.board.step(record, self.machine.peak_flops)
+            for step, problem in self.state.guard.skipped[skipped:]:
+                self.log.event("skipped", step=step, problem=problem)
+                self.progress.say(f"step {step:,} was not taken: {problem}")
+            skipped = len(self.state.guard.skipped)
+            yield record
+
+    def _note(self, record: StepRecord) -> str:
+        speed, share = tokens_per_second(record), mfu(record, self.machine.peak_flops)
+        parts = [f"loss {record.loss:.3f}"]
+        parts += [f"{format_count(speed)} tokens/s"] if speed is not None else []
+        parts += [f"MFU {share:.0%}"] if share is not None else []
+        return ", ".join(parts)
+
+    def _look_and_save(self, record: StepRecord) -> None:
+        times = self.settings.evaluation.times
+        due = min(int(record.progress * times + 1e-9), times - 1) if times else 0  # the last one is `finish`
+        if due > len(self.probes):
+            self.look(record.progress, self.settings.evaluation.probe_bytes)
+        every = self.settings.checkpoints.every_steps
+        if every is not None:
+            is_due = record.step % every == 0
+        else:
+            is_due = time.monotonic() - self._saved_at >= self.settings.checkpoints.every_s
+        if is_due:
+            self.save()
+
+    def look(self, progress: float, max_bytes: int | None) -> Probe:
+        """Score held-out text and write samples."""
+        settings = self.settings.evaluation
+        with self.bill.overhead("evaluation"):
+            score = self._score(max_bytes)
+            samples = tuple(
+                write_sample(
+                    self.state.model,
+                    self.tokenizer,
+                    prompt,
+                    num_tokens=settings.sample_tokens,
+                    temperature=settings.temperature,
+                    top_p=settings.top_p,
+                    seed=self.settings.seed + index,
+                    precision=self.state.precision,
+                )
+                for index, prompt in enumerate(settings.sample_prompts if settings.sample_tokens else ())
+            )
+        probe = Probe(self.state.step, progress, self.span.spent_s, score, samples)
+        self.probes.append(probe)
+        values = {"bits_per_byte": score.mean, "stderr": score.stderr, "num_bytes": score.num_bytes}
+        self.log.event("evaluation", step=probe.step, seconds=probe.seconds, samples=list(samples), **values)
+        numbered = {f"sample {index}": f"```\n{text}\n```" for index, text in enumerate(samples)}
+        self.board.event("heldout", probe.step, bits_per_byte=score.mean, **numbered)
+        self.progress.say(_describe(probe))
+        return probe
+
+    def _score(self, max_bytes: int | None) -> Score:
+        heldout, window = self.corpus.heldout, self.settings.seq_len
+        scores = score_documents(
+            self.state.model,
+            [heldout.document(index) for index in range(heldout.info.num_documents)],
+            np.asarray(byte_counts(self.tokenizer)),
+            window=window,
+            stride=max(1, window // 2),
+            precision=self.state.precision,
+            max_bytes=max_bytes,
+        )
+        return bits_per_byte(scores)
+
+    def save(self) -> None:
+        """Write a checkpoint and the bill. A disk that refuses is an alarm; training goes on."""
+        if self._saved_step == self.state.step and self.state.step:
+            return
+        with self.bill.overhead("checkpoint"):
+            try:
+                save_checkpoint(
+                    self.folder.checkpoints,
+                    self.state.step,
+                    self.state.tensors(),
+                    self._values(),
+                    keep=self.settings.checkpoints.keep,
+                )
+                self._saved_step = self.state.step
+                self.log.event("checkpoint", step=self.state.step)
+            except OSError as error:
+                alarm = f"step {self.state.step:,}: the checkpoint could not be written ({error})"
+                self.alarms.append(alarm)
+                self.progress.say(f"ALARM: {alarm}; training goes on, the one before is untouched")
+        self._saved_at = time.monotonic()
+        self.bill.save()
+
+    def _values(self) -> dict[str, Any]:
+        return {
+            "train": self.state.values(),
+            "header": self.header,
+            "spent_s": self.span.spent_s,
+            "not_exact": self.not_exact,
+            "probes": [asdict(probe) for probe in self.probes],
+        }
+
+    def close(self) -> None:
+        """End the logs."""
+        self.log.close()
+        self.board.close()
+
+
+def _probe_from(value: dict[str, Any]) -> Probe:
+    changed: dict[str, Any] = {"score": Score(**value["score"]), "samples": tuple(value["samples"])}
+    return Probe(**(value | changed))
+
+
+def _describe(probe: Probe) -> str:
+    error = "" if probe.score.stderr is None else f" ± {probe.score.stderr:.3f}"
+    when = f"after {probe.step:,} steps ({probe.progress:.0%})"
+    lines = [f"{when}: {probe.score.mean:.3f}{error} held-out bits per byte"]
+    for sample in probe.samples:
+        lines += ["  | " + line for line in sample.strip().splitlines()] + [""]
+    return "\n".join(lines).rstrip()

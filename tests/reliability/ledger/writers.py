@@ -1,0 +1,131 @@
+"""Programs that write into the books until somebody kills them. Run as a script by the tests beside it.
+
+The parent process imports once and forks a worker for each command on its standard input:
+`start <mode> <workspace> <log> <number>` answers with the pid, `wait <pid>` with `ended`. A worker appends
+what was acknowledged to its log with one write call per line: the client's truth, which outlives the worker.
+"""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tuition.books.books import Books, open_books
+from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.core.workspace import Workspace
+from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.meter import ModelledMeter
+from tuition.ledger.receipts import RequestRow, record_period, record_rate, record_request
+from tuition.ledger.training import RunInfo, TrainingBill
+from tuition.spec.machine import Machine
+from tuition.spec.shape import ModelShape
+
+SHAPE = ModelShape(
+    vocab_size=100, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=32,
+    context_length=64,
+)  # fmt: skip
+MACHINE = Machine("test", "cpu", 2, 1 << 34, 1e12, 1e10, 7.3, 31.7, 0.0837, False, 0.21, 1.3, 400.0)
+
+
+def write_requests(root: Path, log: int, number: int) -> None:
+    """Serve made-up requests from four threads for ever; log each one whose row is acknowledged."""
+    books = open_books(Workspace(root))
+    account = EngineAccount(SHAPE, MACHINE, ModelledMeter(MACHINE))
+    rate_id = record_rate(books, MACHINE)
+    busy = threading.Lock()
+
+    def serve(thread: int) -> None:
+        for i in range(1_000_000):
+            name = f"{number}-{thread}-{i}"
+            with busy:
+                begin = time.monotonic_ns()
+                work = (
+                    SequenceWork(name, "prefill", 5, 0, 1),
+                    SequenceWork(f"{name}-n", "decode", 1, 3, 1, 1),
+                )
+                account.add(StepTrace(begin, time.monotonic_ns(), work))
+            rows = [_row(account, request, rate_id) for request in (name, f"{name}-n")]
+            for row, future in [(row, record_request(books, row)) for row in rows]:
+                future.result()
+                os.write(log, f"{row.request_id} {row.cost.total.cost_nusd}\n".encode())
+            if i % 7 == 0 and thread == 0:
+                record_period(books, "m", account.drain_period(), rate_id).result()
+
+    for thread in range(4):
+        threading.Thread(target=serve, args=(thread,)).start()
+
+
+def _row(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
+    cost = account.close(name)
+    return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
+
+
+def write_hastily(root: Path, log: int, number: int) -> None:
+    """The planted fault: a writer that acknowledges inside the transaction."""
+
+    def hasty(self: Books, group: list) -> None:
+        with self._lock, self._writer.begin() as connection:
+            for fn, future in group:
+                future.set_result(fn(connection))
+            time.sleep(0.03)
+
+    Books._commit_group = hasty
+    write_requests(root, log, number)
+
+
+def write_training(root: Path, log: int, number: int) -> None:
+    """Train for ever; log each step whose save is acknowledged."""
+    books, meter = open_books(Workspace(root)), ModelledMeter(MACHINE)
+    bill = TrainingBill.open(books, meter, RunInfo("m"), run_id=f"run-{number}")
+    step = 0
+    while True:
+        start = meter.start()
+        time.sleep(0.001)
+        step += 1
+        bill.add_step(StepRecord(step, 1.0, 1.0, 0.1, 100, 10**6, meter.stop(start), 0.5))
+        if step % 3 == 0:
+            with bill.overhead("checkpoint"):
+                bill.save()
+            os.write(log, f"{step}\n".encode())
+
+
+def write_accounts(root: Path, log: int, number: int) -> None:
+    """Write sixty rates beside other processes, then close."""
+    with open_books(Workspace(root)) as books:
+        for i in range(60):
+            machine = Machine(f"{number}-{i}", "cpu", 2, 1, 1.0, 1.0, 1.0, 1.0, 1.0, True, 0.0, 1.0, 0.0)
+            record_rate(books, machine)
+            os.write(log, f"{machine.name}\n".encode())
+
+
+MODES = {
+    "requests": write_requests,
+    "hasty": write_hastily,
+    "training": write_training,
+    "accounts": write_accounts,
+}
+
+
+def main() -> None:
+    """Fork a worker for each command."""
+    for line in sys.stdin:
+        verb, *words = line.split()
+        if verb == "wait":
+            os.waitpid(int(words[0]), 0)
+            print("ended", flush=True)
+            continue
+        mode, root, log, number = words
+        pid = os.fork()
+        if pid == 0:
+            file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            MODES[mode](Path(root), file, int(number))
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread() and not thread.daemon:
+                    thread.join()
+            os._exit(0)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Loads the tiny server for the tests of this folder."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("tiny_server.py")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """The module `tiny_server`."""
+    if "tiny_server" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("tiny_server", PROGRAM)
+        sys.modules["tiny_server"] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+        spec.loader.exec_module(sys.modules["tiny_server"])  # type: ignore[union-attr]
+    return sys.modules["tiny_server"]
+
+
+class Child:
+    """A server in a process of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        command = [sys.executable, str(PROGRAM), str(folder), *options]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        )
+        self.url = self.process.stdout.readline().strip()  # type: ignore[union-attr]
+        if not self.url:
+            raise RuntimeError(self.process.stderr.read())  # type: ignore[union-attr]
+
+    def signal(self, number: int) -> float:
+        """Send a signal; returns when."""
+        self.process.send_signal(number)
+        return time.monotonic()
+
+    def end(self) -> int:
+        """Make sure that it is gone."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., Child]]:
+    """Starts servers and ends them by their process ids."""
+    started: list[Child] = []
+
+    def start(folder: Path, *options: str) -> Child:
+        started.append(Child(folder, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+        for pipe in (one.process.stdout, one.process.stderr):
+            pipe.close()  # type: ignore[union-attr]

@@ -1,0 +1,172 @@
+"""T1: a run that is killed and resumed ends with the same bits as one that was not, and loses at most one
+interval."""
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sqlalchemy import select
+
+from tuition.books.books import open_books
+from tuition.books.schema import run_costs, runs
+from tuition.core.workspace import open_workspace
+from tuition.runtime.checkpoints import load_latest
+
+STEPS = 60
+
+
+class Zygote:
+    """Starts training processes quickly; see zygote.py."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("zygote.py")
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, root: Path, text: Path, resume: bool) -> int:
+        assert self.process.stdin
+        assert self.process.stdout
+        mode = "resume" if resume else "new"
+        self.process.stdin.write(f"{root}\t{STEPS}\t{mode}\t{text}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def status(self) -> int:
+        assert self.process.stdout
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    started = Zygote()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    chance = random.Random(1)
+    words = ["alpha", "beta", "gamma", "delta", "omega", "rose", "thorn", "king", "queen"]
+    path.write_text("".join(" ".join(chance.choices(words, k=9)) + ".\n" for _ in range(600)))
+    return path
+
+
+def wait_for_lines(root: Path, number: int, pid: int) -> bool:
+    """Until the run has logged this many lines; False when its process is gone before."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        logs = list(root.glob("runs/*/log.jsonl"))
+        if logs and logs[0].read_bytes().count(b"\n") >= number:
+            return True
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.002)
+    raise TimeoutError(f"{root} did not reach {number} lines")
+
+
+def last_state(root: Path) -> tuple[str, int]:
+    """Digest of weights, optimizer and random numbers at the end, and the step."""
+    (run,) = root.glob("runs/*")
+    loaded = load_latest(run / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["not_exact"] == []
+    digest = hashlib.sha256()
+    for name, value in sorted(loaded.tensors.items()):
+        digest.update(name.encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest(), loaded.step
+
+
+def losses(root: Path) -> list[str]:
+    """The log's step lines without their clocks."""
+    (log,) = root.glob("runs/*/log.jsonl")
+    lines = [line for line in log.read_text().splitlines() if '"kind": "step"' in line]
+    return [line.partition(', "start_ns"')[0] for line in lines]
+
+
+def kill_until_done(zygote: Zygote, root: Path, text: Path, kills: int, seed: int) -> int:
+    """Start, kill some steps later, resume, until it is done. Returns the kills that hit."""
+    chance = random.Random(seed)
+    for turn in range(kills + 1):
+        before = sum(log.read_bytes().count(b"\n") for log in root.glob("runs/*/log.jsonl"))
+        pid = zygote.start(root, text, resume=turn > 0)
+        if turn < kills and wait_for_lines(root, before + chance.randrange(1, STEPS // 3), pid):
+            time.sleep(chance.random() * 0.01)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        status = zygote.status()
+        if status == 0:
+            return turn
+        assert status == signal.SIGKILL
+    raise AssertionError("the last run did not end")
+
+
+def test_killed_and_resumed_runs_end_with_the_same_bits(zygote: Zygote, text: Path, tmp_path: Path) -> None:
+    """Weights, optimizer, random numbers and the logged losses, after three kills -9 at random moments."""
+    zygote.start(tmp_path / "whole", text, resume=False)
+    assert zygote.status() == 0
+    hit = kill_until_done(zygote, tmp_path / "killed", text, kills=3, seed=5)
+    assert hit >= 2  # the machine may be too busy for a kill to hit in time
+    assert last_state(tmp_path / "killed") == last_state(tmp_path / "whole")
+    assert last_state(tmp_path / "whole")[1] == STEPS
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert_billed(tmp_path / "killed", at_least_steps=STEPS)
+
+
+def assert_billed(root: Path, at_least_steps: int) -> None:
+    """One run, finished, with costs; what was done twice is marked."""
+    with open_books(open_workspace(root)) as books:
+        rows = books.read(lambda connection: connection.execute(select(runs)).mappings().all())
+        costs = books.read(lambda connection: connection.execute(select(run_costs)).mappings().all())
+    assert [row["status"] for row in rows] == ["finished"]
+    assert rows[0]["num_steps"] == at_least_steps
+    assert rows[0]["num_resumes"] >= 1
+    assert sum(cost["cost_nusd"] for cost in costs) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_keeps_a_model_and_its_bill(
+    zygote: Zygote, text: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM: what was taught becomes a registered model, billed as stopped; it can still go
+    on."""
+    pid = zygote.start(tmp_path, text, resume=False)
+    assert wait_for_lines(tmp_path, 8, pid)
+    os.kill(pid, number)
+    assert zygote.status() == 0
+    assert (tmp_path / "models/tiny/1/model.safetensors").is_file()
+    with open_books(open_workspace(tmp_path)) as books:
+        rows = books.read(lambda connection: connection.execute(select(runs)).mappings().all())
+    assert [row["status"] for row in rows] == ["stopped"]
+    assert 0 < rows[0]["num_steps"] < STEPS
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_lose_at_most_one_interval(zygote: Zygote, text: Path, tmp_path: Path) -> None:
+    """C1 and T1 at full size: 25 runs of four kills each."""
+    zygote.start(tmp_path / "whole", text, resume=False)
+    assert zygote.status() == 0
+    hit = 0
+    for run in range(25):
+        root = tmp_path / str(run)
+        hit += kill_until_done(zygote, root, text, kills=4, seed=run)
+        assert last_state(root) == last_state(tmp_path / "whole")
+    print(f"kills that hit: {hit} of 100; runs that ended with other bits: 0 of 25")
+    assert hit >= 50

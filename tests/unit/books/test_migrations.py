@@ -1,0 +1,81 @@
+"""The schema in the code is the schema that the revisions make, in one step or not at all."""
+
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, insert, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from tuition.books.books import open_books, revision_of
+from tuition.books.migrate import HEAD, configuration, downgrade, migrate
+from tuition.books.schema import APPEND_ONLY, metadata, prices
+from tuition.core.errors import BooksError
+from tuition.core.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def test_the_revisions_make_the_schema_of_the_code(workspace: Workspace) -> None:
+    with open_books(workspace) as books:
+        assert revision_of(books) == HEAD
+        differences = books.read(lambda c: compare_metadata(MigrationContext.configure(c), metadata))
+        assert differences == []
+
+
+def test_head_is_the_newest_revision_in_the_folder() -> None:
+    assert ScriptDirectory.from_config(configuration()).get_heads() == [HEAD]
+
+
+def test_opening_again_changes_nothing(workspace: Workspace) -> None:
+    open_books(workspace).close()
+    before = workspace.books.read_bytes()
+    with open_books(workspace) as books:
+        assert books.write_now(migrate) is False
+    assert workspace.books.read_bytes() == before
+
+
+def test_down_and_up_again_is_the_same_schema(workspace: Workspace) -> None:
+    with open_books(workspace) as books:
+        books.write_now(lambda connection: downgrade(connection, "base"))
+        left = books.read(lambda connection: set(inspect(connection).get_table_names()))
+        assert left == {"alembic_version"}
+        assert books.write_now(migrate) is True
+        assert books.read(lambda c: compare_metadata(MigrationContext.configure(c), metadata)) == []
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(workspace: Workspace) -> None:
+    with open_books(workspace) as books:
+        books.write_now(lambda connection: downgrade(connection, "base"))
+
+        def breaks(connection: Connection) -> None:
+            migrate(connection)
+            assert inspect(connection).has_table("requests")
+            raise KeyError("power")
+
+        with pytest.raises(KeyError):
+            books.write_now(breaks)
+        left = books.read(lambda connection: set(inspect(connection).get_table_names()))
+        assert left == {"alembic_version"}
+
+
+def test_books_of_a_newer_version_are_refused(workspace: Workspace) -> None:
+    with open_books(workspace) as books:
+        books.write_now(lambda c: c.execute(text("UPDATE alembic_version SET version_num = '9999'")) and None)
+    with pytest.raises(BooksError, match=r"9999.*newer"):
+        open_books(workspace)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE {} SET created_unix_ns = 1", "DELETE FROM {}"])
+def test_what_was_posted_cannot_be_changed(workspace: Workspace, statement: str) -> None:
+    assert "prices" in APPEND_ONLY
+    row = {"model": "m", "valid_from_unix_ns": 1, "source": "test", "created_unix_ns": 1}
+    with open_books(workspace) as books:
+        books.write_now(lambda connection: connection.execute(insert(prices).values(**row)) and None)
+        with pytest.raises(IntegrityError, match="append only"):
+            books.write_now(lambda connection: connection.execute(text(statement.format("prices"))) and None)

@@ -1,0 +1,157 @@
+"""Arguments: a settings file, then the command line; what is printed reads back; the unknown is refused."""
+
+import importlib
+import inspect
+import re
+import tomllib
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import pytest
+
+from tuition.cli import main as program
+from tuition.cli.arguments import Common, Flat, choose, parse
+from tuition.core.errors import SettingsError
+from tuition.core.settings import from_table, to_toml
+from tuition.train.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Inside."""
+
+    rate: float = 0.5
+    """Per second."""
+
+
+@dataclass(frozen=True)
+class Main:
+    """On the top level."""
+
+    budget: str | None = None
+    """With a unit."""
+    inner: Inner = field(default_factory=Inner)
+    """Nested."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Common):
+    """All of it."""
+
+    main: Annotated[Main, Flat] = field(default_factory=Main)
+    """Flat."""
+    other: Inner = field(default_factory=Inner)
+    """Apart."""
+    resume: bool = False
+    """Or not."""
+
+
+def read(*words: str) -> Arguments:
+    return parse(Arguments, list(words), verb="test", description="test")
+
+
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('budget = "4min"\nresume = true\n[inner]\nrate = 2\n[other]\nrate = 3.0\n')
+    found = read("--settings", str(path), "--inner.rate", "7")
+    assert (found.main.budget, found.main.inner.rate, found.other.rate, found.resume) == (
+        "4min",
+        7.0,
+        3.0,
+        True,
+    )
+
+
+def test_what_is_printed_is_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--budget", "1h", "--other.rate", "0.25", "--resume"]
+    with pytest.raises(SystemExit) as ended:
+        read(*words, "--print-settings")
+    assert ended.value.code == 0
+    path = tmp_path / "a.toml"
+    path.write_text(capsys.readouterr().out)
+    found = read(f"--settings={path}")
+    assert (found.main, found.other, found.resume) == (read(*words).main, read(*words).other, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('bugdet = "1h"', "did you mean budget"),
+        ("[inner]\nrat = 1", r"inner\.rat"),
+        ("[other]\nrat = 1", r"other\.rat"),
+        ("budget = 4", "budget"),
+        ("debug = true", "debug"),
+        ("main = 3", "main"),
+    ],
+)
+def test_unknown_or_wrong_keys_of_a_file_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=complaint):
+        read("--settings", str(path))
+
+
+def test_the_settings_stored_with_a_run_can_be_fed_back(tmp_path: Path) -> None:
+    from tuition.cli.train import Train
+
+    stored = TrainSettings(name="bard", steps=12, vocab_size=1024)
+    path = tmp_path / "settings.toml"
+    path.write_text(to_toml(stored))
+    assert parse(Train, ["--settings", str(path)], verb="train", description="").train == stored
+    assert from_table(TrainSettings, tomllib.loads(path.read_text())) == stored
+
+
+def test_an_unknown_action_is_refused_by_name() -> None:
+    assert choose({"list": "", "show": ""}, ["show", "x"], verb="v", default="list") == ("show", ["x"])
+    assert choose({"list": "", "show": ""}, ["--debug"], verb="v", default="list") == ("list", ["--debug"])
+    with pytest.raises(SettingsError, match="one of list, show"):
+        choose({"list": "", "show": ""}, ["shwo"], verb="v", default="list")
+
+
+def settings_classes() -> list[type]:
+    """Every argument dataclass of every verb, and every dataclass inside."""
+    found: dict[type, None] = {}
+
+    def visit(kind: Any) -> None:
+        if is_dataclass(kind) and isinstance(kind, type) and kind not in found:
+            found[kind] = None
+            for hint in get_type_hints(kind).values():
+                visit(hint)
+                for inner in getattr(hint, "__args__", ()):
+                    visit(inner)
+
+    for verb in program.VERBS:
+        module = importlib.import_module(f"tuition.cli.{verb}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Common) and value is not Common:
+                visit(value)
+    return list(found)
+
+
+def test_every_setting_has_help() -> None:
+    """The text under a field is its help; a setting without it is a riddle on the command line."""
+    from docstring_parser import parse_from_object
+
+    silent = []
+    for kind in settings_classes():
+        told = {param.arg_name for param in parse_from_object(kind).params}
+        own = [field.name for field in fields(kind) if field.name in inspect.get_annotations(kind)]
+        silent += [f"{kind.__name__}.{name}" for name in own if name not in told]
+    assert silent == []
+
+
+def test_settings_that_end_in_a_unit_say_it_in_their_help() -> None:
+    from docstring_parser import parse_from_object
+
+    units = {"_s": "second", "_seconds": "second", "_bytes": "byte", "_watts": "watt", "_usd": "dollar"}
+    vague = []
+    for kind in settings_classes():
+        for param in parse_from_object(kind).params:
+            for ending, word in units.items():
+                if param.arg_name.endswith(ending) and not re.search(
+                    word, param.description or "", re.IGNORECASE
+                ):
+                    vague.append(f"{kind.__name__}.{param.arg_name}")
+    # cache_bytes shows its unit by example, `2GiB`
+    assert [name for name in vague if not name.endswith("cache_bytes")] == []

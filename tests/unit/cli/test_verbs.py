@@ -1,0 +1,197 @@
+"""The verbs on a real, tiny model: teach, list, generate, talk, score, and a bill that adds up."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tuition.books.books import open_books
+from tuition.cli import chat
+from tuition.cli.billed import Biller
+from tuition.cli.main import FAILURE, USAGE, main
+from tuition.cli.serving import open_one
+from tuition.core.progress import SilentProgress
+from tuition.core.workspace import Workspace
+from tuition.engine.settings import EngineSettings
+from tuition.ledger.reconciliation import reconcile
+from tuition.ledger.statements import request_receipts
+from tuition.spec.machine import detect_machine
+
+TEXT = "The cat sat on the mat. The dog sat on the log. A bird sang in the tree, and the cat looked up.\n"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which a model named `tiny` was taught by `tuition train`."""
+    folder = tmp_path_factory.mktemp("verbs")
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(TEXT * (20 + number))
+    words = [
+        "train", "--workspace", str(folder / "home"), "--name", "tiny", "--steps", "3", "--vocab-size", "300",
+        "--data.paths", str(folder), "--data.include", "*.txt", "--data.heldout-share", "0.2",
+        "--shape.hidden-size", "32", "--shape.num-layers", "1", "--shape.mlp-size", "64",
+        "--shape.context-length", "64", "--seq-len", "32", "--batch-size", "4", "--evaluation.times", "0",
+        "--evaluation.sample-tokens", "0",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUITION_HOME", str(folder / "home"))
+        assert main(words) == 0
+    return folder / "home"
+
+
+@pytest.fixture
+def tuition(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`tuition(verb, ...)` in that workspace: status, stdout, stderr."""
+    monkeypatch.setenv("TUITION_HOME", str(home))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main(list(words))
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def test_the_run_is_listed_with_its_settings(tuition, home: Path) -> None:
+    status, out, _ = tuition("models", "show", "tiny")
+    assert status == 0
+    assert 'name = "tiny"' in out
+    assert "heldout bits per byte" in out
+    rows = [json.loads(line) for line in tuition("models", "list", "--json")[1].splitlines()]
+    assert [(row["name"], row["version"]) for row in rows] == [("tiny", 1)]
+    stored = next(home.glob("runs/*/settings.toml"))
+    assert (
+        tuition("train", "--settings", str(stored), "--print-settings")[1].splitlines()[0] == 'name = "tiny"'
+    )
+
+
+def test_a_prompt_is_continued_and_billed(tuition) -> None:
+    status, out, err = tuition("generate", "tiny", "The cat", "--max-tokens", "5", "--engine.runner", "torch")
+    assert status == 0
+    assert out.strip()
+    assert " + 5 tokens in " in err
+    assert "$" in err
+    (receipt,) = json.loads(tuition("bill", "request", "--format", "json", "--limit", "1")[1]).values()
+    assert receipt["tokens out"]["value"] == 5
+
+
+def test_a_file_is_answered_once_and_its_replies_are_billed(tuition, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps({"id": f"q{i}", "prompt": "The dog"}) + "\n" for i in range(3)))
+    words = ("generate", "tiny", "--prompts", str(source), "--out", str(target), "--max-tokens", "4")
+    words += ("--engine.runner", "torch")
+    assert tuition(*words)[0] == 0
+    assert {json.loads(line)["id"] for line in target.read_text().splitlines()} == {"q0", "q1", "q2"}
+    status, _, err = tuition(*words)
+    assert status == 0
+    assert "0 replies written" in err
+    assert "3 were there" in err
+
+
+def test_replies_that_are_cut_short_are_billed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stops reading has had the machine's time all the same."""
+    monkeypatch.setenv("TUITION_HOME", str(home))
+    workspace = Workspace(home)
+    with open_books(workspace) as books:
+        with open_one(
+            "tiny", workspace=workspace, books=books, machine=detect_machine(),
+            settings=EngineSettings(runner="torch"), progress=SilentProgress(),
+        ) as opened:  # fmt: skip
+            Biller(opened, books)
+            engine = opened.engine
+            short, long = engine.request([1], max_tokens=2), engine.request([2], max_tokens=40)
+            replies = engine.run([short, long])
+            assert next(replies).finish_reason == "length"
+            replies.close()
+        newest = request_receipts(books, "tiny", 2)
+        assert sorted(receipt.finish_reason for receipt in newest) == ["cancelled", "length"]
+        assert all(receipt.total.wall_ns > 0 for receipt in newest)
+        assert reconcile(books).in_flight.wall_ns == 0
+
+
+def test_a_conversation_ends_with_its_input(tuition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat.sys, "stdin", io.StringIO("The cat\n/new\nA bird\n"))
+    status, out, err = tuition("chat", "tiny", "--max-tokens", "4", "--engine.runner", "torch")
+    assert status == 0
+    assert out.strip()
+    assert len(re.findall(r"^\[\d+ \+ \d+ tokens in ", err, re.MULTILINE)) == 2
+
+
+def test_a_score_is_kept_with_the_model(tuition) -> None:
+    status, out, _ = tuition("eval", "tiny")
+    assert status == 0
+    assert "bits per byte over" in out
+    assert tuition("models", "show", "tiny")[1].count("heldout bits per byte") == 2
+
+
+def test_a_score_on_text_that_was_named_is_not_called_heldout(tuition, home: Path) -> None:
+    """Its share is held out by another split: the model may have been taught it."""
+    before = tuition("models", "show", "tiny")[1].count("heldout bits per byte")
+    assert tuition("eval", "tiny", "--data.paths", str(home.parent / "3.txt"))[0] == 0
+    shown = tuition("models", "show", "tiny")[1]
+    assert shown.count("heldout bits per byte") == before
+    assert "bits per byte of other text" in shown
+
+
+def test_the_bill_says_the_same_in_every_format_and_adds_up(tuition) -> None:
+    table, values, text = (tuition("bill", "--format", kind)[1] for kind in ("table", "json", "csv"))
+    assert "FIXED: training" in table
+    assert json.loads(values)
+    assert len(list(csv.reader(io.StringIO(text)))) > 5
+    assert tuition("bill", "run")[1].startswith("Training receipt: tiny-")
+    status, out, _ = tuition("bill", "check")
+    assert status == 0
+    assert "every identity holds to the last unit" in out
+
+
+def test_doctor_finds_the_workspace(tuition, home: Path) -> None:
+    status, out, _ = tuition("doctor")
+    assert status == 0
+    assert f"{home}, 1 models" in out
+    assert "assumed" in out
+    machine = json.loads(tuition("doctor", "--json", "--machine.usd-per-hour", "0.5")[1])["machine"]
+    assert machine["usd_per_hour"] == 0.5
+    assert machine["origins"]["usd_per_hour"]["provenance"] == "user"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "line"),
+    [
+        (("train", "--budget", "4min"), USAGE, "data.paths"),
+        (("train", "--budget", "4"), USAGE, "a number with a unit"),
+        (("generate", "tiny"), USAGE, "--prompts"),
+        (("generate", "tinny", "x"), FAILURE, "did you mean 'tiny'"),
+        (("eval", "tiny", "--data.paths", "/does/not/exist"), FAILURE, "/does/not/exist"),
+        (("chat", "--url", "http://127.0.0.1:9"), FAILURE, "tuition serve"),
+        (("bill", "run", "nope"), FAILURE, "no run named 'nope'"),
+        (("bill", "request", "--limit", "9" * 20), USAGE, "limit"),
+        (("bill", "request", "--limit", "-5"), USAGE, "limit"),
+        (("models", "add", "Bad Name", "."), USAGE, "Bad Name"),
+        (("serve", "tiny", "--host", "192.0.2.1"), USAGE, "TUITION_API_KEY"),
+        (("eval", "tiny", "--device", "cpu", "--machine.device", "mps"), USAGE, "machine.device"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_the_way_out(tuition, words, status: int, line: str) -> None:
+    got, _, err = tuition(*words)
+    told = [row for row in err.splitlines() if row.startswith("tuition:")]
+    assert got == status
+    assert len(told) == 1
+    assert line in told[0]
+
+
+def test_a_removed_model_keeps_its_bill(tuition, home: Path) -> None:
+    folder = home / "models" / "tiny" / "1"
+    assert tuition("models", "add", "copy", str(folder))[0] == 0
+    assert tuition("models", "remove", "copy@1")[0] == 0
+    with contextlib.suppress(FileNotFoundError):
+        assert not any((home / "models" / "copy").iterdir())
+    assert folder.exists()
+    assert "tiny" in tuition("bill")[1]

@@ -1,0 +1,184 @@
+"""Doubles for the engine's tests: a runner that notices wrong cache wiring, and a tokenizer of single
+letters.
+"""
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from tuition.core.units import NS_PER_S
+from tuition.engine.batch import StepBatch
+from tuition.engine.request import Request, Sampling
+from tuition.engine.settings import EngineSettings
+from tuition.engine.step import StepLoop
+from tuition.spec.shape import ModelShape
+
+VOCAB = 64
+PERIOD = 7
+
+
+def tiny_shape(context_length: int = 256) -> ModelShape:
+    return ModelShape(
+        vocab_size=VOCAB, hidden_size=8, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=8, mlp_size=8,
+        context_length=context_length,
+    )  # fmt: skip
+
+
+def logits_after(tokens: list[int], *, repetitive: bool = False) -> np.ndarray:
+    """What the double's network says after these tokens, computed without any cache."""
+    window = tokens[-PERIOD:] if repetitive else tokens
+    digest = hashlib.blake2b(np.array(window, np.int64).tobytes(), digest_size=8).digest()
+    row = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(VOCAB) * 3
+    if repetitive and len(tokens) >= PERIOD:
+        row[tokens[-PERIOD]] += 40 if int.from_bytes(digest, "little") % 5 else 0
+    return row.astype(np.float32)
+
+
+class HashRunner:
+    """Logits are a hash of every token it finds through the block table, so a wrong block changes the reply.
+
+    It writes tokens into its cache as a real runner writes keys, and reads the whole context back from there.
+    """
+
+    name = "hash"
+
+    def __init__(
+        self, num_blocks: int = 64, block_size: int = 4, context_length: int = 256, repetitive: bool = False
+    ):
+        self.shape = tiny_shape(context_length)
+        self.num_blocks, self.block_size, self.repetitive = num_blocks, block_size, repetitive
+        self.cache = np.full((num_blocks, block_size), -1, np.int64)
+        self.poison: int | None = None
+        self.nan_token: int | None = None
+        self.num_steps = 0
+        self.num_rows = 0
+        self.most_rows = 0
+
+    def forward(self, batch: StepBatch) -> np.ndarray:
+        self.num_steps += 1
+        self.num_rows += len(batch.token_ids)
+        self.most_rows = max(self.most_rows, len(batch.token_ids))
+        if self.poison is not None and self.poison in batch.token_ids:
+            raise RuntimeError("poison in the step")
+        assert batch.starts[-1] == len(batch.token_ids) == len(batch.positions)
+        wanted = set(batch.logit_rows.tolist())
+        assert sorted(wanted) == batch.logit_rows.tolist()
+        found = []
+        for s, (begin, end) in enumerate(itertools.pairwise(batch.starts.tolist())):
+            table, start = batch.block_tables[s], int(batch.context_lengths[s])
+            assert batch.positions[begin:end].tolist() == list(range(start, start + end - begin))
+            for row in range(begin, end):
+                p = int(batch.positions[row])
+                block = table[p // self.block_size]
+                assert block >= 0, "a row without a block"
+                self.cache[block, p % self.block_size] = batch.token_ids[row]
+                if row in wanted:
+                    seen = [
+                        int(self.cache[table[q // self.block_size], q % self.block_size])
+                        for q in range(p + 1)
+                    ]
+                    logits = logits_after(seen, repetitive=self.repetitive)
+                    if self.nan_token is not None and seen[0] == self.nan_token:
+                        logits[3] = np.nan
+                    found.append(logits)
+        return np.stack(found) if found else np.empty((0, VOCAB), np.float32)
+
+    def weights_digest(self) -> str:
+        return "0" * 64
+
+    def close(self) -> None:
+        pass
+
+
+class LetterStream:
+    def __init__(self, poison: int | None) -> None:
+        self.poison = poison
+
+    def push(self, token_id: int) -> str:
+        if token_id == self.poison:
+            raise ValueError("poison in the text")
+        return chr(48 + token_id)
+
+    def finish(self) -> str:
+        return ""
+
+
+class LetterTokenizer:
+    """Token i is the letter chr(48 + i)."""
+
+    def __init__(self) -> None:
+        self.poison: int | None = None
+
+    def stream(self, skip_specials: bool = True) -> LetterStream:
+        return LetterStream(self.poison)
+
+
+class Clock:
+    """A clock that the test moves; each look costs a microsecond."""
+
+    def __init__(self) -> None:
+        self.now = NS_PER_S
+
+    def __call__(self) -> int:
+        self.now += 1_000
+        return self.now
+
+
+def make_loop(
+    *,
+    num_blocks: int = 64,
+    block_size: int = 4,
+    repetitive: bool = False,
+    context_length: int = 256,
+    **settings,
+) -> StepLoop:
+    settings = {"token_budget": 64, "max_batch": 8, "speculation": "off"} | settings
+    runner = HashRunner(num_blocks, block_size, context_length, repetitive)
+    return StepLoop(
+        runner, LetterTokenizer(), EngineSettings(block_size=block_size, **settings), clock=Clock()
+    )
+
+
+def make_request(name: str, prompt, max_tokens: int = 8, **fields) -> Request:
+    sampling = fields.pop("sampling", None) or Sampling(temperature=0.0)
+    return Request(name, tuple(prompt), max_tokens, sampling, **fields)
+
+
+def run_all(loop: StepLoop, check: bool = True) -> dict[str, list]:
+    """Step until nothing is left; events by request."""
+    events: dict[str, list] = {}
+    for _ in range(20_000):
+        if not loop.has_work:
+            return events
+        for event in loop.step()[0]:
+            events.setdefault(event.request_id, []).append(event)
+        if check:
+            loop.check()
+    raise AssertionError("the loop does not end")
+
+
+def greedy(prompt, count: int, repetitive: bool = False) -> list[int]:
+    """What the double says greedily, computed without engine or cache."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(int(logits_after(tokens, repetitive=repetitive).argmax()))
+    return tokens[len(prompt) :]
+
+
+class Kit:
+    """Everything above in one fixture, since test folders are not packages."""
+
+    VOCAB = VOCAB
+    Clock, HashRunner, LetterTokenizer = Clock, HashRunner, LetterTokenizer
+    loop = staticmethod(make_loop)
+    request = staticmethod(make_request)
+    run = staticmethod(run_all)
+    greedy = staticmethod(greedy)
+    logits_after = staticmethod(logits_after)
+
+
+@pytest.fixture(scope="session")
+def kit() -> type[Kit]:
+    return Kit

@@ -1,0 +1,62 @@
+"""Bits per byte of a model with known predictions."""
+
+import math
+
+import pytest
+import torch
+
+from tuition.data.corpus import Corpus, prepare_corpus
+from tuition.data.settings import DataSettings
+from tuition.evals.bits_per_byte import bits_per_byte, evaluate
+from tuition.model.decoder import Decoder
+from tuition.runtime.device import Precision
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.tokenizer.training import train_bpe
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_bpe(["to be or not to be, that is the question\n" * 20], 280)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(6):
+        (folder / f"{number}.txt").write_text(f"to be or not {number} to be\n" * (20 + number))
+    settings = DataSettings(paths=(folder,), heldout=("0.txt", "1.txt"), num_workers=1)
+    return prepare_corpus(settings, tokenizer, folder / "data")
+
+
+def blank(tokenizer: Tokenizer) -> Decoder:
+    """All weights zero: every token is equally likely."""
+    model = Decoder(ModelShape(tokenizer.vocab_size, 16, 1, 2, 1, 8, 16, 32))
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    return model
+
+
+def test_a_model_that_knows_nothing_pays_the_logarithm_of_its_vocabulary(
+    tokenizer: Tokenizer, corpus: Corpus
+) -> None:
+    precision = Precision(torch.float32, "a test")
+    found = evaluate(blank(tokenizer), tokenizer, corpus.heldout, precision=precision)
+    assert found.perplexity == pytest.approx(tokenizer.vocab_size, rel=1e-5)
+    # marks that begin and end documents are tokens without bytes
+    num_scored = corpus.heldout.num_tokens - corpus.heldout.info.num_documents
+    expected = num_scored * math.log2(tokenizer.vocab_size) / corpus.heldout_bytes
+    assert found.bits_per_byte.mean == pytest.approx(expected, rel=1e-5)
+    assert found.bits_per_byte.num_bytes == corpus.heldout_bytes
+    assert found.bits_per_byte.num_documents == 2
+    assert found.bits_per_byte.stderr is not None
+
+
+def test_a_smaller_stride_never_scores_fewer_bytes(tokenizer: Tokenizer, corpus: Corpus) -> None:
+    model = Decoder(ModelShape(tokenizer.vocab_size, 16, 1, 2, 1, 8, 16, 32)).initialize()
+    for stride in (1, 7, 32):
+        found = evaluate(model, tokenizer, corpus.heldout, stride=stride)
+        assert found.bits_per_byte.num_bytes == corpus.heldout_bytes
+    assert bits_per_byte(model, tokenizer, corpus.heldout).mean == pytest.approx(
+        found.bits_per_byte.mean, rel=0.05
+    )

@@ -1,0 +1,83 @@
+"""Number formats: what rounding may cost, and what must come back exactly."""
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize as gguf_quantize
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuition.core.errors import ShapeError
+from tuition.model.quantize import BITS, GROUP, dequantize, from_blocks, quantize
+
+FORMATS = list(BITS)
+GGUF = {"int8": "Q8_0", "int4": "Q4_0", "int4min": "Q4_1"}
+
+
+def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 0.02
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 100), seed=st.integers(0, 1000), scale=st.floats(-3, 3))
+@settings(max_examples=30, deadline=None)
+def test_no_weight_moves_by_more_than_a_step(
+    format: str, rows: int, columns: int, seed: int, scale: float
+) -> None:
+    """Half a step for what is not clipped, and clipping is chosen only where it costs less in all."""
+    weight = gaussian(rows, columns, seed) * 10**scale
+    quantised = quantize(weight, format)  # type: ignore[arg-type]
+    assert quantised.q.shape == (rows, columns)
+    assert quantised.scales.shape == (rows, -(-columns // GROUP))
+    low, high = (-127, 127) if format == "int8" else (0, 15)
+    assert quantised.q.min() >= low
+    assert quantised.q.max() <= high
+    step = np.abs(quantised.scales.astype(np.float32)).repeat(GROUP, 1)[:, :columns]
+    moved = (dequantize(quantised) - weight).abs().numpy()
+    floor = 4e-6 + weight.abs().numpy() * 2.0**-10  # float16: the smallest is 6e-8, and minima are rounded
+    assert (moved <= (0.52 if format == "int8" else 3.0) * step + floor).all()
+
+
+@pytest.mark.parametrize(("format", "bound"), [("int8", 0.006), ("int4", 0.09), ("int4min", 0.08)])
+def test_the_error_is_that_of_the_format(format: str, bound: float) -> None:
+    """Of normal weights: a uniform step's rms, root of 1/12, relative to a group's largest weight."""
+    weight = gaussian(64, 512)
+    error = (dequantize(quantize(weight, format)) - weight).norm() / weight.norm()  # type: ignore[arg-type]
+    assert error < bound
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rounding_is_no_worse_than_gguf(format: str) -> None:
+    """At equal bits: the search for a scale never loses against the plain rule."""
+    weight = gaussian(64, 512, seed=4)
+    theirs = from_blocks(GGUF[format], gguf_quantize(weight.numpy(), GGMLQuantizationType[GGUF[format]]))
+    assert theirs is not None
+    their_error = (dequantize(theirs) - weight).norm()
+    assert (dequantize(quantize(weight, format)) - weight).norm() <= their_error * 1.0001  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_a_file_stored_comes_back_exactly(format: str) -> None:
+    """From raw blocks, and also from the float32 values that they stand for."""
+    blocks = gguf_quantize(gaussian(8, 96, seed=2).numpy(), GGMLQuantizationType[GGUF[format]])
+    stored = from_blocks(GGUF[format], blocks)
+    assert stored is not None
+    assert stored.format == format
+    values = dequantize(stored)
+    again = dequantize(quantize(values, format))  # type: ignore[arg-type]
+    assert ((again - values).abs().max() / values.abs().max()) < (1e-6 if format != "int4min" else 0.01)
+
+
+def test_a_group_of_zeros_stays_zero() -> None:
+    for format in FORMATS:
+        assert not dequantize(quantize(torch.zeros(2, 64), format)).any()  # type: ignore[arg-type]
+
+
+def test_types_of_another_kind_are_not_guessed() -> None:
+    assert from_blocks("Q6_K", np.zeros((1, 210), np.uint8)) is None
+
+
+def test_what_is_no_matrix_is_refused() -> None:
+    with pytest.raises(ShapeError, match="matrix"):
+        quantize(torch.zeros(3), "int8")

@@ -1,0 +1,111 @@
+"""Run in a process of its own: damage model files at random and open them under a limit of memory.
+
+Arguments: a folder and a GGUF file to start from, the number of mutations, a seed, a folder to work in.
+Prints one JSON line. Anything but success or a TuitionError ends the process with a traceback.
+"""
+
+import json
+import random
+import resource
+import shutil
+import struct
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from tuition.core.errors import TuitionError
+from tuition.model.folder import open_model
+
+HEADROOM = 64 * 2**20
+SLOWEST_S = 2.0
+NUMBERS = (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63, 2**64 - 1)
+JSON_VALUES = ("null", "-1", "0", "1e308", "NaN", "true", '"x"', "[]", "{}", "99999999999999999999",
+               "[[[[]]]]", "0.5", '"../../etc/passwd"')  # fmt: skip
+
+
+def damage(content: bytes, rng: random.Random, is_text: bool) -> bytes:
+    """One to four changes; most near the front, where lengths and names are."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        if not data:
+            break
+        front = min(len(data), 4_096 if rng.random() < 0.8 else len(data))
+        at = rng.randrange(front)
+        kind = rng.randrange(8)
+        if kind == 0:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            del data[at : at + rng.randint(1, 64)]
+        elif kind == 2:
+            data[at:at] = data[at : at + rng.randint(1, 64)]
+        elif kind == 3:
+            del data[at:]
+        elif kind == 4:
+            data[at : at + 8] = struct.pack("<Q", rng.choice(NUMBERS))
+        elif kind == 5:
+            data[at : at + 4] = struct.pack("<I", rng.choice(NUMBERS) & 0xFFFFFFFF)
+        elif kind == 6:
+            data[at : at + 4] = rng.randbytes(4)
+        elif is_text:
+            end = next((i for i in range(at, len(data)) if data[i] in b",}]"), len(data))
+            start = max(data.rfind(b":", 0, at), 0) + 1
+            data[start:end] = rng.choice(JSON_VALUES).encode()
+        else:
+            digit = next((i for i in range(at, min(at + 200, len(data))) if 48 <= data[i] <= 57), at)
+            data[digit] = 48 + rng.randrange(10)
+    return bytes(data)
+
+
+def address_space() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def use(path: Path) -> None:
+    """Read everything that a load reads."""
+    model = open_model(path)
+    for _, tensor in model.tensors():
+        tensor.to(torch.float32)
+    if sys.argv[6] == "with-tokenizer":
+        model.tokenizer().encode("to be or not to be")
+
+
+def main() -> None:
+    folder, gguf, work = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[5])
+    rng = random.Random(int(sys.argv[4]))
+    torch.set_num_threads(1)
+    copy = work / "folder"
+    shutil.copytree(folder, copy)
+    names = ["model.safetensors", "config.json", "generation_config.json"]
+    if sys.argv[6] == "with-tokenizer":
+        names += ["tokenizer.json", "tokenizer_config.json"]
+    originals = {copy / name: (copy / name).read_bytes() for name in names}
+    originals[work / "model.gguf"] = gguf.read_bytes()
+    largest = sum(map(len, originals.values()))
+    use(copy)
+    (work / "model.gguf").write_bytes(originals[work / "model.gguf"])
+    use(work / "model.gguf")
+    limit = address_space() + 2 * largest + HEADROOM
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    counts = {"opened": 0, "refused": 0, "slowest_s": 0.0}
+    for number in range(int(sys.argv[3])):
+        path = list(originals)[number % len(originals)]
+        path.write_bytes(damage(originals[path], rng, path.suffix == ".json"))
+        began = time.process_time()
+        try:
+            use(copy if path.parent == copy else path)
+            counts["opened"] += 1
+        except TuitionError:
+            counts["refused"] += 1
+        took = time.process_time() - began
+        counts["slowest_s"] = max(counts["slowest_s"], took)
+        if took > SLOWEST_S:
+            raise SystemExit(f"mutation {number} of {path.name} took {took:.1f} s")
+        path.write_bytes(originals[path])
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()

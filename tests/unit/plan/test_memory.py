@@ -1,0 +1,78 @@
+"""Does it fit? Both sides of every refusal are shown, and what is granted fits."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuition.core.errors import CapacityError
+from tuition.plan.memory import (
+    available_memory,
+    block_bytes,
+    cache_blocks,
+    require,
+    require_context,
+    require_model,
+    training_bytes,
+    weight_bytes,
+)
+from tuition.spec.counts import num_parameters
+from tuition.spec.shape import ModelShape
+
+SMOLLM2 = ModelShape(49_152, 576, 30, 9, 3, 64, 1_536, 8_192)
+GIB = 2**30
+
+
+def test_a_model_larger_than_memory_is_refused_with_both_numbers() -> None:
+    with pytest.raises(CapacityError) as caught:
+        require_model(SMOLLM2, "float32", free=500_000_000, name="smollm2")
+    assert (caught.value.need, caught.value.free) == (4 * num_parameters(SMOLLM2), 500_000_000)
+    assert "538,060,032" in str(caught.value)
+    assert "500,000,000" in str(caught.value)
+    require_model(SMOLLM2, "int8", free=500_000_000)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
+    require_context(SMOLLM2, 8_192)
+    with pytest.raises(CapacityError, match=r"8,193 tokens, 8,192 are available; shorten it"):
+        require_context(SMOLLM2, 8_193)
+
+
+def test_fewer_bits_take_fewer_bytes() -> None:
+    sizes = [weight_bytes(SMOLLM2, name) for name in ("float32", "bf16", "int8", "int4")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 2 * sizes[1]
+
+
+@given(st.integers(0, 64 * GIB), st.integers(1, 64), st.sampled_from([8, 16, 64]))
+def test_what_is_granted_fits_and_holds_at_least_one_context(free: int, batch: int, block_size: int) -> None:
+    refusal = None
+    try:
+        plan = cache_blocks(SMOLLM2, block_size=block_size, max_batch=batch, token_budget=512, free=free)
+    except CapacityError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.need > refusal.free
+        return
+    assert plan.total <= free
+    assert plan.num_blocks * block_size >= SMOLLM2.context_length
+    assert plan.num_blocks * block_size <= batch * SMOLLM2.context_length
+    assert plan.cache == plan.num_blocks * block_bytes(SMOLLM2, block_size)
+
+
+def test_a_cache_limit_is_kept_or_refused() -> None:
+    plan = cache_blocks(SMOLLM2, block_size=16, max_batch=64, token_budget=512, free=8 * GIB, limit=GIB)
+    assert GIB - block_bytes(SMOLLM2, 16) < plan.cache <= GIB
+    with pytest.raises(CapacityError, match="lower cache_bytes"):
+        cache_blocks(SMOLLM2, block_size=16, max_batch=64, token_budget=512, free=GIB, limit=2 * GIB)
+    with pytest.raises(CapacityError, match="raise cache_bytes"):
+        cache_blocks(SMOLLM2, block_size=16, max_batch=64, token_budget=512, free=8 * GIB, limit=2**20)
+
+
+def test_the_machine_tells_how_much_is_free() -> None:
+    assert available_memory() > 2**20
+    assert available_memory(123) == 123
+    require("a byte", 1, way_out="none needed")
+
+
+def test_training_takes_more_than_four_copies_of_the_weights() -> None:
+    assert training_bytes(SMOLLM2, 1_024, 256) > 4 * 4 * num_parameters(SMOLLM2)

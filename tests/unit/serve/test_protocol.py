@@ -1,0 +1,146 @@
+"""The bodies: honoured, accepted without effect, or refused by the name the caller wrote."""
+
+from typing import Any
+
+import openai.types.chat.completion_create_params as chat_params
+import openai.types.completion_create_params as completion_params
+import pytest
+
+from tuition.core.errors import RequestError, UnsupportedField
+from tuition.serve.protocol import REFUSED, ChatRequest, CompletionRequest, list_fields, read_request
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+TEXT = {"model": "m", "prompt": "hi"}
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return read_request(ChatRequest, {**CHAT, **fields})
+
+
+def text(**fields: Any) -> CompletionRequest:
+    return read_request(CompletionRequest, {**TEXT, **fields})
+
+
+def test_every_field_that_openai_knows_is_honoured_or_refused() -> None:
+    """A field that the client library gains shows up here, not in silence."""
+    for kind, params in ((ChatRequest, chat_params), (CompletionRequest, completion_params)):
+        known = {"stream"} | set(params.CompletionCreateParamsBase.__annotations__)
+        assert known <= {row.name for row in list_fields(kind)}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED[ChatRequest]))
+def test_a_known_field_that_is_not_supported_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedField) as caught:
+        chat(**{name: {"type": "json_object"}})
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": []},
+        {"tools": None},
+        {"tool_choice": "none"},
+        {"response_format": {"type": "text"}},
+        {"modalities": ["text"]},
+        {"stop": None},
+        {"stop": []},
+        {"temperature": 1},
+        {"seed": -5},
+        {"top_k": -1},
+        {"max_tokens": 5, "max_completion_tokens": 5},
+        {"user": "u", "store": True, "metadata": {"a": "b"}},
+        {"something_nobody_knows": {"deep": [1]}},
+        {"ignore_eos": True, "min_p": 0.1, "repetition_penalty": 1.1},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"logprobs": True, "top_logprobs": 0},
+        {
+            "prediction": {"type": "content", "content": "x"},
+            "service_tier": "auto",
+            "reasoning_effort": "low",
+        },
+    ],
+    ids=str,
+)
+def test_harmless_fields_pass(fields: dict[str, Any]) -> None:
+    assert chat(**fields).model == "m"
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": [""]}, "stop[0]"),
+        ({"stop": 3}, "stop"),
+        ({"seed": 2**63}, "seed"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"logit_bias": {"1": None}}, "logit_bias.1"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [3]}, "messages[0]"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}, {"type": 3}]}]},
+            "messages[0].content[1].type",
+        ),
+        ({"model": None}, "model"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_bad_value_is_named_where_it_stands(fields: dict[str, Any], place: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        chat(**fields)
+    assert caught.value.field == place
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(RequestError) as caught:
+        read_request(ChatRequest, {"model": "m"})
+    assert caught.value.field == "messages"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [("a", ("a",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1], [2, 3]], ((1,), (2, 3)))],
+)
+def test_a_prompt_may_come_in_four_forms(prompt: Any, prompts: tuple[Any, ...]) -> None:
+    assert text(prompt=prompt).prompt == prompts
+
+
+@pytest.mark.parametrize("prompt", [[], [[]], [True], [1, "a"], [[1], "a"], 3, None, {"a": 1}, [1.0]])
+def test_other_forms_of_a_prompt_are_refused(prompt: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        text(prompt=prompt)
+    assert caught.value.field == "prompt"
+
+
+def test_completion_fields_that_ask_for_more_than_is_done_are_refused() -> None:
+    for fields in ({"best_of": 2}, {"suffix": "x"}):
+        with pytest.raises(UnsupportedField):
+            text(**fields)
+    with pytest.raises(RequestError, match="echo"):
+        text(max_tokens=0)
+    assert text(max_tokens=0, echo=True, best_of=1, suffix="").max_tokens == 0
+
+
+def test_bodies_are_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        chat().temperature = 0.0  # type: ignore[misc]
+
+
+def test_the_documentation_lists_every_field_with_a_meaning() -> None:
+    for kind in (ChatRequest, CompletionRequest):
+        assert all(row.meaning for row in list_fields(kind))

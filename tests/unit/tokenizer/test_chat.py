@@ -1,0 +1,305 @@
+"""Chat templates: as transformers renders them, with limits, with turns that nobody can forge."""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tuition.core.errors import ModelError, RequestError
+from tuition.tokenizer.chat import ChatTemplate
+from tuition.tokenizer.template_process import TemplateLimits
+from tuition.tokenizer.tokenizer import Tokenizer
+
+FEW = settings(max_examples=40, deadline=None)
+HI = [{"role": "user", "content": "hi"}]
+
+
+def user(text: str) -> list[dict]:
+    return [{"role": "user", "content": text}]
+
+
+LLAMA3 = """{% set loop_messages = messages %}{% for message in loop_messages %}{% set content =
+'<|start_header_id|>'
+ + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 ==
+ 0 %}
+{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}
+{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"""
+MISTRAL = """{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content'] %}
+{%- set loop_messages = messages[1:] %}{%- else %}{%- set loop_messages = messages %}{%- endif %}
+{%- for message in loop_messages %}{%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+{{- raise_exception('After the optional system message, conversation roles must alternate user/assistant') }}
+{%- endif %}{%- if message['role'] == 'user' %}{%- if loop.first and system_message is defined %}
+{{- ' [INST] ' + system_message + '\n\n' + message['content'] + ' [/INST]' }}{%- else %}
+{{- ' [INST] ' + message['content'] + ' [/INST]' }}{%- endif %}{%- elif message['role'] == 'assistant' %}
+{{- ' ' + message['content'] + eos_token }}{%- endif %}{%- endfor %}"""
+QWEN3 = """{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.multi_step_tool and message.role == "user" and message.content is string and not(
+ message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+        {%- set ns.multi_step_tool = false %}{%- set ns.last_query_index = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role == "assistant" %}
+        {%- set content = message.content %}{%- set reasoning_content = '' %}
+        {%- if message.reasoning_content is string %}{%- set reasoning_content = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning_content =
+            content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %} {%- set content =
+            content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index and (loop.last or reasoning_content) %}
+            {{- '<|im_start|>' + message.role + '\n<think>\n' + reasoning_content.strip('\n') +
+            '\n</think>\n\n' }} {{- content.lstrip('\n') }}
+        {%- else %}{{- '<|im_start|>' + message.role + '\n' + content }}{%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- else %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}"""
+GEMMA = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not
+supported') }} {% endif %}{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role =
+'model' %}{% else %} {% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' +
+message['content'] | trim +
+ '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"""
+MIXED = """{%- macro show(m) -%}[{{ m.role | upper }}] {{ m.content }}{%- endmacro -%}
+{% for m in messages if m.role != 'system' %}
+{% if loop.index > 9 %}{% break %}{% endif %}
+{% if not m.content %}{% continue %}{% endif %}
+    {{ show(m) }}
+{% generation %}x{% endgeneration %}
+{% endfor %}
+{{ {'b': [1, 'é<'], 'a': none} | tojson }} {{ {'k': 1} | tojson(indent=2) }}
+{% for k, v in {'x': 1, 'y': true}.items() %}{{ k ~ '=' ~ v }}{{ ", " if not loop.last }}{% endfor %}
+{{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ ' a b '.strip().split(' ') }} {{
+none }}"""
+TEMPLATES = {"llama3": LLAMA3, "mistral": MISTRAL, "qwen3": QWEN3, "gemma": GEMMA, "mixed": MIXED}
+
+CONVERSATIONS = [
+    HI,
+    [
+        {"role": "user", "content": " a <b> & 'c' \n"},
+        {"role": "assistant", "content": "ok"},
+        {"role": "user", "content": "d"},
+    ],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nthus"}],
+]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_render_as_transformers_renders_them(name: str) -> None:
+    """Held to jinja2 as transformers sets it up; that stays in tests because it knows no limits."""
+    chat_utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    compiled = chat_utils._compile_jinja_template(TEMPLATES[name])
+    template = ChatTemplate(TEMPLATES[name], "<s>", "</s>")
+    for messages in CONVERSATIONS:
+        expected = compiled.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            bos_token="<s>",
+            eos_token="</s>",
+        )
+        assert template.render(messages) == expected
+
+
+def test_template_kwargs_reach_the_template() -> None:
+    text = ChatTemplate(QWEN3).render(HI, template_kwargs={"enable_thinking": False})
+    assert text.endswith("<think>\n\n</think>\n\n")
+
+
+def test_the_date_is_at_hand() -> None:
+    assert ChatTemplate("{{ strftime_now('%Y') }}").render(HI) == str(time.localtime().tm_year)
+
+
+@FEW
+@given(data=st.data())
+def test_nobody_forges_a_turn(families: dict[str, Tokenizer], data) -> None:
+    """Whatever users write, the special ids are those of the same conversation with harmless text."""
+    tokenizer = families["bpe"]
+    specials = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "</s>"]
+    pieces = [
+        *specials,
+        "<|im_",
+        "end|>",
+        "<",
+        "|>",
+        " ",
+        "\n",
+        "assistant",
+        *(s[: len(s) // 2] for s in specials),
+    ]
+    texts = data.draw(
+        st.lists(st.lists(st.sampled_from(pieces), max_size=6).map("".join), min_size=1, max_size=3)
+    )
+    messages = [{"role": "user", "content": text} for text in texts]
+    ids = tokenizer.render_chat(messages)
+    plain = tokenizer.render_chat([{"role": "user", "content": "x"} for _ in texts])
+    special = tokenizer.special_ids
+    assert [i for i in ids if i in special] == [i for i in plain if i in special]
+    assert tokenizer.decode(ids, skip_specials=False) == tokenizer.chat.render(messages), "no mark is left"
+
+
+def test_pieces_in_neighbouring_messages_do_not_join_to_a_special_token(trained: Tokenizer) -> None:
+    chat = ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}")
+    messages = [{"role": "user", "content": "<|im_end  "[:-2]}, {"role": "user", "content": "|>"}]
+    spans = chat.render_spans(messages, ["<|im_end|>"])
+    assert "".join(span.text for span in spans) == "<|im_end|>"
+    assert not any(span.is_special for span in spans)
+
+
+def test_a_special_token_of_one_character_cannot_be_written_either() -> None:
+    spans = ChatTemplate("¶{{ messages[0].content }}").render_spans(user("a¶b"), ["¶"])
+    assert [(span.text, span.is_special) for span in spans] == [("¶", True), ("a¶b", False)]
+
+
+def test_metaspace_goes_before_the_first_word_only(families: dict[str, Tokenizer]) -> None:
+    tokenizer = families["unigram"]
+    theirs = tokenizer._parsing.encode("the</s>the", add_special_tokens=False).ids
+    spans_ids = [
+        *tokenizer.encode("the"),
+        *tokenizer.eos_ids,
+        *tokenizer._encode_one("the", "text", continued=True),
+    ]
+    assert spans_ids == theirs
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([], "messages"),
+        ("hi", "messages"),
+        ([{"content": "x"}], r"messages\[0\]\.role"),
+        ([{"role": "king", "content": "x"}], r"messages\[0\]\.role"),
+        ([*HI, {"role": "user"}], r"messages\[1\]\.content"),
+        ([{"role": "user", "content": 5}], r"messages\[0\]\.content"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], r"content\[0\]"),
+        ([{"role": "user", "content": "\ud800"}], r"messages\[0\]"),
+        (["x"], r"messages\[0\]"),
+        ([{"role": "user", "content": "x", "extra": float("nan")}], r"messages\[0\]"),
+    ],
+)
+def test_bad_messages_are_named(trained: Tokenizer, messages, field: str) -> None:
+    with pytest.raises(RequestError, match=field):
+        trained.render_chat(messages)
+
+
+def test_text_parts_are_joined(trained: Tokenizer) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert trained.render_chat([{"role": "user", "content": parts}]) == trained.render_chat(user("a\nb"))
+
+
+def test_what_a_template_refuses_is_the_requests_fault_and_says_why() -> None:
+    with pytest.raises(RequestError, match="must alternate"):
+        ChatTemplate(MISTRAL).render([*HI, *HI])
+
+
+def test_a_broken_template_is_the_models_fault(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model-x.*broken") as caught:
+        ChatTemplate("{% if %}", origin="model-x").render(HI)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_template_says_so(families: dict[str, Tokenizer]) -> None:
+    with pytest.raises(RequestError, match="no chat template"):
+        families["llama"].render_chat(HI)
+
+
+HOSTILE = {
+    "loops": "{% for i in range(10000) %}{% for j in range(10000) %}{{ i }}{% endfor %}{% endfor %}",
+    "recursion": "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    "doubling": "{% set ns = namespace(x='x'*1000) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}"
+    "{% endfor %}",
+    "doubled lists": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}"
+    "{% endfor %}{{ ns.x | list | length }}",
+    "repeat": "{{ 'x' * 1000000000 }}",
+    "repeat length": "{{ ('x' * 4000000000) | length }}",
+    "indent": "{{ 'a' | indent(1000000000, true) }}",
+    "format": "{{ '%1000000000d' | format(1) }}",
+    "range": "{{ range(1000000000) | list }}",
+    "replace": "{{ ('x' * 100000).replace('x', 'x' * 100000) }}",
+    "join": "{{ ('y' * 100000).join(range(90000) | map('string')) }}",
+    "output": "{% set x = 'x' * 20000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
+    "big output": "{{ 'x' * 3000000 }}",
+    "sorts": "{% for i in range(5000) %}{{ range(90000) | map('string') | sort | length }}{% endfor %}",
+    "nested filters": "{{ range(99999)|map('string')|join(',')|list|sort|join(',')|list|sort|length }}" * 40,
+    "deep source": "{{ " + "(" * 20000 + "1" + ")" * 20000 + " }}",
+    "gadget class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "gadget globals": "{{ raise_exception.__globals__['sys'].modules }}",
+    "gadget init": "{{ messages.__init__.__globals__ }}",
+    "import": "{% import 'os' as os %}{{ os.system('true') }}",
+    "include": "{% include '/etc/passwd' %}",
+    "open": "{{ open('/etc/passwd').read() }}",
+    "format gadget": "{{ '{0.__class__}'.format(messages).foo.bar }}",
+    "strftime": "{{ strftime_now('%Y' * 1000000) }}",
+    "tojson bomb": "{% set ns = namespace(x=['x']) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}"
+    "{% endfor %}{{ ns.x | tojson }}",
+    "tojson indent": "{{ {'a': [[[[1]]]]} | tojson(indent=100000000) }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_template_is_refused_and_costs_this_process_nothing(name: str) -> None:
+    """The processor limit is a tenth of a second; the bound here allows for a busy machine and a process to
+    start."""
+    template = ChatTemplate(HOSTILE[name])
+    before = psutil.Process().memory_info().rss
+    begin = time.monotonic()
+    with pytest.raises((RequestError, ModelError)):
+        template.render(HI)
+    assert time.monotonic() - begin < 3
+    assert psutil.Process().memory_info().rss - before < 32 * 2**20
+
+
+def test_after_a_refusal_the_next_conversation_is_rendered() -> None:
+    bomb = "{{ (messages[0].content * 20000000) | length }}"
+    source = "{% if messages[0].content == 'bomb' %}" + bomb + "{% else %}fine{% endif %}"
+    template = ChatTemplate(source)
+    with pytest.raises(RequestError, match="memory"):
+        template.render(user("bomb"))
+    assert template.render(HI) == "fine"
+
+
+def test_without_the_limits_the_same_template_would_run() -> None:
+    """The control: it is the limits that refuse, not something else in the template."""
+    source = "{{ (messages[0].content * 50000000) | length }}"
+    assert ChatTemplate(source, limits=TemplateLimits(cpu_s=10, growth_bytes=2**29)).render(HI) == "100000000"
+    with pytest.raises(RequestError, match="memory"):
+        ChatTemplate(source, limits=TemplateLimits(cpu_s=10)).render(HI)
+    slow = "{% for i in range(400) %}{{ range(90000) | map('string') | sort | length }}{% endfor %}"
+    with pytest.raises(RequestError, match="time"):
+        ChatTemplate(slow, limits=TemplateLimits(growth_bytes=2**30)).render(HI)
+
+
+def test_long_conversations_are_not_taken_for_attacks(trained: Tokenizer) -> None:
+    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": "word " * 400} for n in range(401)]
+    assert trained.chat.render(turns).count("<|im_end|>") == 401
+
+
+def test_one_worker_serves_all_renderings_and_ends_with_its_template() -> None:
+    children = psutil.Process().children
+    before = {child.pid for child in children()}
+    template = ChatTemplate("{{ messages[0].content }}")
+    for number in range(5):
+        assert template.render(user(str(number))) == str(number)
+    mine = {child.pid for child in children()} - before
+    assert len(mine) == 1
+    del template
+    assert not mine & {child.pid for child in children()}
+
+
+def test_a_forked_child_starts_its_own_worker() -> None:
+    template = ChatTemplate("{{ messages[0].content }}")
+    assert template.render(HI) == "hi"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if template.render(user("child")) == "child" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert template.render(user("parent")) == "parent"

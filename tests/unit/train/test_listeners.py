@@ -1,0 +1,59 @@
+"""Listeners write what happened, and nothing twice after a resume."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tuition.core.records import StepRecord, Window
+from tuition.train.listeners import JsonLog, TensorBoardLog, mfu, tokens_per_second
+
+RECORD = StepRecord(1, 2.5, 0.5, 0.01, 100, 6_000, Window(0, 2_000_000_000, 7, "modelled", 9), 0.1)
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_utilisation_and_speed_of_a_step() -> None:
+    assert mfu(RECORD, 10_000.0) == pytest.approx(0.3)
+    assert tokens_per_second(RECORD) == 50.0
+    still = replace(RECORD, window=replace(RECORD.window, wall_ns=0))
+    assert mfu(still, 10_000.0) is None
+    assert tokens_per_second(still) is None
+
+
+def test_a_line_per_step_with_its_cost_and_null_for_what_is_not_a_number(tmp_path: Path) -> None:
+    log = JsonLog(tmp_path / "log.jsonl")
+    log.step(RECORD, 10_000.0)
+    log.step(replace(RECORD, step=2, loss=math.nan), 10_000.0)
+    log.close()
+    first, second = read(tmp_path / "log.jsonl")
+    assert (first["kind"], first["loss"], first["cost_nusd"], first["mfu"]) == ("step", 2.5, 9, 0.3)
+    assert second["loss"] is None
+
+
+def test_a_resume_cuts_away_steps_that_are_made_again_and_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = JsonLog(path)
+    for step in (1, 2, 3, 4):
+        log.step(replace(RECORD, step=step), 1.0)
+    log.close()
+    path.write_text(path.read_text() + '{"kind": "st')
+    log = JsonLog(path, first_step=2)
+    log.step(replace(RECORD, step=3), 1.0)
+    log.close()
+    assert [line["step"] for line in read(path)] == [1, 2, 3]
+
+
+def test_tensorboard_gets_event_files(tmp_path: Path) -> None:
+    board = TensorBoardLog(tmp_path)
+    board.step(RECORD, 1.0)
+    board.event("heldout", 1, bits_per_byte=2.0, sample="text")
+    board.close()
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    content = events.read_bytes()
+    assert b"train/loss" in content
+    assert b"heldout/bits_per_byte" in content

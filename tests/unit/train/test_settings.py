@@ -1,0 +1,117 @@
+"""Settings of a run: torch-free, honest about what does not fit, the same after a trip through TOML."""
+
+import math
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+
+import pytest
+
+from tuition.core.errors import SettingsError
+from tuition.core.settings import from_table, to_toml
+from tuition.runtime.device import Precision, choose_precision
+from tuition.train.header import changed_settings, check_same_text, make_header, why_not_exact
+from tuition.train.settings import (
+    CheckpointSettings,
+    EvaluationSettings,
+    GuardSettings,
+    OptimizerSettings,
+    ShapeSettings,
+    TrainSettings,
+)
+
+torch = pytest.importorskip("torch")
+SETTINGS = TrainSettings(
+    name="bard", steps=5, optimizer=OptimizerSettings(lr=2e-3), checkpoints=CheckpointSettings(keep=3)
+)
+
+
+def test_settings_need_no_torch() -> None:
+    code = "import sys, tuition.train.settings, tuition.train.schedule; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_toml_gives_the_same_settings_back() -> None:
+    assert from_table(TrainSettings, tomllib.loads(to_toml(SETTINGS))) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("budget", {"budget": "4"}),
+        ("budget", {"budget": "4min", "steps": 3}),
+        ("steps", {"steps": 0}),
+        ("vocab_size", {"vocab_size": 100}),
+        ("seq_len", {"seq_len": 600, "shape": ShapeSettings(context_length=512)}),
+        ("threads", {"threads": 0}),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(field: str, changes: dict) -> None:
+    with pytest.raises(SettingsError, match=field):
+        TrainSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        (TrainSettings, "threads", 100_000),
+        (TrainSettings, "seed", 10**30),
+        (TrainSettings, "vocab_size", 10**11),
+        (TrainSettings, "batch_size", 10**11),
+        (ShapeSettings, "num_heads", 0),
+        (ShapeSettings, "num_heads", -2),
+        (ShapeSettings, "hidden_size", 0),
+        (ShapeSettings, "num_layers", -1),
+        (ShapeSettings, "num_kv_heads", 3),
+        (ShapeSettings, "mlp_size", 10**30),
+        (ShapeSettings, "context_length", 0),
+        (OptimizerSettings, "lr", math.inf),
+        (OptimizerSettings, "max_grad_norm", math.nan),
+        (EvaluationSettings, "temperature", math.inf),
+        (GuardSettings, "history", 0),
+        (GuardSettings, "most_skipped", 0),
+        (GuardSettings, "gradient_factor", math.nan),
+    ],
+)
+def test_numbers_out_of_all_bounds_are_refused_before_anything_is_done(
+    kind: type, field: str, value: object
+) -> None:
+    with pytest.raises(SettingsError, match=field):
+        kind(**{field: value})
+
+
+def test_a_width_that_heads_do_not_divide_is_refused_with_both_numbers() -> None:
+    with pytest.raises(SettingsError, match=r"100.*2 x num_heads \(6\)"):
+        ShapeSettings(hidden_size=100, num_heads=3)
+
+
+def header(settings: TrainSettings = SETTINGS, corpus: str = "c" * 64) -> dict:
+    return make_header(settings, Precision(torch.float32, ""), corpus, "t" * 64)
+
+
+def test_another_text_is_refused_on_resume() -> None:
+    with pytest.raises(SettingsError, match="corpus"):
+        check_same_text(header(), header(corpus="d" * 64))
+
+
+def test_checkpoints_evaluation_threads_and_budget_may_change_on_resume_and_nothing_else() -> None:
+    free = replace(SETTINGS, threads=1, checkpoints=CheckpointSettings(keep=9), steps=None, budget="9min")
+    assert changed_settings(replace(SETTINGS, steps=None, budget="4min"), free) == {}
+    assert changed_settings(SETTINGS, replace(SETTINGS, steps=6)) == {"steps": (5, 6)}
+    other = replace(SETTINGS, optimizer=OptimizerSettings(lr=3e-3))
+    assert changed_settings(SETTINGS, other) == {"optimizer.lr": (2e-3, 3e-3)}
+
+
+def test_exactness_is_not_claimed_when_the_machine_differs() -> None:
+    then, now = header(), header()
+    assert why_not_exact(then, now) == []
+    then["machine"] |= {"threads": 64, "torch": "1.0", "cpu_flags": ["mmx"]}
+    assert len(why_not_exact(then, now)) == 3
+    assert why_not_exact(header(), header(TrainSettings(budget="4min")))[0].startswith("the clock")
+
+
+def test_float32_can_always_be_asked_for_and_auto_gives_its_reason() -> None:
+    cpu = torch.device("cpu")
+    assert choose_precision("float32", cpu).dtype is torch.float32
+    assert "this CPU" in choose_precision("auto", cpu).reason
