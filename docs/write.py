@@ -44,7 +44,8 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     found = [
         (API, "chat-fields", fields_table(ChatRequest, Common)),
         (API, "completion-fields", fields_table(CompletionRequest, Common)),
-        (API, "refused-fields", ", ".join(f"`{name}`" for name in sorted(REFUSED[ChatRequest]))),
+        (API, "refused-fields", refused_names(ChatRequest)),
+        (API, "completion-refused-fields", refused_names(CompletionRequest)),
     ]
     if TRAIN_STEP.exists():
         found.append((README, "bench", train_step_table(json.loads(TRAIN_STEP.read_text(encoding="utf-8")))))
@@ -86,6 +87,11 @@ def fields_table(kind: Any, base: Any) -> str:
             f"| `{name}` | {worded(field.annotation)} | {' '.join((field.description or '').split())} |"
         )
     return "\n".join(rows)
+
+
+def refused_names(kind: Any) -> str:
+    """The fields that an endpoint refuses, by name."""
+    return ", ".join(f"`{name}`" for name in sorted(REFUSED[kind]))
 
 
 def worded(kind: Any) -> str:

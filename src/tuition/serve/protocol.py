@@ -63,6 +63,14 @@ class StreamOptions(_Strict):
     """One more chunk before the end, with no choices and the usage of the whole call."""
     continuous_usage_stats: bool = False
     """Usage so far in every chunk."""
+    include_obfuscation: bool | None = None
+    """Only accepted false: chunks are not padded to hide their length."""
+
+    @model_validator(mode="after")
+    def _nothing_is_padded(self) -> Self:
+        if self.include_obfuscation:
+            raise UnsupportedField("stream_options.include_obfuscation")
+        return self
 
 
 class ContentPart(_Strict):
@@ -100,7 +108,7 @@ class Common(_Strict):
     stream: bool | None = None
     """Server-sent events instead of one reply."""
     stream_options: StreamOptions | None = None
-    """include_usage, continuous_usage_stats; only with stream."""
+    """include_usage, continuous_usage_stats; include_obfuscation only false; only with stream."""
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     """Subtracted once from tokens already in the reply."""
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -116,6 +124,16 @@ class Common(_Strict):
     ignore_eos: bool | None = None
     """Ours: go on past the end of turn; for load tests."""
     user: str | None = None
+    """Accepted, has no effect; it is not stored."""
+    metadata: dict[str, Any] | None = None
+    """Accepted, has no effect; it is not stored."""
+    store: bool | None = None
+    """Accepted, has no effect: nothing is ever stored."""
+    service_tier: str | None = None
+    """Accepted, has no effect: there is one tier."""
+    prediction: dict[str, Any] | None = None
+    """Accepted, has no effect on the reply."""
+    safety_identifier: str | None = None
     """Accepted, has no effect; it is not stored."""
 
     @model_validator(mode="after")
@@ -142,16 +160,6 @@ class ChatRequest(Common):
     """Ours: variables for the model's chat template."""
     reasoning_effort: str | None = None
     """Handed to the model's chat template, which may use it."""
-    metadata: dict[str, Any] | None = None
-    """Accepted, has no effect; it is not stored."""
-    store: bool | None = None
-    """Accepted, has no effect: nothing is ever stored."""
-    service_tier: str | None = None
-    """Accepted, has no effect: there is one tier."""
-    prediction: dict[str, Any] | None = None
-    """Accepted, has no effect on the reply."""
-    safety_identifier: str | None = None
-    """Accepted, has no effect; it is not stored."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -175,6 +183,8 @@ class CompletionRequest(Common):
     """A text, a list of texts, token ids, or a list of lists of token ids."""
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     """Most tokens to generate; 16 if absent; 0 is allowed with echo and only scores the prompt."""
+    max_completion_tokens: int | None = None
+    """Only accepted when it equals max_tokens."""
     echo: bool | None = None
     """Begin the reply with the prompt (and its log-probabilities)."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
@@ -188,6 +198,8 @@ class CompletionRequest(Common):
     def _fields_agree(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
             raise RequestError("max_tokens", "0 is only allowed with echo: true")
+        if self.max_completion_tokens not in (None, self.max_tokens):
+            raise UnsupportedField("max_completion_tokens")
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise UnsupportedField("best_of")
         if self.suffix:
@@ -195,37 +207,40 @@ class CompletionRequest(Common):
         return self
 
 
-# Known fields that are refused; values that ask for nothing pass, and so does null.
-REFUSED: dict[type[Common], dict[str, tuple[Any, ...]]] = {
-    ChatRequest: {
-        "audio": (),
-        "function_call": ("none",),
-        "functions": ([],),
-        "modalities": (["text"],),
-        "moderation": (),
-        "parallel_tool_calls": (),
-        "prompt_cache_key": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
-        "response_format": ({"type": "text"},),
-        "tool_choice": ("none",),
-        "tools": ([],),
-        "verbosity": (),
-        "web_search_options": (),
-    },
-    CompletionRequest: {},
+# Fields that clients know and that are refused, with the values that ask for nothing; null passes as well.
+_REFUSED_BY_BOTH: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "function_call": ("none",),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "moderation": (),
+    "parallel_tool_calls": (),
+    "prompt_cache_key": (),
+    "prompt_cache_options": (),
+    "prompt_cache_retention": (),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none",),
+    "tools": ([],),
+    "verbosity": (),
+    "web_search_options": (),
+}
+REFUSED: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {
+    ChatRequest: _REFUSED_BY_BOTH | {"best_of": (1,), "echo": (False,), "prompt": (), "suffix": ("",)},
+    CompletionRequest: _REFUSED_BY_BOTH
+    | {"chat_template_kwargs": ({},), "messages": (), "reasoning_effort": (), "top_logprobs": ()},
 }
 
 
 def read_request(kind: type[Body], body: Mapping[str, Any]) -> Body:
     """`body` as a `kind`. Raises: RequestError, UnsupportedField with the field as the caller wrote it."""
-    for name, harmless in REFUSED.get(kind, {}).items():  # type: ignore[call-overload]
-        if body.get(name) is not None and body[name] not in harmless:
-            raise UnsupportedField(name)
     try:
-        return kind.model_validate(body)
+        request = kind.model_validate(body)
     except ValidationError as error:
         raise _as_request_error(body, error) from None
+    for name, harmless in REFUSED.get(kind, {}).items():
+        if body.get(name) is not None and body[name] not in harmless:
+            raise UnsupportedField(name)
+    return request
 
 
 def _as_request_error(body: Mapping[str, Any], error: ValidationError) -> RequestError:

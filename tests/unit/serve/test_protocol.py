@@ -1,13 +1,22 @@
 """The bodies: honoured, accepted without effect, or refused by the name the caller wrote."""
 
+from collections.abc import Callable
 from typing import Any
 
+import openai.types.chat.chat_completion_stream_options_param as stream_params
 import openai.types.chat.completion_create_params as chat_params
 import openai.types.completion_create_params as completion_params
 import pytest
 
 from tuition.core.errors import RequestError, UnsupportedField
-from tuition.serve.protocol import REFUSED, ChatRequest, CompletionRequest, list_fields, read_request
+from tuition.serve.protocol import (
+    REFUSED,
+    ChatRequest,
+    CompletionRequest,
+    StreamOptions,
+    list_fields,
+    read_request,
+)
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "m", "prompt": "hi"}
@@ -28,11 +37,37 @@ def test_every_field_that_openai_knows_is_honoured_or_refused() -> None:
         assert known <= {row.name for row in list_fields(kind)}
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED[ChatRequest]))
-def test_a_known_field_that_is_not_supported_is_refused_by_name(name: str) -> None:
+def test_every_stream_option_that_openai_knows_is_known_here() -> None:
+    options = stream_params.ChatCompletionStreamOptionsParam.__annotations__
+    assert options.keys() <= StreamOptions.model_fields.keys()
+
+
+REFUSALS = [(kind, name) for kind in (ChatRequest, CompletionRequest) for name in sorted(REFUSED[kind])]
+
+
+@pytest.mark.parametrize(("kind", "name"), REFUSALS)
+def test_a_known_field_that_is_not_supported_is_refused_by_name(
+    kind: type[ChatRequest | CompletionRequest], name: str
+) -> None:
     with pytest.raises(UnsupportedField) as caught:
-        chat(**{name: {"type": "json_object"}})
+        read_request(kind, {**(CHAT if kind is ChatRequest else TEXT), name: {"type": "json_object"}})
     assert caught.value.field == name
+
+
+def test_what_one_endpoint_honours_the_other_does_not_ignore() -> None:
+    chat_knows, text_knows = (
+        {row.name for row in list_fields(kind)} for kind in (ChatRequest, CompletionRequest)
+    )
+    assert chat_knows == text_knows
+
+
+@pytest.mark.parametrize("asked", [chat, text])
+def test_a_stream_option_that_is_not_supported_is_refused_by_name(asked: Callable[..., Any]) -> None:
+    with pytest.raises(UnsupportedField) as caught:
+        asked(stream=True, stream_options={"include_usage": True, "include_obfuscation": True})
+    assert caught.value.field == "stream_options.include_obfuscation"
+    for harmless in (False, None):
+        asked(stream=True, stream_options={"include_obfuscation": harmless, "nobody_knows": 1})
 
 
 @pytest.mark.parametrize(
@@ -128,11 +163,15 @@ def test_other_forms_of_a_prompt_are_refused(prompt: Any) -> None:
 
 
 def test_completion_fields_that_ask_for_more_than_is_done_are_refused() -> None:
-    for fields in ({"best_of": 2}, {"suffix": "x"}):
+    for fields in ({"best_of": 2}, {"suffix": "x"}, {"max_tokens": 4, "max_completion_tokens": 5}):
         with pytest.raises(UnsupportedField):
             text(**fields)
     with pytest.raises(RequestError, match="echo"):
         text(max_tokens=0)
+    assert (
+        text(max_tokens=4, max_completion_tokens=4, tools=[], response_format={"type": "text"}).max_tokens
+        == 4
+    )
     assert text(max_tokens=0, echo=True, best_of=1, suffix="").max_tokens == 0
 
 
