@@ -1,5 +1,7 @@
 """The native runner around its kernels: precision, cache of packed weights, digests, refusals."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed 
 from tuition.core.errors import ModelError, SettingsError
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner, refusal
-from tuition.engine.native_weights import choose_formats
+from tuition.engine.native_weights import choose_formats, huge_buffer
 from tuition.engine.settings import EngineSettings
 from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model
@@ -100,6 +102,42 @@ def test_a_damaged_cache_is_found_and_made_again(model_path: Path, tmp_path: Pat
     assert "pack weights" in listener.lines
     weights.write_bytes(damaged[:100])  # cut short
     np.testing.assert_array_equal(one_step(load(model_path, tmp_path, precision="int8")), want)
+
+
+@pytest.mark.parametrize("field", ["source_digest", "packed_digest", "num_bytes", "label_digest"])
+def test_a_damaged_label_is_found(model_path: Path, tmp_path: Path, field: str) -> None:
+    """Otherwise the runner would vouch for tensors that it does not serve."""
+    load(model_path, tmp_path, precision="int8")
+    (kept,) = tmp_path.glob("packed-*")
+    label = json.loads((kept / "packed.json").read_text())
+    label[field] = label[field] + 1 if field == "num_bytes" else label[field][::-1]
+    (kept / "packed.json").write_text(json.dumps(label))
+    listener = Listener()
+    again = load(model_path, tmp_path, listener, precision="int8")
+    assert any("damaged" in line for line in listener.lines)
+    assert again.weights_digest() == open_model(model_path).digest()
+
+
+def huge_bytes_at(address: int) -> int:
+    """AnonHugePages of the mapping that holds `address`, from smaps."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if (span := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)) is not None:
+            inside = int(span[1], 16) <= address < int(span[2], 16)
+        elif inside and line.startswith("AnonHugePages:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no mapping holds {address:x}")
+
+
+def test_weights_lie_in_huge_pages() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this system gives no transparent huge pages")
+    buffer = huge_buffer(5 * 2**20 + 64)
+    assert buffer.ctypes.data % 2**21 == 0
+    assert not buffer.any()
+    buffer[:] = 1
+    assert huge_bytes_at(buffer.ctypes.data) >= 6 * 2**20  # the last page too
 
 
 def test_other_weights_under_the_same_name_are_packed_anew(model_path: Path, tmp_path: Path) -> None:
