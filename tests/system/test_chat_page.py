@@ -1,6 +1,7 @@
 """The chat page in a real Chromium: type, stream, stop, the meter; harmless, asking only its server."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -179,6 +180,26 @@ def test_type_stream_and_read_the_meter(shared: str, visit: Any, tmp_path: Path)
     assert page.locator(".composer textarea").input_value() == ""
     page.wait_for_function("document.querySelector('.totals').innerText.includes('$')")
     page.screenshot(path=tmp_path / "done.png")
+
+
+def test_the_meter_runs_while_the_reply_comes(shared: str, visit: Any) -> None:
+    """Energy and money grow as estimates, as long as the server says what an hour of the machine costs."""
+    page = visit(f"{shared}/?model=wordy")
+    ask(page, "go")
+    estimates = page.locator(".reply .meter .estimate")
+    page.wait_for_function("document.querySelectorAll('.reply .meter .estimate').length == 2")
+    early = estimates.all_inner_texts()
+    assert re.fullmatch(r"≈ [\d.]+ Wh, ≈ \$[\d.]+", ", ".join(early))
+    page.wait_for_timeout(700)
+    late = estimates.all_inner_texts()
+    assert all(0 <= before < after for before, after in zip(figures(early), figures(late), strict=True))
+    page.keyboard.press("Escape")
+    wait_for_bills(page)
+    assert estimates.count() == 0, "the bill takes their place"
+
+
+def figures(estimates: list[str]) -> list[float]:
+    return [float(text.strip("≈ Wh$").replace(",", "")) for text in estimates]
 
 
 def test_the_model_is_told_the_whole_conversation(shared: str, visit: Any) -> None:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tuition.core.errors import NotFoundError, RequestError
+from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 from tuition.ledger.amount import NOTHING
 from tuition.ledger.render import provenance
 from tuition.ledger.statements import call_receipts, statement
@@ -81,6 +82,7 @@ class Lookups:
                 "usd": model.spent.usd_per_token,
                 "basis": "mean of what was billed since this server started; null before the first reply",
             },
+            "cost_per_busy_hour": _busy_hour(model),
         }
 
     async def bill(self, request: Request) -> Response:
@@ -173,6 +175,17 @@ class Lookups:
             "no such endpoint with this method; see /v1/models, /v1/chat/completions, /v1/completions",
             code="unknown_endpoint",
         )
+
+
+def _busy_hour(model: ServedModel) -> dict[str, Any]:
+    """What an hour of work costs, for estimates before the bill. Replies made together share it."""
+    machine, rate = model.account.machine, model.account.meter.rate
+    energy_uj = round(machine.full_watts * UJ_PER_WH)
+    return {
+        "usd": (rate.nusd_per_hour + rate.of_energy(0, energy_uj)) / NUSD_PER_USD,
+        "energy_wh": energy_uj / UJ_PER_WH,
+        "basis": f"price {machine.provenance('usd_per_hour')}, energy modelled at full power",
+    }
 
 
 def lookup_routes(context: ServeContext, metrics: Metrics) -> APIRouter:

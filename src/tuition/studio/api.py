@@ -16,6 +16,14 @@ CONTEXT_EXCEEDED = "context_length_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
+class BusyHour:
+    """What an hour of a model's work costs, if it works for one reply alone."""
+
+    usd: float
+    energy_wh: float
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A model that the server offers."""
 
@@ -23,6 +31,8 @@ class Model:
     has_chat: bool
     """False: it has no chat template and continues text."""
     context_length: int | None
+    busy_hour: BusyHour | None = None
+    """None: the server does not say, so nothing is estimated before the bill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +82,7 @@ class Api:
     async def models(self) -> list[Model]:
         """What the server offers. Raises: Failure."""
         reply = await self._get("/v1/models")
-        return [
-            Model(row["id"], bool(row.get("has_chat_template")), row.get("context_length"))
-            for row in reply["data"]
-        ]
+        return [_model(row) for row in reply["data"]]
 
     async def receipt(self, request_id: str) -> Piece | None:
         """What a reply that was stopped has cost, once it is booked; None before."""
@@ -148,6 +155,12 @@ class Api:
         except (httpx.HTTPError, ValueError) as error:
             raise Failure(_unreachable(error)) from error
         raise Failure("The reply broke off before its end. Try again.")
+
+
+def _model(row: dict[str, Any]) -> Model:
+    hour = row.get("cost_per_busy_hour")
+    busy_hour = None if hour is None else BusyHour(hour["usd"], hour["energy_wh"])
+    return Model(row["id"], bool(row.get("has_chat_template")), row.get("context_length"), busy_hour)
 
 
 def _piece(chunk: dict[str, Any]) -> Piece:

@@ -33,10 +33,10 @@ def split_blocks(text: str) -> list[str]:
                 current = []
             continue
         opened = _FENCE.match(line)
-        if opened and (opened[1][0] == "~" or "`" not in line[opened.end(1) :]):
+        if opened:  # a cut even where the line turns out to be no fence: what came before is final
             if current:
                 blocks.append("\n".join(current))
-            current, fence = [line], opened[1]
+            current, fence = [line], opened[1] if _is_fence(opened) else ""
         elif line.strip():
             current.append(line)
         elif current:
@@ -45,6 +45,11 @@ def split_blocks(text: str) -> list[str]:
     if current:
         blocks.append("\n".join(current))
     return blocks
+
+
+def _is_fence(opened: re.Match[str]) -> bool:
+    """Behind backticks there may be no other backtick in the line."""
+    return opened[1][0] == "~" or "`" not in opened.string[opened.end(1) :]
 
 
 def render_markdown(text: str) -> str:
@@ -56,7 +61,7 @@ def render_block(block: str) -> str:
     """One block of `split_blocks` as HTML."""
     lines = block.split("\n")
     fence = _FENCE.match(lines[0])
-    if fence and (fence[1][0] == "~" or "`" not in lines[0][fence.end(1) :]):
+    if fence and _is_fence(fence):
         return _code_block(lines, fence)
     return _flow(lines, 0)
 

@@ -6,7 +6,7 @@ Tokens, seconds, watt-hours, money, and how they are known.
 import time
 from dataclasses import dataclass, field
 
-from tuition.studio.api import Cost, Piece
+from tuition.studio.api import BusyHour, Cost, Piece
 
 KNOWN_BY = {
     "nvml": ("measured", "Read from the graphics card's own energy counter."),
@@ -37,8 +37,9 @@ class Reading:
 
 @dataclass
 class Meter:
-    """Counts one reply while it comes."""
+    """Counts one reply while it comes: estimates until the bill is there, then shows that."""
 
+    busy_hour: BusyHour | None = None
     started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
     ended_s: float | None = None
@@ -85,9 +86,11 @@ class Meter:
             shown.append(Reading("speed", f"{speed:,.0f} tokens/s", hint="After the first token."))
         if self.cost is not None:
             shown += _cost_readings(self.cost)
+        elif self.busy_hour is not None and (self.ended_s is None or self.num_generated):
+            shown += _estimates(self.busy_hour, self.seconds / 3_600)
         elif self.ended_s is None:
             shown.append(
-                Reading("pending", "metering", hint="Energy and money are known when the reply ends.")
+                Reading("estimate", "metering", hint="Energy and money are known when the reply ends.")
             )
         return shown
 
@@ -127,6 +130,14 @@ def _cost_readings(cost: Cost) -> list[Reading]:
     return [
         Reading("energy", energy, "" if cost.energy_wh is None else mark, hint),
         Reading("money", _money(cost.cost_usd), price_mark, price_hint),
+    ]
+
+
+def _estimates(busy_hour: BusyHour, hours: float) -> list[Reading]:
+    hint = "Estimated: the time so far, as if the machine worked for this reply alone. The bill follows."
+    return [
+        Reading("estimate", f"≈ {_energy(busy_hour.energy_wh * hours)}", hint=hint),
+        Reading("estimate", f"≈ {_money(busy_hour.usd * hours)}", hint=hint),
     ]
 
 

@@ -246,7 +246,8 @@ class ChatPage:
 
     async def _reply(self, view: ReplyView, prompt: str | None) -> None:
         """Stream one reply into its view, whatever way it ends."""
-        meter, totals, messages = Meter(), self.totals, self.messages
+        meter = Meter(self.model.busy_hour if self.model is not None else None)
+        totals, messages = self.totals, self.messages
         text, drawn, remark, failure, request_id = "", "", "", "", None
 
         def draw() -> None:

@@ -18,7 +18,8 @@ METER = """<h2>Under each reply you see what it took</h2>
 <dt>Watt-hours</dt><dd>The energy this machine used for your reply. Boiling a cup of water takes about
 30.</dd> <dt>Dollars</dt><dd>The machine’s time and electricity for exactly this reply.</dd></dl>
 <p>Each figure says how it is known: measured by a counter,
-modelled from the machine’s power, or assumed.</p>"""
+modelled from the machine’s power, or assumed. While a reply comes, ≈ marks an estimate; its bill
+follows.</p>"""
 
 
 def show_welcome(model: Model | None, send: Callable[[str], None], problem: str) -> None:

@@ -5,7 +5,7 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tuition.studio.markdown import render_block, render_markdown, split_blocks
@@ -154,6 +154,7 @@ def test_no_text_makes_html_that_is_not_ours(text: str) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(pieces, max_size=40).map("".join), st.integers(0, 200))
+@example("a\n```b`", 5)
 def test_while_a_text_grows_only_its_last_block_changes(text: str, cut: int) -> None:
     before, after = split_blocks(text[:cut]), split_blocks(text)
     assert after[: max(0, len(before) - 1)] == before[:-1]

@@ -1,8 +1,10 @@
 """The meter says what it knows, how it is known, and nothing more."""
 
+import time
+
 import pytest
 
-from tuition.studio.api import Cost, Piece
+from tuition.studio.api import BusyHour, Cost, Piece
 from tuition.studio.meter import Meter, Totals
 from tuition.studio.reply import render_readings
 
@@ -11,7 +13,28 @@ def texts(meter: Meter) -> list[str]:
     return [reading.text for reading in meter.readings()]
 
 
-def test_while_a_reply_comes_money_is_not_made_up() -> None:
+def test_while_a_reply_comes_the_meter_runs_and_says_that_it_estimates() -> None:
+    """Half an hour at 2 dollars and 30 Wh an hour; the bill then takes the estimate's place."""
+    meter = Meter(BusyHour(usd=2.0, energy_wh=30.0))
+    meter.started_s = time.monotonic() - 1_800
+    meter.take(Piece(text="a", num_generated=1))
+    shown = {reading.text: reading for reading in meter.readings()}
+    assert {"≈ 15.00 Wh", "≈ $1.00"} <= shown.keys()
+    assert all("Estimated" in shown[text].hint for text in shown if "Wh" in text or "$" in text)
+    meter.end()
+    assert "≈ $1.00" in texts(meter), "a reply that was stopped waits for its bill"
+    meter.take(Piece(cost=Cost(0.7, 9.0, "rapl", "user")))
+    assert {"9.00 Wh", "$0.70"} <= set(texts(meter))
+    assert not any("≈" in text for text in texts(meter))
+
+
+def test_a_reply_that_never_came_is_not_estimated() -> None:
+    meter = Meter(BusyHour(usd=2.0, energy_wh=30.0))
+    meter.end()
+    assert not any("≈" in text for text in texts(meter))
+
+
+def test_where_the_server_names_no_price_money_is_not_made_up() -> None:
     meter = Meter()
     meter.take(Piece(text="a", num_prompt_tokens=12, num_generated=1))
     assert texts(meter)[0] == "1 token"
