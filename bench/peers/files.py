@@ -6,12 +6,14 @@ bfloat16) and `model-TYPE.gguf`, each made when first wanted and kept.
 
 import importlib.metadata
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from gguf import GGUFReader
 
+from peers import stories
 from peers.install import PEERS
 from tuition.core.errors import TuitionError
 from tuition.core.workspace import Workspace
@@ -41,7 +43,7 @@ GGUF_TYPES: dict[str, GgufType] = {
 }
 """Our precision -> the type of file with as many bits."""
 
-NAMES = ("smollm2", "demo", "qwen3-0.6b")
+NAMES = ("smollm2", "demo", "stories15m", "qwen3-0.6b")
 
 
 class NoModelError(Exception):
@@ -55,8 +57,10 @@ class BenchModel:
     name: str
     source: Path
     shape: ModelShape
-    trained: bool
-    """False for random weights, whose quality means nothing."""
+    text: Callable[[], Path] | None = None
+    """What its quality is judged on; None for random weights, whose quality means nothing."""
+    speed: bool = True
+    """False where only the quality is of interest."""
 
     @property
     def home(self) -> Path:
@@ -72,7 +76,10 @@ class BenchModel:
         target = self.home / f"model-{kind}.gguf"
         if not target.exists():
             print(f"{self.name}: writing {target.name}", flush=True)
-            export_gguf(open_model(self.source), target, kind, name=self.name)
+            try:
+                export_gguf(open_model(self.source), target, kind, name=self.name)
+            except TuitionError as error:
+                raise NoModelError(str(error)) from error
         return target
 
     def folder(self) -> Path:
@@ -107,15 +114,17 @@ class BenchModel:
 def find(name: str, demo_model: str | None) -> BenchModel:
     """The model of that name. Raises: NoModelError."""
     (MODELS / name).mkdir(parents=True, exist_ok=True)
-    if name == "smollm2":
-        source = _smollm2()
-    elif name == "demo":
-        source = _demo(demo_model)
-    else:
-        return BenchModel(
-            name, _random_folder(MODELS / name / "folder", QWEN3_0_6B), QWEN3_0_6B, trained=False
-        )
-    return BenchModel(name, source, open_model(source).shape, trained=True)
+    home = MODELS / name
+    if name == "qwen3-0.6b":
+        return BenchModel(name, _random_folder(home / "folder", QWEN3_0_6B), QWEN3_0_6B)
+    if name == "stories15m":
+        try:
+            source = stories.fetch(home)
+        except stories.UnavailableError as error:
+            raise NoModelError(str(error)) from error
+        return BenchModel(name, source, open_model(source).shape, lambda: stories.told(source), speed=False)
+    source = _smollm2() if name == "smollm2" else _demo(demo_model)
+    return BenchModel(name, source, open_model(source).shape, lambda: heldout_text(MODELS / "heldout.txt"))
 
 
 def _smollm2() -> Path:

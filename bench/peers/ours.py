@@ -1,6 +1,6 @@
 """Our side: the whole engine (scheduler, sampler, text) over whatever runner it chooses, in this process.
 
-In: a `Task`.  Out: rows of decode, prefill, offline, prefix, deterministic and limits, explained in
+In: a `Task`.  Out: rows of start, decode, prefill, offline, prefix, deterministic and limits, explained in
 docs/how-to/measure-speed.md. Speculation is off: on random prompts it would look better or worse than it is.
 """
 
@@ -80,25 +80,35 @@ class Watched:
 def measure(task: Task) -> Answer:
     """All that is asked, with one engine."""
     seed = task.seed * 1_000_003
-    with_engine = Watched(task)
-    engine = with_engine.engine
-    with_engine.seconds(protocol.random_prompts(2, min(32, task.prompt), task.vocab_size, seed - 1), 8)
+    side = Watched(task)
     rows: list[dict[str, Any]] = []
+    if "start" in task.what:
+        rows.append(protocol.start(task, side.seconds, side.load_s))
+    if set(task.what) - {"start"}:
+        warm_up(side)
     if "decode" in task.what:
-        rows += [decode(with_engine, batch, seed) for batch in task.batches]
+        rows += [decode(side, batch, seed) for batch in task.batches]
     if "prefill" in task.what:
-        rows += [prefill(with_engine, length, seed) for length in task.prefill]
+        rows += [prefill(side, length, seed) for length in task.prefill]
     if "prefix" in task.what:
-        rows += prefix(with_engine, seed)
+        rows += prefix(side, seed)
     if "offline" in task.what:
-        rows.append(offline(with_engine, seed))
+        rows.append(offline(side, seed))
     if "limits" in task.what:
-        rows.append(limits(with_engine))
-    facts = describe(with_engine)
-    engine.close()
+        rows.append(limits(side))
+    facts = describe(side)
+    side.engine.close()
     if "deterministic" in task.what:
         rows.append(deterministic(task, seed))
     return Answer(rows, facts)
+
+
+def warm_up(side: Watched) -> None:
+    """As everybody, and in any case a full step, so that no first request pays for pages of its buffers."""
+    task, engine = side.task, side.engine
+    protocol.warm_up(task, side.seconds)
+    full = min(engine.settings.token_budget, engine.context_length - 2)
+    side.seconds(protocol.random_prompts(1, full, task.vocab_size, task.seed * 1_000_003 - 3), 1)
 
 
 def decode(side: Watched, batch: int, seed: int) -> dict[str, Any]:
@@ -144,10 +154,11 @@ def prefix(side: Watched, seed: int) -> list[dict[str, Any]]:
     task = side.task
     if side.engine.context_length < PREFIX_TOKENS + 2 * TAIL_TOKENS:
         return []
-    common, one, other = (
+    common, one, other, before = (
         protocol.random_prompts(1, length, task.vocab_size, seed + 500 + index)[0]
-        for index, length in enumerate((PREFIX_TOKENS, TAIL_TOKENS, TAIL_TOKENS))
+        for index, length in enumerate((PREFIX_TOKENS, TAIL_TOKENS, TAIL_TOKENS, PREFIX_TOKENS + TAIL_TOKENS))
     )
+    side.seconds([before], 1)
     first, second = side.seconds([common + one], 1), side.seconds([common + other], 1)
     return [{"what": "prefix", "prompt": PREFIX_TOKENS, "first_s": first, "second_s": second,
              "ratio": first / second}]  # fmt: skip
@@ -156,8 +167,8 @@ def prefix(side: Watched, seed: int) -> list[dict[str, Any]]:
 def offline(side: Watched, seed: int) -> dict[str, Any]:
     """Generated tokens per second of mixed lengths, against a static batch of the same mean size.
 
-    The static batch has as many requests as were in a step on average, all with the mean lengths; `full` has
-    as many as a step may hold, which the tail of a mixed run cannot fill.
+    `share_of_full`: of a batch with as many requests as a step may hold, all with the mean lengths, though
+    the tail of a mixed run cannot fill it. `share`: of one as wide as the mixed run was on average.
     """
     task, settings = side.task, side.engine.settings
     draw = random.Random(seed)
@@ -181,6 +192,7 @@ def offline(side: Watched, seed: int) -> dict[str, Any]:
         "tokens_per_s": mixed["tokens_per_s"],
         "share": mixed["tokens_per_s"] / static["tokens_per_s"],
         "share_of_full": mixed["tokens_per_s"] / full["tokens_per_s"],
+        "python_share": mixed["python_share"],
     }
 
 

@@ -6,14 +6,59 @@ In: rows, each with model, precision, side, round and what.  Out: `Summary` rows
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 KEY = ("model", "precision", "what", "batch", "prompt", "generate")
 """What two sides must share to be compared."""
 
-VALUE = {"decode": "tokens_per_s", "prefill": "tokens_per_s", "offline": "share", "prefix": "ratio",
-         "deterministic": "price", "start": "seconds"}  # fmt: skip
-"""The figure of each kind of row that is summed up; for the others every field stands for itself."""
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a kind of row, summed up over the rounds."""
+
+    column: str
+    label: str
+    """In the table, with its unit."""
+    better: Literal["more", "less"]
+
+
+FIGURES: dict[str, tuple[Figure, ...]] = {
+    "decode": (
+        Figure("tokens_per_s", "tokens/s", "more"),
+        Figure("first_token_s", "first token, s", "less"),
+        Figure("python_share", "Python between steps", "less"),
+    ),
+    "prefill": (
+        Figure("tokens_per_s", "tokens/s", "more"),
+        Figure("first_token_s", "first token, s", "less"),
+    ),
+    "start": (
+        Figure("seconds", "process to first token, s", "less"),
+        Figure("load_s", "load, s", "less"),
+    ),
+    "memory": (Figure("peak_bytes", "peak memory, bytes", "less"),),
+    "prefix": (
+        Figure("ratio", "first token, without / with", "more"),
+        Figure("first_s", "first token without, s", "less"),
+        Figure("second_s", "first token with, s", "less"),
+    ),
+    "offline": (
+        Figure("share_of_full", "share of a full static batch", "more"),
+        Figure("share", "share of a static batch as wide as it was", "more"),
+        Figure("tokens_per_s", "tokens/s", "more"),
+        Figure("python_share", "Python between steps", "less"),
+    ),
+    "deterministic": (Figure("price", "price", "less"),),
+    "quality": (
+        Figure("perplexity", "perplexity", "less"),
+        Figure("log_ratio", "log of perplexity to bf16's", "less"),
+        Figure("kl", "KL to bf16, nats", "less"),
+    ),
+}
+"""Of rows of other kinds (limits) every field stands for itself. A row may lack a figure."""
+
+RATED = ("decode", "prefill", "start", "memory")
+"""Kinds of rows in which sides are compared by a ratio."""
 
 EQUAL_BITS = 0.02
 """How far two sides' bits may be apart, as a share."""
@@ -26,6 +71,7 @@ class Summary:
     """One side's figure in one comparison."""
 
     key: tuple[Any, ...]
+    figure: Figure
     side: str
     median: float
     low: float
@@ -34,20 +80,20 @@ class Summary:
 
     def named(self) -> dict[str, Any]:
         fields = {name: value for name, value in zip(KEY, self.key, strict=True) if value is not None}
-        return fields | {"side": self.side, "median": self.median, "low": self.low, "high": self.high,
-                         "rounds": self.rounds}  # fmt: skip
+        return fields | {"figure": self.figure.column, "side": self.side, "median": self.median,
+                         "low": self.low, "high": self.high, "rounds": self.rounds}  # fmt: skip
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> list[Summary]:
     """Median and range over the rounds, in the order in which rows first came."""
-    found: dict[tuple[tuple[Any, ...], str], list[float]] = {}
+    found: dict[tuple[tuple[Any, ...], Figure, str], list[float]] = {}
     for row in rows:
-        value = VALUE.get(row["what"])
-        if value is not None:
-            found.setdefault((key_of(row), row["side"]), []).append(float(row[value]))
+        for figure in FIGURES.get(row["what"], ()):
+            if row.get(figure.column) is not None:
+                found.setdefault((key_of(row), figure, row["side"]), []).append(float(row[figure.column]))
     return [
-        Summary(key, side, statistics.median(values), min(values), max(values), len(values))
-        for (key, side), values in found.items()
+        Summary(key, figure, side, statistics.median(values), min(values), max(values), len(values))
+        for (key, figure, side), values in found.items()
     ]
 
 
@@ -55,15 +101,17 @@ def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in KEY)
 
 
-def ratios(summaries: Iterable[Summary]) -> dict[tuple[tuple[Any, ...], str], float]:
-    """(comparison, peer) -> our median over the peer's; above 1 we are faster. Starts are turned round."""
+def ratios(summaries: Iterable[Summary]) -> dict[tuple[tuple[Any, ...], Figure, str], float]:
+    """(comparison, figure, peer) -> how many times better our median is: above 1 we are ahead."""
     summaries = list(summaries)
-    ours = {each.key: each.median for each in summaries if each.side == OURS}
+    ours = {(each.key, each.figure): each.median for each in summaries if each.side == OURS}
     found = {}
     for each in summaries:
-        if each.side != OURS and each.key in ours and each.median > 0 and ours[each.key] > 0:
-            ratio = ours[each.key] / each.median
-            found[each.key, each.side] = 1 / ratio if each.key[KEY.index("what")] == "start" else ratio
+        own = ours.get((each.key, each.figure), 0.0)
+        if each.side == OURS or each.key[KEY.index("what")] not in RATED or own <= 0 or each.median <= 0:
+            continue
+        ratio = own / each.median
+        found[each.key, each.figure, each.side] = ratio if each.figure.better == "more" else 1 / ratio
     return found
 
 
@@ -103,28 +151,39 @@ def shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def table(summaries: Sequence[Summary], bits: Mapping[tuple[str, str, str], float]) -> list[str]:
     """Lines for the terminal. `bits`: (model, precision, side) -> bits per parameter."""
     compared = ratios(summaries)
-    head = ("model", "precision", "what", "side", "median", "range", "bits", "ours is")
-    lines: list[Sequence[str]] = [head]
+    lines: list[Sequence[str]] = [
+        ("model", "precision", "what", "side", "figure", "median", "range", "bits", "ours is")
+    ]
     for each in summaries:
-        model, precision, what, batch, prompt, generate = each.key
-        name = what + (f" batch {batch}" if batch else "") + (f" at {prompt}" if prompt else "")
-        name += f" + {generate}" if generate else ""
-        held = bits.get((model, precision, each.side))
-        own = bits.get((model, precision, OURS))
+        model, precision = each.key[:2]
+        held, own = bits.get((model, precision, each.side)), bits.get((model, precision, OURS))
         mark = "" if held is None or own is None or equal_bits(own, held) else " (unequal)"
-        ratio = compared.get((each.key, each.side))
+        ratio = compared.get((each.key, each.figure, each.side))
         lines.append((
-            model, precision, name, each.side, figure(each.median), f"{figure(each.low)}-{figure(each.high)}",
-            "" if held is None else f"{held:.2f}{mark}", "" if ratio is None else f"{ratio:.2f}x",
+            model, precision, work(each.key), each.side, each.figure.label, number(each.median),
+            f"{number(each.low)}-{number(each.high)}", "" if held is None else f"{held:.2f}{mark}",
+            "" if ratio is None else f"{ratio:.2f}x",
         ))  # fmt: skip
-    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    return columns(lines)
+
+
+def work(key: Sequence[Any]) -> str:
+    """What was done, in words: `decode batch 16 at 128 + 64`."""
+    _, _, what, batch, prompt, generate = key
+    name = what + (f" batch {batch}" if batch else "") + (f" at {prompt}" if prompt else "")
+    return name + (f" + {generate}" if generate else "")
+
+
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Cells under each other."""
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
 
 
-def figure(value: float) -> str:
+def number(value: float) -> str:
     """Three figures that matter, thousands apart."""
     if abs(value) >= 100:
         return f"{value:,.0f}"

@@ -84,11 +84,14 @@ def random_prompts(count: int, length: int, vocab_size: int, seed: int) -> list[
     return [[draw.randrange(low, min(vocab_size, 40_000)) for _ in range(length)] for _ in range(count)]
 
 
-def measure_generate(task: Task, generate: Generate) -> list[dict[str, Any]]:
+def measure_generate(task: Task, generate: Generate, load_s: float) -> list[dict[str, Any]]:
     """Rows of an engine that is known by `generate` alone: decoding is the time beyond the first token."""
     seed = task.seed * 1_000_003
-    generate(random_prompts(1, min(32, task.prompt), task.vocab_size, seed - 1), 8)
     rows: list[dict[str, Any]] = []
+    if "start" in task.what:
+        rows.append(start(task, generate, load_s))
+    if set(task.what) & {"decode", "prefill"}:
+        warm_up(task, generate)
     if "decode" in task.what:
         for batch in task.batches:
             first, all_of_it = (
@@ -108,10 +111,34 @@ def measure_generate(task: Task, generate: Generate) -> list[dict[str, Any]]:
     return rows
 
 
+def start(task: Task, generate: Generate, load_s: float) -> dict[str, Any]:
+    """The first thing a process does: a token for a short prompt; then the work whose memory is compared.
+
+    `options.launched` is when the process was started, seconds since the epoch; `load_s` how long the engine
+    took to open the model, within that.
+    """
+    generate(random_prompts(1, 2, task.vocab_size, task.seed), 1)
+    row = {"what": "start", "seconds": time.time() - task.options["launched"], "load_s": load_s}
+    generate(random_prompts(1, task.prompt, task.vocab_size, task.seed + 1), task.generate)
+    return row
+
+
+def warm_up(task: Task, generate: Generate) -> None:
+    """As many tokens at once as any measurement will have: pages, caches and compiled code are there then."""
+    longest = max(task.prompt, *(task.prefill or (0,)))
+    generate(random_prompts(1, longest, task.vocab_size, task.seed * 1_000_003 - 1), 8)
+
+
 def decode_row(batch: int, task: Task, rate: float, first_token_s: float | None) -> dict[str, Any]:
     """Tokens per second of all sequences together, and the time until all have their first token."""
     return {"what": "decode", "batch": batch, "prompt": task.prompt, "generate": task.generate,
             "tokens_per_s": rate, "first_token_s": first_token_s}  # fmt: skip
+
+
+def memory_row(task: Task, peak_bytes: int) -> dict[str, Any]:
+    """Highest memory of a process that opens the model and answers one prompt, and does nothing else."""
+    return {"what": "memory", "batch": 1, "prompt": task.prompt, "generate": task.generate,
+            "peak_bytes": peak_bytes}  # fmt: skip
 
 
 def prefill_row(length: int, rate: float) -> dict[str, Any]:

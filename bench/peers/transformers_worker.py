@@ -1,5 +1,7 @@
 """The transformers library as a side: `generate` in bfloat16 on a Hugging Face folder."""
 
+import time
+
 import task as protocol
 import torch
 import transformers
@@ -10,7 +12,9 @@ def measure(task: Task) -> Answer:
     """Decode and prefill, greedy, with the cache that the library chooses."""
     torch.set_num_threads(task.threads)
     transformers.logging.set_verbosity_error()
+    began = time.perf_counter()
     model = transformers.AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.bfloat16).eval()
+    load_s = time.perf_counter() - began
 
     def generate(prompts: list[list[int]], tokens: int) -> None:
         ids = torch.tensor(prompts)
@@ -21,7 +25,7 @@ def measure(task: Task) -> Answer:
             )  # fmt: skip
 
     return Answer(
-        protocol.measure_generate(task, generate), {"runner": "transformers, torch bfloat16, eager"}
+        protocol.measure_generate(task, generate, load_s), {"runner": "transformers, torch bfloat16, eager"}
     )
 
 
