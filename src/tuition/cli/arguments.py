@@ -1,4 +1,5 @@
 """Arguments of a verb: a frozen dataclass, filled from `--settings file.toml` and then from the command line.
+What the file says is checked together with what the command line says, so either may complete the other.
 
 A verb's dataclass derives from `Common` and may mark a field `Flat`: its settings stand on the top level, on
 the command line (`--budget`, not `--train.budget`) and in the file, so that a run's settings can be fed back.
@@ -14,10 +15,12 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+from tuition.cli.usage import refused_in_one_line
 from tuition.core.errors import SettingsError
-from tuition.core.settings import from_table, read_table, table_to_toml, to_table
+from tuition.core.settings import from_table, is_required, read_table, table_to_toml, to_table
 
 T = TypeVar("T", bound="Common")
+D = TypeVar("D")
 
 Flat = tyro.conf.arg(name="")
 """`field: Annotated[SomeSettings, Flat]`: the settings of this field stand on the top level."""
@@ -32,7 +35,8 @@ class Common:
     settings: Path | None = None
     """TOML file with settings of this verb; the command line overrides it, unknown keys are refused."""
     print_settings: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the resolved settings as TOML, which --settings reads back, and stop."""
+    """Print the resolved settings as TOML, which --settings reads back, and stop. What is given without the
+    name of an option, a model for one, is no setting: it is neither needed nor printed."""
     debug: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show the traceback when something fails."""
 
@@ -41,16 +45,20 @@ COMMON = {field.name for field in dataclasses.fields(Common)}
 
 
 def parse(kind: type[T], argv: Sequence[str], *, verb: str, description: str) -> T:
-    """The arguments of one verb. Raises: SettingsError; SystemExit after help and usage errors."""
-    defaults = read_file(kind, path) if (path := settings_path(argv)) is not None else None
-    arguments = tyro.cli(
-        kind,
-        args=list(argv),
-        default=defaults,
-        prog=f"tuition {verb}",
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),
-    )
+    """The arguments of one verb. Raises: SettingsError; SystemExit after help and printed settings."""
+    path = settings_path(argv)
+    values = {} if path is None else read_file(kind, path)
+    if is_given("--print-settings", argv):
+        values = blanks(kind) | values
+    with refused_in_one_line(verb, argv):
+        arguments = tyro.cli(
+            kind,
+            args=list(argv),
+            default=draft(kind, values) if values else None,
+            prog=f"tuition {verb}",
+            description=description,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
     if arguments.print_settings:
         sys.stdout.write(table_to_toml(settings_table(arguments)))
         raise SystemExit(0)
@@ -85,6 +93,12 @@ def choose(
     return default, words
 
 
+def is_given(option: str, argv: Sequence[str]) -> bool:
+    """Whether an option without value is there, however it is spelled."""
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    return any(word.replace("_", "-") == option for word in words)
+
+
 def settings_path(argv: Sequence[str]) -> Path | None:
     """The file named by --settings, looked for before the rest is read, since it gives the defaults."""
     found = None
@@ -104,26 +118,61 @@ def flat_fields(kind: type[Common]) -> list[str]:
     return [name for name, hint in hints.items() if Flat in getattr(hint, "__metadata__", ())]
 
 
-def read_file(kind: type[T], path: Path) -> T:
-    """A verb's arguments from its settings file. Raises: SettingsError, also for unknown keys."""
+def positionals(kind: type[Common]) -> set[str]:
+    """Names of the fields that are given without the name of an option."""
+    hints = get_type_hints(kind, include_extras=True).items()
+    return {name for name, hint in hints if tyro.conf.Positional in getattr(hint, "__metadata__", ())}
+
+
+def blanks(kind: type[Common]) -> dict[str, Any]:
+    """An empty value for each positional without default, for where nothing is done with it."""
+    hints, names = get_type_hints(kind), positionals(kind)
+    return {f.name: hints[f.name]() for f in dataclasses.fields(kind) if f.name in names and is_required(f)}
+
+
+def draft(cls: type[D], values: Mapping[str, Any], prefix: str = "") -> D:
+    """An instance without its checks: the command line is still to come, and is asked for what is missing."""
+    found = object.__new__(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        value: Any
+        if field.name in values:
+            value = values[field.name]
+        elif is_required(field):
+            value = tyro.MISSING
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = field.default
+        object.__setattr__(found, field.name, value)
+    return found
+
+
+def read_file(kind: type[Common], path: Path) -> dict[str, Any]:
+    """What a settings file says of a verb's arguments, unchecked. Raises: SettingsError for unknown keys."""
     table = read_table(path)
     hints, flat = get_type_hints(kind), flat_fields(kind)
-    top = {field.name for field in dataclasses.fields(kind)} - COMMON - set(flat)
+    if common := COMMON & set(table):
+        raise SettingsError(
+            min(common), got=table[min(common)], wanted="it on the command line, not in a file"
+        )
+    top = {field.name for field in dataclasses.fields(kind)} - set(flat)
     values: dict[str, Any] = {}
     for name in flat:
         known = {field.name for field in dataclasses.fields(hints[name])}
         if last := name == flat[-1]:  # what nobody knows is refused by the last, which names what it knows
             known |= set(table) - top
-        values[name] = from_table(hints[name], {key: table.pop(key) for key in list(table) if key in known})
+        own = {key: table.pop(key) for key in list(table) if key in known}
+        values[name] = from_table(hints[name], own, build=draft)
         if last and (both := set(values) & set(table)):
             raise SettingsError(min(both), got=table[min(both)], wanted="a setting of this verb")
-    rest = from_table(kind, table) if table else kind()
-    return dataclasses.replace(rest, **values)
+    rest = vars(from_table(kind, table, build=draft))
+    return values | {name: rest[name] for name in table}
 
 
 def settings_table(arguments: Common) -> dict[str, Any]:
-    """The settings as nested tables, as `read_file` takes them; what is common to all verbs is left out."""
-    table = {name: value for name, value in to_table(arguments).items() if name not in COMMON}
+    """The settings as nested tables, as `read_file` takes them: without positionals and `Common`."""
+    left_out = COMMON | positionals(type(arguments))
+    table = {name: value for name, value in to_table(arguments).items() if name not in left_out}
     top: dict[str, Any] = {}
     for name in flat_fields(type(arguments)):
         top |= table.pop(name)

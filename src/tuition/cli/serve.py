@@ -9,7 +9,7 @@ import tyro
 
 from tuition.cli.arguments import Common, Flat, parse
 from tuition.cli.machine import detect_for
-from tuition.core.errors import NotFoundError
+from tuition.core.errors import TuitionError
 from tuition.core.workspace import open_workspace
 from tuition.engine.settings import EngineSettings
 from tuition.serve.settings import ServeSettings
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tuition.registry.registry import Registry
 
 DESCRIPTION = "Answer over HTTP (OpenAI protocol), with a chat page. Every reply is billed before it ends."
+NOTHING_TO_SERVE = (
+    "no model was named and the workspace has none; teach one (tuition train, tuition demo), take one "
+    "that is there (tuition models add NAME PATH), or name a folder or GGUF file (tuition serve PATH)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +56,9 @@ def run(argv: list[str]) -> int:
     check_exposure(arguments.serve, read_api_key())
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_for(arguments.engine.device, arguments.machine, workspace)
-    listener = bind(arguments.serve)  # before the minutes that loading may take
     with open_books(workspace) as books:
         references = arguments.models or (latest(Registry(workspace, books)),)
+        listener = bind(arguments.serve)  # before the minutes that loading may take
         with open_served(
             references,
             workspace=workspace,
@@ -80,10 +84,10 @@ def run(argv: list[str]) -> int:
 
 
 def latest(registry: "Registry") -> str:
-    """The model that was made last. Raises: NotFoundError."""
+    """The model that was made last. Raises: TuitionError when there is none."""
     versions = registry.list()
     if not versions:
-        raise NotFoundError("model", "(none given)", ())
+        raise TuitionError(NOTHING_TO_SERVE)
     return max(versions, key=lambda version: version.created_unix_ns).reference
 
 

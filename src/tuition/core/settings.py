@@ -7,7 +7,7 @@ import dataclasses
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -15,6 +15,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from tuition.core.errors import SettingsError
 
 T = TypeVar("T")
+
+Build = Callable[[Any, dict[str, Any], str], Any]
+"""Makes an instance of a dataclass from converted values; the last argument is where they stood, like
+`machine.owned.`."""
 
 
 def read_settings(cls: type[T], path: Path) -> T:
@@ -33,8 +37,22 @@ def read_table(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
-    """Build the dataclass `cls` from nested tables. Raises: SettingsError."""
+def complete(cls: type[T], values: dict[str, Any], prefix: str) -> T:
+    """An instance, checked. Raises: SettingsError, also where a value without default is missing."""
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if is_required(field) and field.name not in values:
+            raise SettingsError(prefix + field.name, got=None, wanted="a value, since it has no default")
+    return cls(**values)
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether an instance cannot be made without a value for it."""
+    no_default = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    return field.init and no_default
+
+
+def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "", build: Build = complete) -> T:
+    """Make the dataclass `cls`, and those inside it, from nested tables. Raises: SettingsError."""
     hints = get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in table:
@@ -44,29 +62,30 @@ def from_table(cls: type[T], table: Mapping[str, Any], prefix: str = "") -> T:
             raise SettingsError(
                 prefix + key, got=table[key], wanted=f"one of {', '.join(sorted(known))}{hint}"
             )
-    return cls(**{key: _convert(hints[key], value, prefix + key) for key, value in table.items()})
+    values = {key: _convert(hints[key], value, prefix + key, build) for key, value in table.items()}
+    return build(cls, values, prefix)
 
 
-def _convert(kind: Any, value: Any, name: str) -> Any:
+def _convert(kind: Any, value: Any, name: str, build: Build) -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin is typing.Annotated:
-        return _convert(args[0], value, name)
+        return _convert(args[0], value, name, build)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return from_table(kind, value, f"{name}.")  # type: ignore[arg-type]
+        return from_table(kind, value, f"{name}.", build)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):
         tables = [option for option in args if dataclasses.is_dataclass(option)]
         if isinstance(value, Mapping) and len(tables) == 1:
-            return _convert(tables[0], value, name)  # its own error names the key
+            return _convert(tables[0], value, name, build)  # its own error names the key
         for option in args:
             try:
-                return _convert(option, value, name)
+                return _convert(option, value, name, build)
             except SettingsError:
                 continue
     elif origin is Literal:
         if value in args:
             return value
     elif origin in (tuple, list) and isinstance(value, (list, tuple)):
-        return _convert_items(args, value, name)
+        return _convert_items(args, value, name, build)
     elif kind is float and type(value) in (int, float):
         return float(value)
     elif kind is Path and isinstance(value, str):
@@ -77,13 +96,13 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     raise SettingsError(name, got=value, wanted=wanted)
 
 
-def _convert_items(kinds: tuple[Any, ...], values: Any, name: str) -> tuple[Any, ...]:
+def _convert_items(kinds: tuple[Any, ...], values: Any, name: str, build: Build) -> tuple[Any, ...]:
     """Items of a tuple: all of one kind, or each of its own (`tuple[int, float]`)."""
     if len(kinds) == 1 or kinds[-1] is Ellipsis:
-        return tuple(_convert(kinds[0], item, name) for item in values)
+        return tuple(_convert(kinds[0], item, name, build) for item in values)
     if len(kinds) != len(values):
         raise SettingsError(name, got=values, wanted=f"{len(kinds)} values")
-    return tuple(_convert(kind, item, name) for kind, item in zip(kinds, values, strict=True))
+    return tuple(_convert(kind, item, name, build) for kind, item in zip(kinds, values, strict=True))
 
 
 def to_table(settings: Any) -> dict[str, Any]:

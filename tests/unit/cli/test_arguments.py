@@ -4,14 +4,14 @@ import importlib
 import inspect
 import re
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import pytest
 
 from tuition.cli import main as program
-from tuition.cli.arguments import Common, Flat, choose, parse
+from tuition.cli.arguments import COMMON, Common, Flat, choose, parse, positionals
 from tuition.core.errors import SettingsError
 from tuition.core.settings import from_table, to_toml
 from tuition.train.settings import TrainSettings
@@ -155,3 +155,83 @@ def test_settings_that_end_in_a_unit_say_it_in_their_help() -> None:
                     vague.append(f"{kind.__name__}.{param.arg_name}")
     # cache_bytes shows its unit by example, `2GiB`
     assert [name for name in vague if not name.endswith("cache_bytes")] == []
+
+
+def verbs() -> list[type[Common]]:
+    """The argument dataclass of every verb and of every action of one."""
+    return [kind for kind in settings_classes() if issubclass(kind, Common) and kind is not Common]
+
+
+def printed(kind: type[Common], words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        parse(kind, [*words, "--print-settings"], verb="test", description="")
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+ASKED = {"Generate": ["m", "a text"], "AddModel": ["m", "/a/path"]}
+"""Words that a verb cannot do without, where one word `m` is not the right number of them."""
+
+
+def words_of(kind: type[Common]) -> list[str]:
+    return ASKED.get(kind.__name__, ["m"] if any(f.name in positionals(kind) for f in fields(kind)) else [])
+
+
+def other_values(kind: type[Common]) -> list[str]:
+    """An option of each kind, set to something else than its default."""
+    hints, found = get_type_hints(kind), []
+    for part in fields(kind):
+        if part.name not in COMMON and hints[part.name] is bool and part.default is False:
+            found.append(f"--{part.name}")
+    return found + (["--machine.usd-per-hour", "0.5"] if "machine" in hints else [])
+
+
+@pytest.mark.parametrize("kind", verbs(), ids=lambda kind: kind.__name__)
+def test_what_any_verb_prints_it_reads_back(
+    kind: type[Common], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without positionals, which are no settings; a file is completed by the words on the command line."""
+    changed, words, path = other_values(kind), words_of(kind), tmp_path / "a.toml"
+    text = printed(kind, changed, capsys)
+    assert not positionals(kind) & set(tomllib.loads(text))
+    assert printed(kind, [*words, *changed], capsys) == text
+    path.write_text(text)
+    found = parse(kind, [*words, "--settings", str(path)], verb="test", description="")
+    assert replace(found, settings=None) == parse(kind, [*words, *changed], verb="test", description="")
+    assert printed(kind, ["--settings", str(path)], capsys) == text
+
+
+def test_the_command_line_may_complete_a_file(tmp_path: Path) -> None:
+    """What is wrong or missing in the file alone is no error: both are checked together."""
+    from tuition.cli.eval import Eval
+    from tuition.cli.train import Train
+
+    path = tmp_path / "a.toml"
+    path.write_text('[data]\ndemo = "shakespeare"\n[machine.owned]\nlife_years = 2')
+    words = ["m", "--settings", str(path), "--machine.owned.price-usd", "900"]
+    found = parse(Eval, words, verb="eval", description="")
+    assert (found.model, found.data.demo) == ("m", "shakespeare")
+    assert found.machine.owned is not None
+    assert found.machine.owned.price_usd == 900
+    with pytest.raises(SettingsError, match=r"eval: got .* wanted also: .*US dollars"):
+        parse(Eval, words[:3], verb="eval", description="")
+    with pytest.raises(SettingsError, match=r"eval: got .* wanted also: Name, name@version"):
+        parse(Eval, words[1:], verb="eval", description="")
+    path.write_text("[shape]\nhidden_size = 250")
+    parse(
+        Train,
+        ["--settings", str(path), "--shape.num-heads", "5", "--shape.num-kv-heads", "5"],
+        verb="train",
+        description="",
+    )
+    with pytest.raises(SettingsError, match=r"shape\.hidden_size"):
+        parse(Train, ["--settings", str(path)], verb="train", description="")
+
+
+def test_what_only_the_command_line_says_is_refused_in_a_file(tmp_path: Path) -> None:
+    from tuition.cli.eval import Eval
+
+    path = tmp_path / "a.toml"
+    path.write_text("debug = true")
+    with pytest.raises(SettingsError, match="debug: got True, wanted it on the command line"):
+        parse(Eval, ["m", "--settings", str(path)], verb="eval", description="")

@@ -66,10 +66,20 @@ def test_every_verb_is_listed_and_a_near_miss_is_corrected(capsys: pytest.Captur
     assert main([]) == USAGE
 
 
-def test_an_unknown_option_is_a_usage_error() -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["bill", "--formt", "json"])
-    assert ended.value.code == USAGE
+def test_an_unknown_option_is_one_line_with_the_likely_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bill", "--formt", "json"]) == USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("tuition: bill statement: got '--formt', wanted ")
+    assert "perhaps --format" in line
+
+
+@pytest.mark.usefixtures("workspace")
+def test_nothing_to_serve_says_how_to_get_something(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "0"]) == FAILURE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none given" not in line
+    for way_out in ("tuition train", "tuition demo", "tuition models add NAME PATH", "tuition serve PATH"):
+        assert way_out in line
 
 
 @pytest.mark.usefixtures("workspace")

@@ -78,3 +78,10 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
             read_settings(Outer, path)
     with pytest.raises(SettingsError, match=r"none\.toml"):
         read_settings(Outer, tmp_path / "none.toml")
+
+
+def test_a_value_that_is_missing_is_named() -> None:
+    from tuition.spec.settings import MachineSettings
+
+    with pytest.raises(SettingsError, match=r"machine\.owned\.price_usd: got None"):
+        from_table(MachineSettings, {"owned": {"life_years": 2.0}}, "machine.")

@@ -1,0 +1,96 @@
+"""A command line that cannot be read: one line with what came, what was wanted, and how to see more."""
+
+import re
+
+import pytest
+import tyro
+
+from tuition.cli.main import USAGE, main
+from tuition.cli.train import DESCRIPTION, Train
+from tuition.cli.usage import refusal
+
+LONG = "x" * 150
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "train --budge 4min",
+            "train: got '--budge', wanted an option of tuition train, perhaps --budget STR",
+        ),
+        (
+            "train --optimizer.muon=1",
+            "train: got '--optimizer.muon', .*, perhaps --optimizer.muon-.*",
+        ),
+        ("train --xyzzy 3", "train: got '--xyzzy', wanted an option of tuition train"),
+        ("train foo bar", "train: got 'foo bar', wanted nothing more behind tuition train"),
+        ("train --steps x", "--steps: got 'x', wanted a whole number"),
+        ("train --batch-size 1.5", "--batch-size: got '1.5', wanted a whole number"),
+        ("train --optimizer.lr fast", "--optimizer.lr: got 'fast', wanted a number"),
+        (f"train --seed {LONG}", f"--seed: got '{LONG}', wanted a whole number"),
+        ("train --steps", "--steps: got '', wanted a value behind it"),
+        ("generate m x --sampling.logit-bias 3 x", "--sampling.logit-bias: got '3 x', wanted .*INT FLOAT.*"),
+        (
+            "generate m x --engine.runner foo",
+            "--engine.runner: got 'foo', wanted one of 'auto', 'torch', 'native'",
+        ),
+        ("bill --format xml", "--format: got 'xml', wanted one of 'table', 'json', 'csv'"),
+        (
+            "eval --part train",
+            "eval: got '--part train', wanted also: Name, name@version, folder or GGUF file",
+        ),
+        ("models add x", r"models add: got 'x', wanted also: A Hugging Face folder .* or a GGUF file"),
+    ],
+)
+@pytest.mark.parametrize("columns", ["40", None])
+def test_what_cannot_be_read_is_one_line(
+    words: str,
+    line: str,
+    columns: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a narrow terminal as on a wide one, where the parser's box would be wrapped."""
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert main(words.split()) == USAGE
+    told = capsys.readouterr()
+    verb = words.split(" -")[0].removesuffix(" foo bar").removesuffix(" m x").removesuffix(" x")
+    verb = "bill statement" if verb == "bill" else verb
+    assert told.out == ""
+    assert re.fullmatch(f"tuition: {line}; tuition {verb} --help says more\n", told.err), told.err
+
+
+def test_help_is_the_parsers_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    with pytest.raises(SystemExit):
+        tyro.cli(
+            Train,
+            args=["--help"],
+            prog="tuition train",
+            description=DESCRIPTION,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    assert told.out == capsys.readouterr().out
+    assert told.out.startswith("usage: tuition train [-h]")
+
+
+def test_a_box_without_frame_characters_is_read_as_well() -> None:
+    """Where the terminal is not UTF-8, rules are dashes and there is no frame."""
+    box = (
+        " Unrecognized options \n --------------------- \n  Unrecognized options: --budge, 4min\n"
+        "  ------------------\n  Perhaps you meant:\n      --budget {None}|STR\n          Wall time.\n\n"
+    )
+    assert "got '--budge'" in str(refusal(box, "train", ["--budge", "4min"]))
+    assert "perhaps --budget STR;" in str(refusal(box, "train", ["--budge", "4min"]))
+
+
+def test_what_is_new_to_us_is_told_in_the_parsers_words() -> None:
+    told = str(refusal("╭─ Odd ───╮\n│ two     │\n│ lines   │\n╰─────────╯\n", "train", ["a", "b"]))
+    assert told == "train: got 'a b', wanted what can be read (Odd two lines); tuition train --help says more"
