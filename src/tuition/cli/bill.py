@@ -14,6 +14,8 @@ from tuition.core.errors import SettingsError
 from tuition.core.workspace import open_workspace
 
 if TYPE_CHECKING:
+    from tuition.ledger.reconciliation import Reconciliation
+    from tuition.ledger.render import Line
     from tuition.ledger.sheets import RequestReceipt, TrainingReceipt
 
 ACTIONS = {
@@ -23,42 +25,57 @@ ACTIONS = {
     "check": "whether meter = attributed + idle + overhead, and every posting balances",
 }
 
+LIMIT = 20
+"""Requests in a list, where no number was given."""
+
+Format = Literal["table", "json", "csv"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class _Sheet(Common):
-    """What every sheet takes."""
+class CheckSheet(Common):
+    """`tuition bill check`, and what every sheet takes."""
 
-    format: Literal["table", "json", "csv"] = "table"
-    """table for people, json and csv for programs: the same figures, each with how it is known."""
+    format: Format = "table"
+    """table for people, json and csv for programs: the same figures, each with how it is known. A list of
+    receipts is a JSON array, also of one or none; the one receipt that an id names is an object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementSheet(CheckSheet):
+    """`tuition bill statement`."""
+
     model: str | None = None
     """Only this model, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatementSheet(_Sheet):
-    """`tuition bill statement`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSheet(_Sheet):
+class RunSheet(StatementSheet):
     """`tuition bill run`."""
 
     run: Annotated[str | None, tyro.conf.Positional] = None
     """Id of the run, as `tuition train` printed it; left out: every run."""
 
+    def __post_init__(self) -> None:
+        if self.run is not None and self.model is not None:
+            raise SettingsError("model", got=self.model, wanted=f"nothing: the run is named ({self.run})")
+
 
 @dataclass(frozen=True, kw_only=True)
-class RequestSheet(_Sheet):
+class RequestSheet(StatementSheet):
     """`tuition bill request`."""
 
     request: Annotated[str | None, tyro.conf.Positional] = None
     """Id of the request (the reply's x-request-id); left out: the latest ones."""
-    limit: int = 20
-    """How many of the latest requests to list."""
+    limit: int | None = None
+    """How many of the latest requests to list; left out: 20."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.limit <= 1_000_000:
+        if self.limit is not None and not 1 <= self.limit <= 1_000_000:
             raise SettingsError("limit", got=self.limit, wanted="1 to 1,000,000")
+        for name in ("model", "limit"):
+            if self.request is not None and getattr(self, name) is not None:
+                wanted = f"nothing: the request is named ({self.request})"
+                raise SettingsError(name, got=getattr(self, name), wanted=wanted)
 
 
 def run(argv: list[str]) -> int:
@@ -70,7 +87,7 @@ def run(argv: list[str]) -> int:
     if action == "request":
         return show_requests(parse(RequestSheet, rest, verb=verb, description=ACTIONS[action]))
     if action == "check":
-        return check(parse(StatementSheet, rest, verb=verb, description=ACTIONS[action]))
+        return check(parse(CheckSheet, rest, verb=verb, description=ACTIONS[action]))
     return show_statement(parse(StatementSheet, rest, verb=verb, description=ACTIONS[action]))
 
 
@@ -94,10 +111,9 @@ def show_runs(arguments: RunSheet) -> int:
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
         if arguments.run is not None:
-            sheets = (training_receipt(books, arguments.run),)
-        else:
-            sheets = training_receipts(books, arguments.model)
-    return show_all(sheets, arguments.format, "No run was billed yet; `tuition train` makes one.")
+            return show_named((training_receipt(books, arguments.run),), arguments.format)
+        sheets = training_receipts(books, arguments.model)
+    return show_list(sheets, arguments.format, "No run was billed yet; `tuition train` makes one.")
 
 
 def show_requests(arguments: RequestSheet) -> int:
@@ -106,40 +122,47 @@ def show_requests(arguments: RequestSheet) -> int:
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
         if arguments.request is not None:
-            sheets = call_receipts(books, arguments.request)
-        else:
-            sheets = request_receipts(books, arguments.model, arguments.limit)
-    return show_all(sheets, arguments.format, "No request was billed yet; `tuition serve` answers some.")
+            return show_named(call_receipts(books, arguments.request), arguments.format)
+        sheets = request_receipts(books, arguments.model, arguments.limit or LIMIT)
+    return show_list(sheets, arguments.format, "No request was billed yet; `tuition serve` answers some.")
 
 
-def show_all(
-    sheets: "Sequence[TrainingReceipt | RequestReceipt]",
-    format: Literal["table", "json", "csv"],
-    nothing: str,
-) -> int:
-    """Several receipts: one below the other, one JSON array, or one CSV with a single head."""
+def show_named(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format) -> int:
+    """What an id names: one receipt, or the list of them where a call asked for several replies."""
     from tuition.ledger.render import render
 
-    texts = [render(sheet, format) for sheet in sheets]
-    if format == "json":
-        write(texts[0] if len(texts) == 1 else f"[{','.join(texts)}]")
-    elif format == "csv":
-        write("".join(text if index == 0 else text.partition("\n")[2] for index, text in enumerate(texts)))
-    else:
-        write("\n\n".join(texts) or nothing)
+    if len(sheets) > 1:
+        return show_list(sheets, format, "")
+    write(render(sheets[0], format))
     return 0
 
 
-def check(arguments: StatementSheet) -> int:
+def show_list(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format, nothing: str) -> int:
+    """Receipts one below the other, one JSON array, or one CSV with a single head."""
+    from tuition.ledger.render import lines_of, render, render_lines
+
+    if format == "csv":
+        write(render_lines([line for sheet in sheets for line in lines_of(sheet)], "csv"))
+        return 0
+    texts = [render(sheet, format) for sheet in sheets]
+    write(f"[{','.join(texts)}]" if format == "json" else "\n\n".join(texts) or nothing)
+    return 0
+
+
+def check(arguments: CheckSheet) -> int:
     """Print every identity of the books; 1 if one does not hold."""
     from tuition.books.books import open_books
     from tuition.core.units import format_duration, format_energy, format_usd
     from tuition.ledger.reconciliation import reconcile
+    from tuition.ledger.render import render_lines
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
         found = reconcile(books)
-    if arguments.format != "table":
+    if arguments.format == "json":
         write(json.dumps(dataclasses.asdict(found) | {"holds": found.holds}, indent=2))
+        return 0 if found.holds else 1
+    if arguments.format == "csv":
+        write(render_lines(check_lines(found), "csv"))
         return 0 if found.holds else 1
     for field in dataclasses.fields(found):
         amount = getattr(found, field.name)
@@ -149,6 +172,25 @@ def check(arguments: StatementSheet) -> int:
             print(f"{field.name:<14} {seconds:>14} {energy:>14} {format_usd(amount.cost_nusd):>16}")
     print("every identity holds to the last unit" if found.holds else "THE BOOKS DO NOT AGREE WITH THE METER")
     return 0 if found.holds else 1
+
+
+def check_lines(found: "Reconciliation") -> "list[Line]":
+    """Every amount of the check with its unit; the accounts in a section of their own."""
+    from tuition.ledger.render import Line
+
+    parts = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    accounts = parts.pop("accounts")
+    lines = [
+        Line(section, f"{name}, {figure}", value, unit, "from the books")
+        for section, amounts in (("Check", parts), ("Accounts", accounts))
+        for name, amount in amounts.items()
+        for figure, value, unit in (
+            ("machine time", amount.wall_ns, "ns"),
+            ("energy", amount.energy_uj, "uJ"),
+            ("cost", amount.cost_nusd, "nUSD"),
+        )
+    ]
+    return [*lines, Line("Check", "every identity holds", "yes" if found.holds else "no", "", "derived")]
 
 
 def write(text: str) -> None:

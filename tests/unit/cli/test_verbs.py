@@ -21,6 +21,7 @@ from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.statements import request_receipts
 from tuition.spec.machine import detect_machine
 
+RECEIPTS = ("bill", "request", "--format", "json")
 TEXT = "The cat sat on the mat. The dog sat on the log. A bird sang in the tree, and the cat looked up.\n"
 
 
@@ -79,7 +80,7 @@ def test_a_prompt_is_continued_and_billed(tuition) -> None:
     assert out.strip()
     assert " + 5 tokens in " in err
     assert "$" in err
-    (receipt,) = json.loads(tuition("bill", "request", "--format", "json", "--limit", "1")[1]).values()
+    ((receipt,),) = map(dict.values, json.loads(tuition(*RECEIPTS, "--limit", "1")[1]))
     assert receipt["tokens out"]["value"] == 5
 
 
@@ -150,6 +151,38 @@ def test_the_bill_says_the_same_in_every_format_and_adds_up(tuition) -> None:
     status, out, _ = tuition("bill", "check")
     assert status == 0
     assert "every identity holds to the last unit" in out
+
+
+def test_a_list_of_receipts_is_an_array_and_a_named_one_an_object(tuition) -> None:
+    """A program that reads them need not look at how many there are."""
+    runs = json.loads(tuition("bill", "run", "--format", "json")[1])
+    (run,) = runs
+    assert json.loads(tuition("bill", "run", "--format", "json", "--model", "tinny")[1]) == []
+    run_id = next(iter(run)).removeprefix("Training receipt: ")
+    assert json.loads(tuition("bill", "run", run_id, "--format", "json")[1]) == run
+    assert tuition("generate", "tiny", "The cat", "--max-tokens", "2", "--engine.runner", "torch")[0] == 0
+    (receipt,) = json.loads(tuition(*RECEIPTS, "--limit", "1")[1])
+    request_id = next(iter(receipt)).removeprefix("Request receipt: ")
+    assert json.loads(tuition(*RECEIPTS, request_id)[1]) == receipt
+    for words in (("run", run_id, "--model", "tiny"), ("request", request_id, "--limit", "1")):
+        status, out, err = tuition("bill", *words)
+        assert (status, out) == (USAGE, "")
+        assert words[1] in err
+
+
+def test_the_check_comes_in_every_form_it_offers(tuition) -> None:
+    """The figures of the CSV are those of the JSON, and no option is looked away from."""
+    found = json.loads(tuition("bill", "check", "--format", "json")[1])
+    status, out, _ = tuition("bill", "check", "--format", "csv")
+    assert status == 0
+    rows = {(row["section"], row["figure"]): row["value"] for row in csv.DictReader(io.StringIO(out))}
+    assert rows["Check", "every identity holds"] == "yes"
+    assert int(rows["Check", "meter, machine time"]) == found["meter"]["wall_ns"] > 0
+    assert int(rows["Accounts", "machine, cost"]) == found["accounts"]["machine"]["cost_nusd"] < 0
+    assert len(rows) == 3 * (len(found) - 2 + len(found["accounts"])) + 1
+    status, _, err = tuition("bill", "check", "--model", "nope")
+    assert status == USAGE
+    assert "--model" in err
 
 
 def test_doctor_finds_the_workspace(tuition, home: Path) -> None:
