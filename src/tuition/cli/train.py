@@ -1,6 +1,8 @@
 """`tuition train`: teach a model from your own text, within a budget of time or for a number of steps."""
 
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -44,6 +46,7 @@ def run(argv: list[str]) -> int:
     from tuition.ledger.statements import training_receipt
     from tuition.train.run import run_training
 
+    settings = from_anywhere(settings)
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_for(settings.device, arguments.machine, workspace)
     progress = open_progress()
@@ -57,3 +60,16 @@ def run(argv: list[str]) -> int:
     print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
     print(f"run:   {result.folder}")
     return 0 if result.status == "finished" else 130
+
+
+def from_anywhere(settings: TrainSettings) -> TrainSettings:
+    """The same with whole paths: they are kept with the run, which is resumed and scored from any folder."""
+    data = replace(settings.data, paths=tuple(whole(path) for path in settings.data.paths))
+    tokenizer = None if settings.tokenizer is None else whole(settings.tokenizer)
+    return replace(settings, data=data, tokenizer=tokenizer)
+
+
+def whole(path: Path) -> Path:
+    """From the root, without `~` and `..`; a link to a file keeps its name, which tells the file's kind."""
+    found = Path(os.path.expanduser(path)).absolute()
+    return found.resolve() if found.name == ".." else found.parent.resolve() / found.name
