@@ -14,13 +14,15 @@ from tuition.spec.settings import MachineSettings
 
 DESCRIPTION = "Teach a small model from scratch, use it, use a pretrained one, and read the bill."
 INTERRUPTED = 130
+DEFAULT_BUDGET = "4min"
+"""A model that was taught this long or longer must also write well; a shorter look is only shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Common):
     """What `tuition demo` takes."""
 
-    budget: str = "4min"
+    budget: str = DEFAULT_BUDGET
     """Wall time of the training loop, with its unit."""
     machine: MachineSettings = field(default_factory=MachineSettings)
     """What you know better about this machine and its price."""

@@ -5,7 +5,6 @@ id that the server gave it.
 """
 
 import asyncio
-import os
 import re
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,13 +21,16 @@ import httpx
 from tuition.core.errors import TuitionError
 from tuition.core.settings import table_to_toml, to_table
 from tuition.core.workspace import Workspace
+from tuition.serve.settings import read_api_key
 from tuition.spec.settings import MachineSettings
 from tuition.studio.api import Api, Failure, Piece
 
 START_S = 120.0
 """Loading a model on a slow disk included."""
 STOP_S = 30.0
-SERVING = re.compile(r"serving .* at (http://\S+)/v1")
+DIGEST_S = 120.0
+POLL_S = 0.05
+SERVING = re.compile(r"^serving .* at (http://\S+)/v1$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,26 @@ class Server:
 
     url: str
     model: str
+    log: Path
+    """All that it says."""
 
     def digest(self) -> dict[str, Any]:
-        """`recorded` at load, and `recomputed` now from the tensors that the server computes with."""
-        reply = httpx.get(f"{self.url}/v1/models/{self.model}/digest", timeout=120, trust_env=False)
-        reply.raise_for_status()
-        return reply.json()
+        """`recorded` at load, and `recomputed` now from the tensors that the server computes with.
+
+        Raises: TuitionError.
+        """
+        key = read_api_key()
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        url = f"{self.url}/v1/models/{self.model}/digest"
+        try:
+            reply = httpx.get(url, headers=headers, timeout=DIGEST_S, trust_env=False)
+            reply.raise_for_status()
+            return reply.json()
+        except (httpx.HTTPError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise TuitionError(
+                f"the server did not tell the digest of {self.model} ({reason}); all it said: {self.log}"
+            ) from error
 
     def complete(self, prompt: str, show: Callable[[str], None], **settings: Any) -> Reply:
         """Continue a text; `show` gets the pieces as they come. Raises: TuitionError."""
@@ -72,14 +89,16 @@ class Server:
 
     def _ask(self, call: Callable[[Api], AsyncIterator[Piece]], show: Callable[[str], None]) -> Reply:
         async def listen() -> Reply:
-            api = Api(self.url, os.environ.get("TUITION_API_KEY"))
+            api = Api(self.url, read_api_key())
             heard: list[Piece] = []
             try:
                 async for piece in call(api):
                     heard.append(piece)
                     show(piece.text)
             except Failure as failure:
-                raise TuitionError(f"the server did not finish its reply: {failure}") from failure
+                raise TuitionError(
+                    f"the server did not finish its reply: {failure} All it said: {self.log}"
+                ) from failure
             finally:
                 await api.close()
             return _fold(heard)
@@ -97,53 +116,47 @@ def _fold(pieces: Sequence[Piece]) -> Reply:
 
 
 @contextmanager
-def serving(model: str, workspace: Workspace, machine: MachineSettings) -> Iterator[Server]:
+def serving(reference: str, workspace: Workspace, machine: MachineSettings) -> Iterator[Server]:
     """Start `tuition serve` on a free port; end it with SIGTERM afterwards, by its own pid.
 
-    It charges the rate of the `machine` on which the model was taught.
+    It charges the rate of the `machine` on which the model was taught. What it says goes into a file, since a
+    pipe that nobody empties would stop it.
     Raises: TuitionError if it does not start, or does not end well.
     """
-    settings = workspace.root / "demo-serve.toml"
+    settings, log = workspace.root / "demo-serve.toml", workspace.root / "demo-serve.log"
     settings.write_text(table_to_toml({"machine": to_table(machine)}), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "tuition.cli.main",
-        "serve",
-        model,
-        "--port",
-        "0",
-        "--workspace",
-        str(workspace.root),
-        "--settings",
-        str(settings),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    command = [sys.executable, "-m", "tuition.cli.main", "serve", reference, "--port", "0"]
+    command += ["--workspace", str(workspace.root), "--settings", str(settings)]
+    with open(log, "wb") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)  # noqa: S603
     try:
-        yield Server(_wait_for_url(process), model)
+        yield Server(_wait_for_url(process, log), reference.partition("@")[0], log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            _, errors = process.communicate(timeout=STOP_S)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
-            _, errors = process.communicate()
+            process.wait()
     if process.returncode != 0:
-        raise TuitionError(f"the server ended with status {process.returncode}: {_last_line(errors)}")
+        raise TuitionError(f"the server ended with status {process.returncode}; {_last_said(log)}")
 
 
-def _wait_for_url(process: subprocess.Popen[str]) -> str:
+def _wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The address it says it serves at. Raises: TuitionError when it ends, or the time does."""
     deadline = time.monotonic() + START_S
-    if process.stdout is None:
-        raise TuitionError("the server has no output")
-    for line in process.stdout:
-        if found := SERVING.match(line):
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise TuitionError(
+                f"the server did not start, it ended with status {process.returncode}; {_last_said(log)}"
+            )
+        if found := SERVING.search(log.read_text(encoding="utf-8", errors="replace")):
             return found[1]
-        if time.monotonic() > deadline:
-            break
-    errors = process.stderr.read() if process.stderr is not None and process.poll() is not None else ""
-    raise TuitionError(f"the server did not start: {_last_line(errors)}")
+        time.sleep(POLL_S)
+    raise TuitionError(f"the server did not start within {START_S:g} s; {_last_said(log)}")
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+def _last_said(log: Path) -> str:
+    """The end of an error: the last line of a log, and where the rest of it is."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"{lines[-1] if lines else 'it said nothing'} (all it said: {log})"

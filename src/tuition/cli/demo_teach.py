@@ -1,5 +1,7 @@
 """The first step of the demo: teach a model on real text, or take the one that an earlier demo taught."""
 
+import json
+from pathlib import Path
 from typing import Literal
 
 from tuition.books.books import Books
@@ -8,10 +10,13 @@ from tuition.core.errors import DataError, NotFoundError
 from tuition.core.settings import to_toml
 from tuition.core.workspace import Workspace
 from tuition.data.corpora import demo_corpus
+from tuition.data.corpus import prepare_corpus
 from tuition.ledger.render import render
 from tuition.ledger.statements import training_receipt
 from tuition.registry.registry import Registry, Version
 from tuition.spec.machine import Machine
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.train.folder import find_unfinished
 from tuition.train.recipes.demo import demo_settings
 from tuition.train.run import run_training
 from tuition.train.settings import TrainSettings
@@ -30,13 +35,16 @@ def teach(
     if corpus.heldout_titles:
         scribe.say(f"Held out whole, never taught: {', '.join(corpus.heldout_titles)}.")
     known = find_taught(settings, workspace, books)
-    if known is not None:
+    if known is not None and is_of(settings, known.path, known.lineage.corpus_digest, workspace):
         scribe.say(f"{known.reference} was taught by an earlier demo with the same settings; it is reused.")
         scribe.say(render(training_receipt(books, str(known.lineage.run_id))).rstrip())
         return known
+    if known is not None:
+        scribe.say(f"{known.reference} was taught other text than {corpus.version} holds now; taught again.")
     scribe.say(f"Teaching for {budget} (Ctrl-C keeps what was taught and bills it):")
+    goes_on = can_go_on(settings, workspace, scribe)
     result = run_training(
-        settings, workspace, books, machine, scribe, resume=True, other_settings="begin anew"
+        settings, workspace, books, machine, scribe, resume=goes_on, other_settings="begin anew"
     )
     scribe.say(render(training_receipt(books, result.run_id)).rstrip())
     if result.status == "stopped":
@@ -46,13 +54,30 @@ def teach(
 
 
 def find_taught(settings: TrainSettings, workspace: Workspace, books: Books) -> Version | None:
-    """The newest model that a finished run with these very settings has made."""
+    """The newest model that a finished run with these very settings has made, on this text or another."""
     wanted = to_toml(settings)
     for version in Registry(workspace, books).list():
         same = version.name == settings.name and version.lineage.settings == wanted
-        if same and is_finished(books, version.lineage.run_id):
+        if same and version.path.is_dir() and is_finished(books, version.lineage.run_id):
             return version
     return None
+
+
+def can_go_on(settings: TrainSettings, workspace: Workspace, scribe: Scribe) -> bool:
+    """False, and said, where an earlier demo was stopped and the text has changed since."""
+    run = find_unfinished(workspace, settings.name)
+    if run is None or not run.header.is_file():  # nothing was taught in it
+        return True
+    digest = json.loads(run.header.read_text(encoding="utf-8"))["corpus"]
+    same = is_of(settings, run.tokenizer, digest, workspace)
+    if not same:
+        scribe.say(f"{run.run_id} is unfinished and was taught other text than is here now; a new run begins")
+    return same
+
+
+def is_of(settings: TrainSettings, tokenizer: Path, digest: str | None, workspace: Workspace) -> bool:
+    """Whether the text as it is now, cut by the tokenizer in this folder, is the corpus with this digest."""
+    return prepare_corpus(settings.data, Tokenizer.load(tokenizer), workspace.data).digest == digest
 
 
 def is_finished(books: Books, run_id: str | None) -> bool:

