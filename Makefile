@@ -21,8 +21,13 @@ setup: $(VENV)/.core  ## make .venv with all that tuition needs, and the native 
 demo: $(VENV)/.core  ## teach a model from scratch, use it, and read its bill (about 10 minutes on 2 cores)
 	@TUITION_HOME="$${TUITION_HOME:-$(CURDIR)/.demo}" $(BIN)/tuition demo
 
-clean-demo:  ## remove what `make demo` made (.demo)
-	rm -rf .demo
+clean-demo:  ## remove what `make demo` made (.demo); a workspace of your own (TUITION_HOME) is kept
+	@if [ -n "$$TUITION_HOME" ]; then echo "Kept: $$TUITION_HOME. While TUITION_HOME is set the demo writes there;" \
+		"it is yours: take single models out of it with $(BIN)/tuition models remove NAME, or delete it yourself."; fi
+	@case "$$(cd "$$TUITION_HOME" 2>/dev/null && pwd -P)/" in \
+		"$$(pwd -P)/.demo/"*) ;; \
+		*) if [ -e .demo ]; then rm -rf .demo && echo "Removed: .demo"; else echo "Nothing to remove: no .demo here."; fi ;; \
+	esac
 
 test: $(VENV)/.test  ## the quick suite: every truth in small sizes
 	@$(BIN)/python -m pytest -q

