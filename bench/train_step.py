@@ -7,7 +7,8 @@ In: nothing; token ids are drawn, since speed does not depend on the text.
 Both sides: the same shape, batch, precision, threads and process settings, gradients clipped to the same
 norm. Peer: `LlamaForCausalLM` with its own loss, under the same autocast, taught by torch's fused AdamW; it
 has no Muon, so that our AdamW stands beside it and our Muon is a row of its own. Further rows take our own
-parts out one at a time: attention by `scaled_dot_product_attention`.
+parts out one at a time: attention by `scaled_dot_product_attention`; a crew of one, which leaves it to torch
+to split every operation among the cores.
 Out: bench/results/train_step.json, and a table: tokens per second, medians, and ratios round by round.
 """
 
@@ -28,6 +29,7 @@ from tuition.core.durable import write_json
 from tuition.data.loader import Batch
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
+from tuition.runtime.crew import Crew
 from tuition.runtime.device import choose_precision, describe_machine, prepare_process, set_threads
 from tuition.spec.machine import detect_machine
 from tuition.train.losses import linear_cross_entropy
@@ -55,11 +57,13 @@ def draw_batch(settings: TrainSettings) -> Batch:
     return Batch(drawn[:, :-1], drawn[:, 1:], positions, None, drawn[:, 1:].numel(), ids.numpy())
 
 
-def our_step(settings: TrainSettings, batch: Batch, loss: Loss) -> Step:
-    """One call: one optimizer step of ours."""
+def our_step(settings: TrainSettings, batch: Batch, loss: Loss, members: int | None = None) -> Step:
+    """One call: one optimizer step of ours; `members`: of the crew, left out as `tuition train` has it."""
     device = torch.device("cpu")
+    threads = torch.get_num_threads()
+    crew = Crew(members, threads) if members else Crew.for_rows(settings.batch_size, threads, device)
     model = Decoder(settings.shape.model_shape(settings.vocab_size, settings.seq_len)).initialize()
-    state = TrainState.fresh(model, settings, device, choose_precision("auto", device))
+    state = TrainState.fresh(model, settings, device, choose_precision("auto", device), crew)
     return lambda: train_step(state, [batch], loss, 1.0, settings.optimizer.max_grad_norm)
 
 
@@ -101,6 +105,7 @@ def rows(settings: TrainSettings) -> dict[str, Step]:
         "tuition, AdamW": our_step(adamw, batch, next_token_loss),
         "tuition, Muon": our_step(settings, batch, next_token_loss),
         "tuition, Muon, fused attention": our_step(settings, batch, fused_attention_loss),
+        "tuition, Muon, every operation on all cores": our_step(settings, batch, next_token_loss, members=1),
     }
 
 
@@ -167,7 +172,7 @@ def main() -> None:
         },
     )
     for name, row in found.items():
-        print(f"{name:34} {row['tokens_per_s']:8,} tokens/s   {row['times_the_first']:.2f}x")
+        print(f"{name:44} {row['tokens_per_s']:8,} tokens/s   {row['times_the_first']:.2f}x")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ replay when it goes on.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,6 +32,25 @@ class Batch:
     """Targets that are taught."""
     sample_ids: tuple[int, ...] = ()
     """What was taken, for the record."""
+
+    def shares(self, count: int) -> list["Batch"]:
+        """The rows in `count` parts as equal as can be, or in as many parts as there are rows."""
+        count = min(count, len(self.token_ids))
+        if count <= 1:
+            return [self]
+        edges = [len(self.token_ids) * index // count for index in range(count + 1)]
+        return [self._rows(slice(start, end)) for start, end in pairwise(edges)]
+
+    def _rows(self, part: slice) -> "Batch":
+        targets = self.targets[part]
+        return Batch(
+            token_ids=self.token_ids[part],
+            targets=targets,
+            positions=self.positions[part],
+            segments=None if self.segments is None else self.segments[part],
+            num_tokens=int((targets != IGNORED).sum()),
+            sample_ids=self.sample_ids[part],
+        )
 
 
 class Loader:

@@ -7,10 +7,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from tuition.core.progress import Progress, SilentProgress
 from tuition.data.shards import TokenSet
 from tuition.model.decoder import Decoder
+from tuition.runtime.crew import MOST_MEMBERS, Crew
 from tuition.runtime.device import Precision, choose_precision
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.samples import byte_counts
@@ -61,6 +63,7 @@ def evaluate(
             precision=precision or choose_precision("auto", device),
             max_bytes=max_bytes,
             advance=task.advance,
+            crew=Crew.for_rows(MOST_MEMBERS, torch.get_num_threads(), device),
         )
     loss = nats_per_token(scores)
     return Evaluation(summarize(scores), loss, perplexity(loss), window, heldout.info.titles)

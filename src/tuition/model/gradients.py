@@ -84,9 +84,7 @@ class _Rotate(Function):
 
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = heads.chunk(2, dim=-1)  # 2 x (batch, seq, heads, head_dim / 2)
-    turned = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
-    new_left, new_right = turned.chunk(2, dim=-1)
-    new_left.copy_((left * cos).addcmul_(right, sin, value=-1))  # computed in float32
-    new_right.copy_((right * cos).addcmul_(left, sin))
-    return turned
+    wide = heads.float()
+    swapped = wide.roll(heads.shape[-1] // 2, dims=-1)  # the right half before the left one
+    turned = (wide * torch.cat((cos, cos), dim=-1)).addcmul_(swapped, torch.cat((-sin, sin), dim=-1))
+    return turned.to(heads.dtype)

@@ -13,7 +13,10 @@ from torch import Tensor
 from tuition.core.errors import ShapeError
 from tuition.data.rows import IGNORED
 
-CHUNK_ROWS = 1_024
+CHUNK_ROWS = 256
+"""Rows whose logits are there at once: with a vocabulary of some thousands they stay in a core's cache."""
+
+_LEAST_PROBABILITY = 1e-38
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -91,13 +94,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(inputs), CHUNK_ROWS):
                 part = slice(start, start + CHUNK_ROWS)
                 wanted = targets[part]
-                log_probs = _log_probs(inputs[part], head)
-                total -= _pick(log_probs, wanted).sum()
-                residual = log_probs.exp_()  # softmax minus one-hot is the gradient of the logits
-                is_taught = (wanted != IGNORED)[:, None]
-                residual.scatter_add_(1, wanted.clamp_min(0)[:, None], -is_taught.to(residual.dtype))
-                residual *= is_taught
-                residual = residual.to(dtype)
+                probs = torch.softmax((inputs[part] @ head.t()).float(), dim=-1)
+                is_taught = wanted != IGNORED
+                index = wanted.clamp_min(0)[:, None]
+                # a probability of 0 would be an infinite loss and no gradient less
+                picked = probs.gather(1, index)[:, 0].clamp_min_(_LEAST_PROBABILITY)
+                total -= picked.log_().mul_(is_taught).sum()
+                residual = probs.scatter_add_(1, index, probs.new_full(index.shape, -1.0))
+                if not bool(is_taught.all()):
+                    residual.masked_fill_(~is_taught[:, None], 0.0)
+                residual = residual.to(dtype)  # softmax minus one-hot: the gradient of the logits
                 torch.mm(residual, head, out=rows_gradient[part])
                 head_gradient += residual.t() @ inputs[part]
         ctx.save_for_backward(rows_gradient, head_gradient)

@@ -5,21 +5,23 @@ place.
 State is handed out and taken back as named tensors, so that a checkpoint is plain safetensors.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tuition.core.errors import ModelError
+from tuition.runtime.crew import ALONE, Crew
 from tuition.train.settings import OptimizerSettings
 
 
 class Optimizer(Protocol):
     """Changes parameters; owns their moments."""
 
-    def step(self, multiplier: float) -> None:
-        """One update with every learning rate times `multiplier`."""
+    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
+        """One update with every learning rate times `multiplier`, shared out among `crew`."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -41,8 +43,15 @@ class AdamW:
         self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.count = torch.zeros((), dtype=torch.float32)
 
+    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
+        crew.run(self.calls(multiplier))
+
+    def calls(self, multiplier: float) -> list[Callable[[], None]]:
+        """The update as work for a crew."""
+        return [partial(self._update, multiplier)]
+
     @torch.no_grad()
-    def step(self, multiplier: float) -> None:
+    def _update(self, multiplier: float) -> None:
         self.count += 1
         count, beta1, beta2 = int(self.count), self.settings.beta1, self.settings.beta2
         lr = self.settings.lr * multiplier
@@ -83,16 +92,22 @@ class Muon:
         for name, value in self.parameters.items():
             self._alike.setdefault(tuple(sorted(value.shape)), []).append(name)
 
-    @torch.no_grad()
-    def step(self, multiplier: float) -> None:
+    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
+        crew.run(self.calls(multiplier, crew.size))
+
+    def calls(self, multiplier: float, parts: int = 1) -> list[Callable[[], None]]:
+        """The update as work for a crew: matrices of one shape in `parts` stacks."""
         lr = self.settings.muon_lr * multiplier
+        calls: list[Callable[[], None]] = []
         for names in self._alike.values():
             gradients = {name: self.parameters[name].grad for name in names}
-            given = {name: gradient for name, gradient in gradients.items() if gradient is not None}
-            if given:
-                self._step_alike(given, lr)
+            given = [(name, gradient) for name, gradient in gradients.items() if gradient is not None]
+            stacks = [dict(given[part::parts]) for part in range(min(parts, len(given)))]
+            calls += [partial(self._update_alike, stack, lr) for stack in stacks]
+        return calls
 
-    def _step_alike(self, gradients: Mapping[str, Tensor], lr: float) -> None:
+    @torch.no_grad()
+    def _update_alike(self, gradients: Mapping[str, Tensor], lr: float) -> None:
         beta = self.settings.muon_momentum
         wide = []
         for name, gradient in gradients.items():
@@ -126,9 +141,8 @@ class MuonAdamW:
         rest = {name: value for name, value in parameters.items() if name not in matrices}
         self.muon, self.adamw = Muon(matrices, settings, dtype), AdamW(rest, settings)
 
-    def step(self, multiplier: float) -> None:
-        self.muon.step(multiplier)
-        self.adamw.step(multiplier)
+    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
+        crew.run(self.muon.calls(multiplier, crew.size) + self.adamw.calls(multiplier))
 
     def tensors(self) -> dict[str, Tensor]:
         return self.muon.tensors() | self.adamw.tensors()

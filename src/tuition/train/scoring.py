@@ -10,6 +10,7 @@ GPT-2's evaluation.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from torch import Tensor
 from tuition.core.errors import SettingsError, ShapeError
 from tuition.data.rows import IGNORED
 from tuition.model.decoder import Decoder
+from tuition.runtime.crew import ALONE, Crew
 from tuition.runtime.device import Precision
 from tuition.train.attention import training_context
 from tuition.train.losses import token_losses
 
-TOKENS_AT_ONCE = 8_192
-"""In one forward pass: enough to keep matrix units busy, little memory whatever the window."""
+TOKENS_AT_ONCE = 2_048
+"""In one forward pass: enough to keep matrix units busy, and little enough to stay in a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def score_documents(
     precision: Precision,
     max_bytes: int | None = None,
     advance: Callable[[int], None] | None = None,
+    crew: Crew = ALONE,
 ) -> list[DocumentScore]:
     """Score each document, or with `max_bytes` about that many bytes, an equal share from the start of each.
 
@@ -75,7 +78,7 @@ def score_documents(
     for document in documents:
         taken = np.asarray(document[: max(2, round(len(document) * share))], dtype=np.int64)
         num_bytes = int(byte_counts[taken].sum())
-        nats = score_tokens(model, taken, window, stride, precision)
+        nats = score_tokens(model, taken, window, stride, precision, crew)
         scores.append(DocumentScore(nats, max(0, len(taken) - 1), num_bytes))
         if advance is not None:
             advance(num_bytes)
@@ -83,9 +86,8 @@ def score_documents(
     return scores
 
 
-@torch.no_grad()
 def score_tokens(
-    model: Decoder, document: np.ndarray, window: int, stride: int, precision: Precision
+    model: Decoder, document: np.ndarray, window: int, stride: int, precision: Precision, crew: Crew = ALONE
 ) -> float:
     """Sum of nats over all tokens of one document but the first, from which the second is predicted.
 
@@ -93,14 +95,17 @@ def score_tokens(
     """
     if not 1 <= stride <= window:
         raise SettingsError("stride", got=stride, wanted=f"1 to the window ({window:,} tokens)")
+    batches = _batched(list(_windows(document, window, stride)))
+    return sum(crew.run([partial(_nats, model, inputs, targets, precision) for inputs, targets in batches]))
+
+
+@torch.no_grad()
+def _nats(model: Decoder, inputs: Tensor, targets: Tensor, precision: Precision) -> float:
     device = model.embedding.weight.device
-    total = 0.0
-    for inputs, targets in _batched(list(_windows(document, window, stride))):
-        positions = torch.arange(inputs.shape[1], device=device)[None]
-        with torch.autocast(device.type, precision.dtype, enabled=precision.is_autocast):
-            hidden = model(inputs.to(device), training_context(positions))
-            total += float(token_losses(hidden, model.head_weight, targets.to(device)).double().sum())
-    return total
+    positions = torch.arange(inputs.shape[1], device=device)[None]
+    with torch.autocast(device.type, precision.dtype, enabled=precision.is_autocast, cache_enabled=False):
+        hidden = model(inputs.to(device), training_context(positions))
+        return float(token_losses(hidden, model.head_weight, targets.to(device)).double().sum())
 
 
 def _windows(document: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tuition.model.decoder import Decoder
+from tuition.runtime.crew import ALONE, Crew
 from tuition.runtime.device import Precision
 from tuition.runtime.seed import random_state, restore_random_state
 from tuition.train.guard import Guard
@@ -32,14 +33,21 @@ class TrainState:
     """Optimizer steps done, skipped ones included; also the position of the loader."""
     num_tokens: int = 0
     """Target tokens seen."""
+    crew: Crew = ALONE
+    """Who computes: rows of a batch, and matrices of the optimizer, are shared out among its members."""
 
     @classmethod
     def fresh(
-        cls, model: Decoder, settings: TrainSettings, device: torch.device, precision: Precision
+        cls,
+        model: Decoder,
+        settings: TrainSettings,
+        device: torch.device,
+        precision: Precision,
+        crew: Crew = ALONE,
     ) -> "TrainState":
         """A state at step 0 around a model whose first weights are drawn already."""
         optimizer = make_optimizer(model.named_parameters(), settings.optimizer, precision.dtype)
-        return cls(model, optimizer, Guard(settings.guard), device, precision)
+        return cls(model, optimizer, Guard(settings.guard), device, precision, crew=crew)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name: `model/`, `optimizer/`, `random/`. Not copies."""

@@ -5,6 +5,7 @@ In: the state, the microbatches, a loss.  Out: loss and gradient norm; the weigh
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -52,7 +53,7 @@ def train_step(
     state.num_tokens += num_tokens
     if problem is None:
         clip_grads_with_norm_(parameters, max_grad_norm, norm)
-        state.optimizer.step(multiplier)
+        state.optimizer.step(multiplier, state.crew)
         state.guard.take(loss, grad_norm)
     state.model.zero_grad(set_to_none=True)
     if problem is not None:
@@ -61,12 +62,36 @@ def train_step(
 
 
 def forward_backward(state: TrainState, batches: Sequence[Batch], loss_fn: Loss, num_tokens: int) -> float:
-    """Add the gradient of the mean loss over `num_tokens` targets to the parameters; returns that mean."""
+    """Add the gradient of the mean loss over `num_tokens` targets to the parameters; returns that mean.
+
+    Each member of the crew takes some rows of a batch; their gradients are added in the order of the rows, so
+    that the bits depend on the number of members and not on who was ready first.
+    """
     scale = 1.0 / max(1, num_tokens)
+    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     total = 0.0
     for batch in batches:
-        with torch.autocast(state.device.type, state.precision.dtype, enabled=state.precision.is_autocast):
-            loss = loss_fn(state.model, batch, scale)
-        loss.backward()
-        total += float(loss.detach())
+        shares = batch.shares(state.crew.size)
+        done = state.crew.run([partial(_gradients, state, share, loss_fn, scale) for share in shares])
+        for loss, gradients in done:
+            total += loss
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                elif gradient is not None:
+                    parameter.grad.add_(gradient)
     return total
+
+
+def _gradients(
+    state: TrainState, share: Batch, loss_fn: Loss, scale: float
+) -> tuple[float, tuple[Tensor | None, ...]]:
+    """Loss of some rows, and its gradient by each parameter: None where it does not depend on it."""
+    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    # every weight is used once in a pass: a cache of those cast would only tie the members together
+    with torch.autocast(
+        state.device.type, state.precision.dtype, enabled=state.precision.is_autocast, cache_enabled=False
+    ):
+        loss = loss_fn(state.model, share, scale)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return float(loss.detach()), gradients

@@ -168,3 +168,18 @@ def test_large_vocabularies_get_wider_ids(tmp_path: Path) -> None:
     with PartWriter(tmp_path, "train", SEPARATOR, 70_000) as writer:
         writer.add(np.array([69_999], dtype=np.uint32), 4, "d", begins=True)
         assert int(open_part(tmp_path, "train", writer.finish()).tokens[1]) == 69_999
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_shares_of_a_batch_are_its_rows(tmp_path: Path, count: int) -> None:
+    tokens = token_set(tmp_path, [list(range(3, 40)), list(range(40, 90))], OWN_ENDS)
+    batch = Loader(tokens, batch_size=5, seq_len=12).batch(0)
+    shares = batch.shares(count)
+    assert len(shares) == min(count, 5)
+    for name in ("token_ids", "targets", "positions"):
+        assert torch.equal(torch.cat([getattr(share, name) for share in shares]), getattr(batch, name))
+    if batch.segments is not None:
+        parts = [share.segments for share in shares if share.segments is not None]
+        assert torch.equal(torch.cat(parts), batch.segments)
+    assert sum(share.num_tokens for share in shares) == batch.num_tokens
+    assert [i for share in shares for i in share.sample_ids] == list(batch.sample_ids)

@@ -3,11 +3,13 @@
 In: settings, a prepared corpus, a shape.  Out: what `train.loop.fit` needs: state, batches, loss.
 """
 
+import torch
 from torch import Tensor
 
 from tuition.data.corpus import Corpus
 from tuition.data.loader import Batch, Loader
 from tuition.model.decoder import Decoder
+from tuition.runtime.crew import Crew
 from tuition.runtime.device import choose_device, choose_precision
 from tuition.runtime.seed import seed_all
 from tuition.spec.shape import ModelShape
@@ -29,7 +31,8 @@ def build(settings: TrainSettings, corpus: Corpus, shape: ModelShape) -> tuple[T
     seed_all(settings.seed)
     model = Decoder(shape).initialize().to(device)  # drawn on the CPU, so that every device begins alike
     loader = Loader(corpus.train, settings.batch_size, settings.seq_len, settings.seed)
-    return TrainState.fresh(model, settings, device, precision), loader
+    crew = Crew.for_rows(settings.batch_size, torch.get_num_threads(), device)
+    return TrainState.fresh(model, settings, device, precision, crew), loader
 
 
 def next_token_loss(model: Decoder, batch: Batch, scale: float) -> Tensor:
