@@ -1,7 +1,9 @@
 """How an engine runs: precision, sizes, and what it may do to be fast. No torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from tuition.core.errors import SettingsError
 from tuition.core.units import parse_bytes
@@ -15,7 +17,7 @@ DeviceKind = Literal["auto", "cpu", "cuda", "mps"]
 class EngineSettings:
     """How an engine runs. The defaults suit one machine that serves a few people."""
 
-    precision: Precision = "auto"
+    precision: Annotated[Precision, tyro.conf.arg(prefix_name=False)] = "auto"
     """Number format of the weights; auto takes the fastest good one of the runner, and says which."""
     runner: RunnerKind = "auto"
     """What executes the network; auto takes native when tuition_kernels is installed and supports the model.
