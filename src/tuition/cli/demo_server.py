@@ -25,8 +25,8 @@ from tuition.serve.settings import read_api_key
 from tuition.spec.settings import MachineSettings
 from tuition.studio.api import Api, Failure, Piece
 
-START_S = 120.0
-"""Loading a model on a slow disk included."""
+START_S = 300.0
+"""Loading on a slow disk or a busy machine included: only a server that hangs is given up."""
 STOP_S = 30.0
 DIGEST_S = 120.0
 POLL_S = 0.05
