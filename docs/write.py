@@ -19,6 +19,8 @@ from tuition.serve.protocol import REFUSED, ChatRequest, Common, CompletionReque
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "how-to" / "call-the-server.md"
 README = ROOT / "README.md"
+SPEED = ROOT / "docs" / "how-to" / "measure-speed.md"
+INFERENCE = ROOT / "bench" / "results" / "inference.json"
 TRAIN_STEP = ROOT / "bench" / "results" / "train_step.json"
 
 
@@ -50,11 +52,21 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     ]
     if TRAIN_STEP.exists():
         found.append((README, "bench", train_step_table(json.loads(TRAIN_STEP.read_text(encoding="utf-8")))))
+    if INFERENCE.exists():
+        found.append((SPEED, "targets", targets_table(json.loads(INFERENCE.read_text(encoding="utf-8")))))
     home = open_workspace(None if os.environ.get("TUITION_HOME") else ROOT / ".demo").root
     if not check and (home / "demo.txt").exists():
         told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "~/.tuition")
         found.append((README, "demo", f"```text\n{told.replace(str(ROOT), '.')}\n```"))
     return found
+
+
+def targets_table(result: dict[str, Any]) -> str:
+    """What bench/inference.py was to show and did, as a Markdown table, and the machine it ran on."""
+    rows = ["| target | wanted | measured | |", "|---|---|---|---|"]
+    for target in result["targets"]:
+        rows.append(f"| {target['row']} | {target['wanted']} | {target['told']} | {target['outcome']} |")
+    return "\n".join([*rows, "", f"Measured {result['measured_on']}."])
 
 
 def train_step_table(result: dict[str, Any]) -> str:

@@ -62,12 +62,12 @@ def worker(python: str, script: str) -> Callable[[Task], Answer]:
     def measure(task: Task) -> Answer:
         rows: list[dict[str, Any]] = []
         facts: dict[str, Any] = {}
-        if "start" in task.what:
-            first, peak_bytes = answer(replace(task, what=("start",)))
-            rows, facts = [*first.rows, memory_row(task, peak_bytes)], first.facts
         if rest := tuple(what for what in task.what if what != "start"):
-            later, _ = answer(replace(task, what=rest))
-            rows, facts = [*rows, *later.rows], later.facts
+            first, _ = answer(replace(task, what=rest))  # also fills the caches that a start may use
+            rows, facts = first.rows, first.facts
+        if "start" in task.what:
+            later, peak_bytes = answer(replace(task, what=("start",)))
+            rows, facts = [*rows, *later.rows, memory_row(task, peak_bytes)], facts or later.facts
         return Answer(rows, facts)
 
     return measure

@@ -55,8 +55,24 @@ class Verdict:
     def named(self) -> dict[str, Any]:
         asked = {name: value for name, value in asdict(self.target).items() if value not in (None, "", ())}
         return asked | {
-            "measured": self.measured, "or_measured": self.or_measured, "outcome": self.outcome
+            "measured": self.measured, "or_measured": self.or_measured, "outcome": self.outcome,
+            "wanted": self.wanted(), "told": self.told(),
         }  # fmt: skip
+
+    def wanted(self) -> str:
+        """What was asked, in words."""
+        target = self.target
+        if target.kind == "tests":
+            return "held"
+        words = f"{target.sense} {_worded(target, target.bound)}"
+        return words if target.or_share is None else f"{words}, or {target.or_share:.0%} of the bandwidth"
+
+    def told(self) -> str:
+        """What was measured, in words; a dash for nothing."""
+        words = "" if self.measured is None else _worded(self.target, self.measured)
+        if self.or_measured is not None:
+            words = f"{words} ({self.or_measured:.0%} of the bandwidth)".strip()
+        return words or self.target.tests or "-"
 
 
 SMOL, ITS_4_BITS = "smollm2", "llama.cpp's Q4_0"
@@ -201,15 +217,7 @@ def _median(target: Target, summaries: Sequence[Summary], side: str) -> float | 
 def lines(verdicts: Sequence[Verdict], machine: Mapping[str, Any]) -> list[str]:
     """The table of targets, and on what it was measured."""
     found: list[Sequence[str]] = [("target", "wanted", "measured", "outcome")]
-    for verdict in verdicts:
-        target = verdict.target
-        wanted = "" if target.kind == "tests" else f"{target.sense} {_worded(target, target.bound)}"
-        if target.or_share is not None:
-            wanted += f", or {target.or_share:.0%} of the bandwidth"
-        measured = "" if verdict.measured is None else _worded(target, verdict.measured)
-        if verdict.or_measured is not None:
-            measured += f" ({verdict.or_measured:.0%} of the bandwidth)"
-        found.append((target.row, wanted, measured or target.tests or "-", verdict.outcome))
+    found += [(each.target.row, each.wanted(), each.told(), each.outcome) for each in verdicts]
     return [*columns(found), where(machine)]
 
 

@@ -207,8 +207,8 @@ def test_less_memory_is_a_ratio_above_one() -> None:
 
 
 def verdict(rows: list[dict[str, Any]], **changes: Any) -> Any:
-    fields = {"row": "r", "kind": "ratio", "bound": 1.6, "model": "m", "precisions": ("int8",), "what": "decode",
-              "batch": 1, "peer": "llama.cpp"}  # fmt: skip
+    fields = {"row": "r", "kind": "ratio", "bound": 1.6, "model": "m", "precisions": ("int8",),
+              "what": "decode", "batch": 1, "peer": "llama.cpp"}  # fmt: skip
     (found,) = targets.judge(
         report.summarise(rows), report.shares(rows), [targets.Target(**fields | changes)]
     )
