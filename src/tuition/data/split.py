@@ -79,13 +79,14 @@ def plan_split(settings: DataSettings, sources: list[Source], total_bytes: int) 
     kept = 0.0 if settings.validation else settings.validation_share
     if settings.heldout:
         below = 0.0
-        if kept:
+        if kept and _are_sure(sources, kept):
+            below = kept
+        elif kept:
             named = frozenset(settings.heldout)
             below = _ranked(_hashes(settings, sources, 0, named), 0.0, kept, sources)[1]
         return SplitPlan("titles", 0.0, below, 0, frozenset(settings.heldout), frozenset(settings.validation))
     named = frozenset(settings.validation)
-    least = math.ceil(_SURE_DOCUMENTS / min(share, kept or share))
-    if _count_documents(sources, least) >= least:
+    if _are_sure(sources, min(share, kept or share)):
         return SplitPlan("documents", share, share + kept if kept else 0.0, 0, frozenset(), named)
     hashes = _hashes(settings, sources, 0, named)
     by: SplitBy = "documents"
@@ -165,6 +166,12 @@ def _ranked(hashes: list[float], share: float, kept: float, sources: list[Source
     return (after_heldout if num_heldout else 0.0), (after_kept if num_kept else 0.0)
 
 
+def _are_sure(sources: list[Source], share: float) -> bool:
+    """Whether there are so many documents that the hash alone is sure to choose some: none has to be read."""
+    least = math.ceil(_SURE_DOCUMENTS / share)
+    return _count_documents(sources, least) >= least
+
+
 def _count_documents(sources: list[Source], enough: int) -> int:
     """How many documents there are, counted up to `enough`."""
     total = 0
@@ -176,7 +183,7 @@ def _count_documents(sources: list[Source], enough: int) -> int:
                 while total < enough and (chunk := file.read(2**20)):
                     total += chunk.count(b"\n")
         else:
-            total += count_rows(source.path, source.kind) or 0
+            total += count_rows(source.path, source.kind, enough - total)
         if total >= enough:
             break
     return total
