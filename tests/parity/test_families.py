@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from tuition.books.books import open_books
+from tuition.core.progress import SilentProgress
+from tuition.core.workspace import open_workspace
+from tuition.data.settings import DataSettings
 from tuition.model.context import DenseContext
 from tuition.model.folder import open_model
 from tuition.model.load import load_decoder
 from tuition.model.names import hugging_face_name
 from tuition.model.save import save_model
+from tuition.spec.machine import detect_machine
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.train.run import run_training
+from tuition.train.settings import EvaluationSettings, ShapeSettings, TrainSettings
 
 SMALL = {
     "vocab_size": 97,
@@ -58,11 +66,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-window-unused": ("qwen2", {"sliding_window": 5, "max_window_layers": 0}),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3-bias": ("qwen3", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": True}),
+    "qwen2-head-dim": ("qwen2", {"head_dim": 20}),
+    "qwen3-yarn": ("qwen3", rope(YARN)),
     "qwen3-layer-types": ("qwen3", {
         "head_dim": 16, "use_sliding_window": True, "sliding_window": 4,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
     "mistral-window": ("mistral", {"sliding_window": 6}),
     "mistral-no-window": ("mistral", {"sliding_window": None, "head_dim": 12}),
+    "mistral-yarn": ("mistral", rope(YARN, rope_theta=1e6)),
+    "mistral-linear-window": ("mistral", rope(LINEAR) | {"sliding_window": 6}),
+    "mistral-tied": ("mistral", {"tie_word_embeddings": True}),
+    "smollm2": ("llama", {  # as SmolLM2-135M, narrower: its heads, its tied head, its base of rotation
+        "hidden_size": 72, "intermediate_size": 192, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}),
 }  # fmt: skip
 BATCH, SEQ_LEN = 2, 40
 
@@ -157,6 +173,41 @@ def test_shards_of_theirs_open_here_and_shards_of_ours_open_there(tmp_path: Path
         tmp_path / "ours", attn_implementation="eager", dtype="auto"
     )
     torch.testing.assert_close(reopened(tokens()).logits, wanted, rtol=0, atol=0)
+
+
+def test_a_folder_that_a_training_run_published_opens_there_unchanged(tmp_path: Path) -> None:
+    """Their Auto classes, no help from us: the same token ids, and the same logits in float32."""
+    text = "".join(f"the {word} of the king, naïve — and 雨\n" for word in ("rose", "thorn", "crown")) * 200
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    settings = TrainSettings(
+        name="tiny",
+        data=DataSettings(paths=(tmp_path / "text.txt",), num_workers=1),
+        vocab_size=300,
+        steps=3,
+        batch_size=2,
+        seq_len=32,
+        threads=1,
+        shape=ShapeSettings(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=24),
+        evaluation=EvaluationSettings(times=1, probe_bytes=200, sample_tokens=4),
+    )
+    workspace = open_workspace(tmp_path / "home").create()
+    with open_books(workspace) as books:
+        folder = run_training(settings, workspace, books, detect_machine(), SilentProgress()).version.path
+    theirs, report = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
+    )
+    assert not any(report.values()), report
+    their_tokenizer, tokenizer = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    for sample in ("the rose of the king", " naïve —\n\n雨  and\t🙂 it's 12,345", text[:400]):
+        assert their_tokenizer(sample)["input_ids"] == list(tokenizer.encode(sample))
+        assert their_tokenizer.decode(their_tokenizer(sample)["input_ids"]) == sample
+    assert their_tokenizer.eos_token_id in tokenizer.eos_ids
+    ids = torch.tensor([tokenizer.encode(text[:200])[:32]])
+    decoder = load_decoder(folder)
+    with torch.no_grad():
+        ours = decoder.logits(decoder(ids, DenseContext.of_length(ids.shape[1])))
+        wanted = theirs(ids).logits
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-4)  # float32: only the order of sums differs
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bfloat16"), (torch.float16, "float16")])
