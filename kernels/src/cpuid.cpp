@@ -19,6 +19,8 @@ bool has_avx512() {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
 
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
 // Tiles hold 8 KiB that the system must save at every switch of threads; a process has to ask before its first use.
 bool allow_tiles() {
 #if defined(__linux__)
@@ -37,6 +39,8 @@ const Kernels* find(const std::string& isa) {
 #if defined(TUITION_BUILD_X86)
     static const bool avx2 = has_avx2(), avx512 = has_avx512(), amx = avx512 && allow_tiles();
     if (isa == "amx") return amx ? amx_kernels() : nullptr;
+    static const bool avx512bf16 = has_avx512bf16();
+    if (isa == "avx512bf16") return avx512bf16 ? avx512bf16_kernels() : nullptr;
     if (isa == "avx512") return avx512 ? avx512_kernels() : nullptr;
     if (isa == "avx2") return avx2 ? avx2_kernels() : nullptr;
 #endif
@@ -47,7 +51,7 @@ const Kernels* find(const std::string& isa) {
 
 std::vector<std::string> available_isas() {
     std::vector<std::string> names;
-    for (const char* name : {"amx", "avx512", "avx2", "portable"})
+    for (const char* name : {"amx", "avx512bf16", "avx512", "avx2", "portable"})
         if (find(name) != nullptr) names.emplace_back(name);
     return names;
 }

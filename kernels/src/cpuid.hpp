@@ -8,7 +8,7 @@
 
 namespace tuition {
 
-// Best first: "amx", "avx512", "avx2", "portable".
+// Best first: "amx", "avx512bf16", "avx512", "avx2", "portable".
 std::vector<std::string> available_isas();
 
 // The kernels named, or the best ones for "auto" (or what the environment variable TUITION_ISA names).

@@ -48,42 +48,30 @@ struct Product {
 
 constexpr int64_t product_scratch_bytes(int64_t padded_columns) { return padded_columns * 32 * 4 + 65536; }
 
-// One row's queries of one key-value head against keys low <= p < high of its sequence, within one span.
-struct SpanOfRow {
+// Up to 16 queries of one key-value head against the keys of one span: the heads of one row that share these keys, or
+// one head of consecutive rows of a sequence.
+struct SpanOfQueries {
     const Cache* cache = nullptr;
-    const int32_t* table = nullptr;   // block of each block_size positions
+    const int32_t* table = nullptr;    // block of each block_size positions
     int layer = 0, kv_head = 0;
-    int low = 0, high = 0;
-    const float* queries = nullptr;   // [num_queries][query_stride], scaled by 1 / sqrt(head_dim)
+    int begin = 0, end = 0;            // positions that any query needs, whole tiles of keys, within one span
+    const int* lows = nullptr;         // [num_queries] keys low <= p < high; none where low >= high
+    const int* highs = nullptr;
+    const float* queries = nullptr;    // [num_queries][query_stride], scaled by 1 / sqrt(head_dim)
+    const uint16_t* halves = nullptr;  // the same as bf16, with a bf16 cache
     int64_t query_stride = 0;
     int num_queries = 0;
-    float* sums = nullptr;            // [num_queries][head_dim] not yet divided by mass
+    float* sums = nullptr;             // [num_queries][sum_stride] not yet divided by mass
     int64_t sum_stride = 0;
-    float* peaks = nullptr;           // [num_queries]
-    float* masses = nullptr;          // [num_queries]
-    float* scratch = nullptr;         // attention_scratch_floats()
+    float* peaks = nullptr;            // [num_queries]
+    float* masses = nullptr;           // [num_queries] 0 where it has no keys
+    float* scratch = nullptr;          // attention_scratch_floats()
 };
 
-// Up to 16 consecutive rows of one sequence and one query head, all spans; matrix unit only.
-struct TileOfRows {
-    const Cache* cache = nullptr;
-    const int32_t* table = nullptr;
-    int layer = 0, kv_head = 0;
-    int first_position = 0, num_rows = 0;
-    int window = 0;                    // 0: all keys
-    const uint16_t* queries = nullptr; // bf16, scaled, [16][query_stride], padded to 32 dimensions
-    int64_t query_stride = 0;
-    float* out = nullptr;              // [num_rows][out_stride]
-    int64_t out_stride = 0;
-    int head_dim = 0;                  // without padding
-    float* scratch = nullptr;
-};
-
-constexpr int64_t attention_scratch_floats(int64_t head_dim_padded) { return 16 * kSpan * 2 + 16 * head_dim_padded * 2 + 1024; }
+constexpr int64_t attention_scratch_floats() { return 16 * kSpan * 2; }
 
 struct Kernels {
     const char* name;
-    bool has_tiles;
     void (*enter)();   // set the processor's modes for this thread
     void (*leave)();   // and put them back
     // x / rms(x) * weight over `size` (padded to 16 with zeros behind it)
@@ -95,11 +83,10 @@ struct Kernels {
     void (*store_key)(const Cache& cache, int layer, int block, int head, int offset, const float* key, int head_dim);
     void (*store_value)(const Cache& cache, int layer, int block, int head, int offset, const float* value, int head_dim);
     void (*scale_query)(const float* query, float scale, int head_dim, int padded, float* out, uint16_t* halves);
-    void (*attend_span)(const SpanOfRow& item);
+    void (*attend_span)(const SpanOfQueries& item);
     // Merge span `sums` with (peak, mass) into `total` with (total_peak, total_mass).
     void (*merge_span)(float* total, float* total_peak, float* total_mass, const float* sums, float peak, float mass, int size);
     void (*divide)(const float* sums, float mass, int size, float* out);
-    void (*attend_tile)(const TileOfRows& item);
     // Roofline probes: read all bytes once; do `rounds` rounds of matrix work and return operations done.
     uint64_t (*read_all)(const uint8_t* data, int64_t bytes);
     double (*matrix_work)(int kind, int64_t rounds);   // kind: Format float32, bf16 or int8
@@ -108,6 +95,7 @@ struct Kernels {
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();     // null where this build has none
 const Kernels* avx512_kernels();
+const Kernels* avx512bf16_kernels();
 const Kernels* amx_kernels();
 
 }  // namespace tuition

@@ -56,7 +56,7 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
     for (int thread = 0; thread < options.num_threads; ++thread) {
         Worker worker;
         worker.scratch = Buffer(product_scratch_bytes(widest));
-        worker.attention = Buffer(4 * attention_scratch_floats(cache_.head_dim) + 64 * cache_.head_dim * int64_t{8});
+        worker.attention = Buffer(4 * (attention_scratch_floats() + 2 * 16 * int64_t{cache_.head_dim}));
         worker.normed = Buffer(4 * widest);
         worker.hidden = make_rows(hidden_stride_, 1, worker.hidden_memory);
         worker.attended = make_rows(query_stride_, 1, worker.attended_memory);

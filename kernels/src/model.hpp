@@ -60,8 +60,8 @@ class Model {
         int sequence, first, last;
     };
     struct Item {   // a piece of attention
-        int sequence, row, num_rows, head;   // num_rows 0: a vector item; head is a kv head. Else a tile; head is a query head
-        int span;                            // vector items: this span alone (its partial is merged later), or -1: all
+        int sequence, row, num_rows, head;   // num_rows 0: all heads of a kv head of one row; else one query head of rows
+        int span;                            // of one row: this span alone (its partial is merged later), or -1: all
         int partial;
     };
     struct Worker {   // what a thread has for itself
@@ -79,8 +79,9 @@ class Model {
     void store_cache(const Batch& batch, const Layer& layer, int index, int thread);
     void store_piece(const Batch& batch, const Layer& layer, int index, const Segment& segment, int kv);
     void attend(const Batch& batch, const Layer& layer, int index, int thread);
-    void attend_vector(const Batch& batch, const Item& item, int index, Worker& me);
-    void attend_tile(const Batch& batch, const Item& item, int index, Worker& me);
+    void attend_item(const Batch& batch, const Item& item, int index, Worker& me);
+    void attend_spans(SpanOfQueries part, int position, int rows, int window, float* out, int64_t stride, Worker& me);
+    void attend_partial(SpanOfQueries part, const Item& item, int first, int position, int window);
     void collect(int row, float* out) const;
     Rows& norm_rows(const float* weight, Format format, int num_rows, int thread);
     Rows& prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64_t stride, int64_t columns, const int32_t* which,

@@ -7,7 +7,8 @@
 namespace tuition {
 namespace {
 
-constexpr int kTileRowsAttention = 4;   // rows of one sequence from which tiles are worth it; the bits are the same
+constexpr int kQueries = 16;        // that attention takes at once
+constexpr int kRowsTogether = 2;    // rows of one sequence from which they share a pass over the keys; the bits are the same
 
 int lowest_key(int window, int position) { return window > 0 && position + 1 > window ? position + 1 - window : 0; }
 
@@ -19,7 +20,6 @@ void Model::plan_items(const Batch& batch) {
     items_.clear();
     first_partial_.assign(static_cast<size_t>(batch.num_tokens), -1);
     const int kv_heads = static_cast<int>(config_.num_kv_heads), heads = static_cast<int>(config_.num_heads);
-    const bool tiles = kernels_.has_tiles && cache_.half;
     const bool split = batch.num_tokens * kv_heads < 4 * team_->size();   // too few rows to keep all threads busy
     int partials = 0;
     for (int s = 0; s < batch.num_sequences; ++s) {
@@ -29,9 +29,9 @@ void Model::plan_items(const Batch& batch) {
             segments_.push_back({s, row, stop});
             row = stop;
         }
-        if (tiles && last - first >= kTileRowsAttention) {
-            for (int row = (last - first - 1) / 16 * 16 + first; row >= first; row -= 16)   // the longest first
-                for (int head = 0; head < heads; ++head) items_.push_back({s, row, std::min(16, last - row), head, -1, -1});
+        if (!split && last - first >= kRowsTogether) {
+            for (int row = (last - first - 1) / kQueries * kQueries + first; row >= first; row -= kQueries)   // the longest first
+                for (int head = 0; head < heads; ++head) items_.push_back({s, row, std::min(kQueries, last - row), head, -1, -1});
             continue;
         }
         for (int row = first; row < last; ++row) {
@@ -96,68 +96,79 @@ void Model::attend(const Batch& batch, const Layer& layer, int index, int thread
     for (int i = thread; fused_ && i < count; i += team_->size()) {
         const Item& item = items_[static_cast<size_t>(i)];
         store_piece(batch, layer, index, {item.sequence, item.row, item.row + 1}, item.head);
-        attend_vector(batch, item, index, me);
+        attend_item(batch, item, index, me);
     }
     if (fused_) return;
     for (int i = next_item_.fetch_add(1, std::memory_order_relaxed); i < count; i = next_item_.fetch_add(1, std::memory_order_relaxed)) {
-        const Item& item = items_[static_cast<size_t>(i)];
-        item.num_rows > 0 ? attend_tile(batch, item, index, me) : attend_vector(batch, item, index, me);
+        attend_item(batch, items_[static_cast<size_t>(i)], index, me);
     }
 }
 
-void Model::attend_tile(const Batch& batch, const Item& item, int index, Worker& me) {
-    const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads);
-    TileOfRows tile;
-    tile.cache = &cache_, tile.layer = index, tile.kv_head = item.head / group;
-    tile.table = batch.block_tables + int64_t{item.sequence} * batch.table_width;
-    tile.first_position = batch.positions[item.row], tile.num_rows = item.num_rows;
-    tile.window = layers_[static_cast<size_t>(index)].window;
-    tile.queries = query_halves_.as<uint16_t>() + (item.row * config_.num_heads + item.head) * cache_.head_dim;
-    tile.query_stride = config_.num_heads * cache_.head_dim;
-    tile.out = attended_.as<float>() + item.row * query_stride_ + item.head * config_.head_dim;
-    tile.out_stride = query_stride_;
-    tile.head_dim = static_cast<int>(config_.head_dim);
-    tile.scratch = me.attention.as<float>();
-    kernels_.attend_tile(tile);
-}
-
-void Model::attend_vector(const Batch& batch, const Item& item, int index, Worker& me) {
+void Model::attend_item(const Batch& batch, const Item& item, int index, Worker& me) {
     const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads), dim = cache_.head_dim;
-    const int position = batch.positions[item.row], low = lowest_key(layers_[static_cast<size_t>(index)].window, position);
-    float* own_sums = me.attention.as<float>() + attention_scratch_floats(dim);
-    SpanOfRow span;
-    span.cache = &cache_, span.layer = index, span.kv_head = item.head;
-    span.table = batch.block_tables + int64_t{item.sequence} * batch.table_width;
-    span.queries = queries_.as<float>() + (item.row * config_.num_heads + item.head * group) * dim;
-    span.query_stride = span.sum_stride = dim, span.num_queries = group;
-    span.scratch = me.attention.as<float>();
-    if (item.span >= 0) {
-        float* scales = partial_scales_.as<float>() + int64_t{item.partial} * group * 2;
-        span.low = std::max(low, item.span * kSpan), span.high = std::min(position + 1, (item.span + 1) * kSpan);
-        span.sums = partial_sums_.as<float>() + int64_t{item.partial} * group * dim;
-        span.peaks = scales, span.masses = scales + group;
-        if (span.low < span.high) kernels_.attend_span(span);
-        else std::fill(scales, scales + 2 * group, 0.0f);   // mass 0: behind the window
-        return;
+    const int position = batch.positions[item.row], window = layers_[static_cast<size_t>(index)].window;
+    const int head = item.num_rows > 0 ? item.head : item.head * group;
+    const int64_t at = (item.row * config_.num_heads + head) * dim;
+    SpanOfQueries part;
+    part.cache = &cache_, part.layer = index, part.kv_head = head / group;
+    part.table = batch.block_tables + int64_t{item.sequence} * batch.table_width;
+    part.queries = queries_.as<float>() + at, part.halves = query_halves_.as<uint16_t>() + at;
+    part.sum_stride = dim, part.scratch = me.attention.as<float>();
+    float* out = attended_.as<float>() + item.row * query_stride_ + head * config_.head_dim;
+    if (item.num_rows > 0) {
+        part.query_stride = config_.num_heads * dim, part.num_queries = item.num_rows;
+        return attend_spans(part, position, 1, window, out, query_stride_, me);
     }
-    for (int first = 0; first < group; first += 16) {   // 16 queries fill the thread's buffers
-        const int queries = std::min(16, group - first);
-        float peaks[16], masses[16], span_peaks[16], span_masses[16];
-        float *total = own_sums, *next = own_sums + 16 * dim;
-        SpanOfRow part = span;
-        part.queries += first * dim, part.num_queries = queries;
-        bool begun = false;
-        for (int at = low / kSpan; at <= position / kSpan; ++at, begun = true) {
-            part.low = std::max(low, at * kSpan), part.high = std::min(position + 1, (at + 1) * kSpan);
-            part.sums = begun ? next : total, part.peaks = begun ? span_peaks : peaks, part.masses = begun ? span_masses : masses;
-            kernels_.attend_span(part);
-            for (int q = 0; begun && q < queries; ++q)
-                kernels_.merge_span(total + q * dim, peaks + q, masses + q, next + q * dim, span_peaks[q], span_masses[q], dim);
+    part.query_stride = dim;
+    for (int first = 0; first < group; first += kQueries, part.queries += kQueries * dim, part.halves += kQueries * dim) {
+        part.num_queries = std::min(kQueries, group - first);
+        if (item.span >= 0)
+            attend_partial(part, item, first, position, window);
+        else
+            attend_spans(part, position, 0, window, out + first * config_.head_dim, config_.head_dim, me);
+    }
+}
+
+// All spans, in order. Query q is that of position `position` + q * `rows`.
+void Model::attend_spans(SpanOfQueries part, int position, int rows, int window, float* out, int64_t stride, Worker& me) {
+    const int dim = cache_.head_dim, count = part.num_queries, last = position + (count - 1) * rows;
+    int lows[kQueries], highs[kQueries];
+    float peaks[kQueries], masses[kQueries] = {}, span_peaks[kQueries], span_masses[kQueries];
+    float* total = me.attention.as<float>() + attention_scratch_floats();   // [kQueries][dim]
+    part.lows = lows, part.highs = highs, part.peaks = span_peaks, part.masses = span_masses, part.sums = total + kQueries * dim;
+    for (int span = lowest_key(window, position) / kSpan * kSpan; span <= last; span += kSpan) {
+        for (int q = 0; q < count; ++q) {
+            lows[q] = std::max(span, lowest_key(window, position + q * rows));
+            highs[q] = std::min(span + kSpan, position + q * rows + 1);
         }
-        for (int q = 0; q < queries; ++q)
-            kernels_.divide(total + q * dim, masses[q], static_cast<int>(config_.head_dim),
-                            attended_.as<float>() + item.row * query_stride_ + (item.head * group + first + q) * config_.head_dim);
+        part.begin = lows[0] / kKeyTile * kKeyTile, part.end = static_cast<int>(round_up(highs[count - 1], kKeyTile));
+        kernels_.attend_span(part);
+        for (int q = 0; q < count; ++q) {
+            const float* sums = part.sums + q * dim;
+            if (span_masses[q] == 0.0f) continue;   // no keys of this span
+            if (masses[q] != 0.0f) {
+                kernels_.merge_span(total + q * dim, peaks + q, masses + q, sums, span_peaks[q], span_masses[q], dim);
+            } else {
+                peaks[q] = span_peaks[q], masses[q] = span_masses[q];
+                std::copy(sums, sums + dim, total + q * dim);
+            }
+        }
     }
+    for (int q = 0; q < count; ++q) kernels_.divide(total + q * dim, masses[q], static_cast<int>(config_.head_dim), out + q * stride);
+}
+
+// One span alone, into the buffers of partial results; `first` of the kv head's queries is the first of `part`.
+void Model::attend_partial(SpanOfQueries part, const Item& item, int first, int position, int window) {
+    const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads);
+    int lows[kQueries], highs[kQueries];
+    std::fill(lows, lows + kQueries, std::max(lowest_key(window, position), item.span * kSpan));
+    std::fill(highs, highs + kQueries, std::min(position + 1, (item.span + 1) * kSpan));
+    part.lows = lows, part.highs = highs;
+    part.begin = lows[0] / kKeyTile * kKeyTile, part.end = static_cast<int>(round_up(highs[0], kKeyTile));
+    part.sums = partial_sums_.as<float>() + (int64_t{item.partial} * group + first) * cache_.head_dim;
+    part.peaks = partial_scales_.as<float>() + int64_t{item.partial} * group * 2 + first, part.masses = part.peaks + group;
+    if (lows[0] < highs[0]) return kernels_.attend_span(part);
+    std::fill(part.masses, part.masses + part.num_queries, 0.0f);   // behind the window
 }
 
 // Merge the partial results of one row's spans, in order, and divide.

@@ -3,6 +3,7 @@
 // whatever the batch and the chunks; and batches that do not fit are refused.
 //
 //   driver           all instruction sets          driver --quick   fewer steps (under sanitizers)
+//   driver amx ...   these instruction sets alone
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -22,6 +23,7 @@ using namespace tuition;
 namespace {
 
 int failures = 0;
+std::vector<std::string> isas;
 
 void expect(bool holds, const std::string& what) {
     if (holds) return;
@@ -242,7 +244,7 @@ void try_model(const Config& config, const std::string& label, bool quick) {
     const std::vector<Sequence> fresh = make_sequences(config, count, length, block_size, random);
     const std::vector<Row> want = reference(tiny, fresh[0].tokens);
     const double bound = config.format == Format::float32 ? 2e-6 : 2e-2;   // the others keep keys and values in bf16
-    for (const std::string& isa : available_isas()) {
+    for (const std::string& isa : isas) {
         Options options;
         options.num_blocks = count * ((length + block_size - 1) / block_size), options.block_size = block_size;
         options.num_threads = 3, options.isa = isa;
@@ -307,7 +309,12 @@ void try_refusals() {
 }  // namespace
 
 int main(int argc, char** argv) {
-    const bool quick = argc > 1 && std::string(argv[1]) == "--quick";
+    bool quick = false;
+    for (int i = 1; i < argc; ++i) {
+        if (std::string(argv[i]) == "--quick") quick = true;
+        else isas.emplace_back(argv[i]);
+    }
+    if (isas.empty()) isas = available_isas();
     const char* names[] = {"float32", "bf16", "int8", "int4", "int4min"};
     for (int format = 0; format < 5; ++format) {
         const Format f = static_cast<Format>(format);

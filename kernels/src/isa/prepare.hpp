@@ -8,7 +8,7 @@ namespace tuition {
 namespace TUITION_ISA {
 
 // Largest magnitude of the 16-bit integers: 256 high + low with high, low in -128..127 must hold it.
-#if defined(TUITION_AMX)
+#if defined(TUITION_AMX) || defined(TUITION_BF16_DOT)   // products read bf16 from tiles
 constexpr bool kHasTiles = true;
 #else
 constexpr bool kHasTiles = false;

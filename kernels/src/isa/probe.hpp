@@ -39,15 +39,34 @@ inline double matrix_work(int kind, int64_t rounds) {
         return static_cast<double>(rounds) * 4 * 2 * 16 * 16 * (kind == static_cast<int>(Format::bf16) ? 32 : 64);
     }
 #endif
+#if defined(TUITION_BF16_DOT)
+    if (kind == static_cast<int>(Format::bf16)) {
+        __m512 total[10];
+        __m512i x = _mm512_set1_epi32(0x3f803f80);
+#pragma GCC unroll 10
+        for (int i = 0; i < 10; ++i) total[i] = _mm512_setzero_ps();
+        for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 10
+            for (int j = 0; j < 10; ++j) total[j] = _mm512_dpbf16_ps(total[j], reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(x));
+            asm volatile("" : "+v"(x));
+        }
+#pragma GCC unroll 10
+        for (int i = 1; i < 10; ++i) total[0] = _mm512_add_ps(total[0], total[i]);
+        asm volatile("" : : "v"(total[0]));
+        return static_cast<double>(rounds) * 10 * 2 * 32;
+    }
+#endif
 #if defined(TUITION_AVX512)
     if (kind == static_cast<int>(Format::int8)) {
         __m512i total[10], x = _mm512_set1_epi8(1);
+#pragma GCC unroll 10
         for (int i = 0; i < 10; ++i) total[i] = _mm512_setzero_si512();
         for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 10
             for (int j = 0; j < 10; ++j) total[j] = _mm512_dpbusd_epi32(total[j], x, x);
             asm volatile("" : "+v"(x));
         }
+#pragma GCC unroll 10
         for (int i = 1; i < 10; ++i) total[0] = _mm512_add_epi32(total[0], total[i]);
         asm volatile("" : : "v"(total[0]));
         return static_cast<double>(rounds) * 10 * 2 * 64;

@@ -1,35 +1,38 @@
-// Products with float32 and bf16 weights on vector units.
-//
-// float32: one chain of sums over all columns. bf16: exactly what a matrix unit does (Intel's description of TDPBF16PS):
-// for each 32 columns the even and the odd products are summed in two chains that start at zero, then
-// total += even + odd. A product of two bf16 is exact in float32, so with denormals flushed (see modes.hpp) vector and
-// tile give the same bits, and a row may take either.
+// Products with float32 and bf16 weights on vector units; the order of sums is told in dot.hpp.
 #pragma once
 
+#include "dot.hpp"
 #include "finish.hpp"
 
 namespace tuition {
 namespace TUITION_ISA {
 
-constexpr int kPrefetchAhead = 2048;   // bytes; what keeps the memory's queues full on the machines tried
+constexpr int kPrefetchAhead = 2048;          // bytes; what keeps the memory's queues full on the machines tried
+constexpr int64_t kStripBytes = 1 << 19;      // activations that pass at a time: what half of the second cache holds
 
-// kRows rows of activations by kBlocks neighbouring blocks of weights, held in registers.
-template <int kRows, int kBlocks>
+// The left operand from `row` on; a strip of bf16 must not leave its tile of 16 rows.
+inline Strip<float> float_strip(const Rows& left, int row) { return {left.values + row * left.columns, left.columns, 32}; }
+#if defined(TUITION_BF16_DOT)
+inline Strip<Left> bf16_strip(const Rows& left, int row) { return {reinterpret_cast<const Left*>(left.line(row, 0)), kLine / 2, 16 * kLine / 2}; }
+#else
+inline Strip<Left> bf16_strip(const Rows& left, int row) { return float_strip(left, row); }
+#endif
+
+// kRows rows of activations by kBlocks neighbouring blocks of weights, of which kWide are held in registers.
+template <Format kFormat, int kRows, int kBlocks>
 inline void float_part(const Product& p, int row, int64_t block) {
-    const int64_t columns = p.left->columns, block_bytes = p.weight->block_bytes();
-    const float* x = p.left->values + row * columns;
-    const uint8_t* w = p.weight->block(block);
+    constexpr int kWide = kRows > 1 && kBlocks > kAcross ? kAcross : kBlocks;
+    const int64_t next = p.weight->block_bytes(), steps = p.left->columns / 32;
     F16 total[kRows][kBlocks];
-    for (int r = 0; r < kRows; ++r)
-        for (int b = 0; b < kBlocks; ++b) total[r][b] = fill(0);
-    for (int64_t column = 0; column < columns; ++column, w += kLine) {
-#pragma GCC unroll 4
-        for (int b = 0; b < kBlocks; ++b) {
-            prefetch(w + b * block_bytes + kPrefetchAhead);
-            const F16 line = load(reinterpret_cast<const float*>(w + b * block_bytes));
-#pragma GCC unroll 4
-            for (int r = 0; r < kRows; ++r) total[r][b] = fma(fill(x[r * columns + column]), line, total[r][b]);
-        }
+    for (int first = 0; first < kBlocks; first += kWide) {
+        const uint8_t* w = p.weight->block(block + first);
+        F16 part[kRows][kWide];
+        if constexpr (kFormat == Format::float32)
+            sum_float<kRows, kWide, kPrefetchAhead>(float_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 32 * kLine; }, next, kLine, part);
+        else
+            sum_bf16<kRows, kWide, kPrefetchAhead>(bf16_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 16 * kLine; }, next, part);
+        for (int r = 0; r < kRows; ++r)
+            for (int b = 0; b < kWide; ++b) total[r][first + b] = part[r][b];
     }
     for (int r = 0; r < kRows; ++r) {
         if (p.ending == Ending::gate) {
@@ -40,65 +43,39 @@ inline void float_part(const Product& p, int row, int64_t block) {
     }
 }
 
-template <int kRows, int kBlocks>
-inline void bf16_part(const Product& p, int row, int64_t block) {
-    const int64_t columns = p.left->columns, block_bytes = p.weight->block_bytes();
-    const float* x = p.left->values + row * columns;
-    const uint8_t* w = p.weight->block(block);
-    F16 total[kRows][kBlocks];
-    for (int r = 0; r < kRows; ++r)
-        for (int b = 0; b < kBlocks; ++b) total[r][b] = fill(0);
-    for (int64_t column = 0; column < columns; column += 32) {
-        F16 even[kRows][kBlocks], odd[kRows][kBlocks];
-        for (int r = 0; r < kRows; ++r)
-            for (int b = 0; b < kBlocks; ++b) even[r][b] = odd[r][b] = fill(0);
-#pragma GCC unroll 16
-        for (int pair = 0; pair < 16; ++pair, w += kLine) {
-#pragma GCC unroll 4
-            for (int b = 0; b < kBlocks; ++b) {
-                prefetch(w + b * block_bytes + kPrefetchAhead);
-                const F16 e = even_half(w + b * block_bytes), o = odd_half(w + b * block_bytes);
-#pragma GCC unroll 4
-                for (int r = 0; r < kRows; ++r) {
-                    even[r][b] = fma(fill(x[r * columns + column + 2 * pair]), e, even[r][b]);
-                    odd[r][b] = fma(fill(x[r * columns + column + 2 * pair + 1]), o, odd[r][b]);
-                }
-            }
-        }
-        for (int r = 0; r < kRows; ++r)
-            for (int b = 0; b < kBlocks; ++b) total[r][b] = total[r][b] + (even[r][b] + odd[r][b]);
-    }
-    for (int r = 0; r < kRows; ++r) {
-        if (p.ending == Ending::gate) {
-            for (int b = 0; b + 1 < kBlocks; b += 2) finish_gate(p, row + r, block + b, total[r][b], total[r][b + 1]);
-        } else {
-            for (int b = 0; b < kBlocks; ++b) finish(p, row + r, block + b, total[r][b]);
-        }
-    }
+// Rows first <= row < last, kRows at a time and then fewer.
+template <Format kFormat, int kRows, int kBlocks>
+inline void float_rows(const Product& p, int row, int last, int64_t block) {
+    for (; row + kRows <= last; row += kRows) float_part<kFormat, kRows, kBlocks>(p, row, block);
+    if constexpr (kRows > 1)
+        if (row < last) float_rows<kFormat, kRows / 2, kBlocks>(p, row, last, block);
 }
 
-template <int kRows, int kBlocks>
-inline void float_or_bf16_part(const Product& p, int row, int64_t block) {
-    if (p.weight->format == Format::float32) return float_part<kRows, kBlocks>(p, row, block);
-    return bf16_part<kRows, kBlocks>(p, row, block);
-}
-
-// Many rows: weights of two blocks stay in the first cache while the rows pass. One row: four blocks at once, so that
+// Many rows: weights of two blocks stay in the second cache while the rows pass. One row: four blocks at once, so that
 // enough independent sums are under way to hide their latency.
-inline void multiply_float(const Product& p) {
+template <Format kFormat>
+inline void multiply_float_as(const Product& p) {
     if (p.num_rows == 1) {
         int64_t block = p.first;
-        for (; block + 4 <= p.last; block += 4) float_or_bf16_part<1, 4>(p, 0, block);
-        for (; block + 2 <= p.last; block += 2) float_or_bf16_part<1, 2>(p, 0, block);
-        for (; block < p.last; ++block) float_or_bf16_part<1, 1>(p, 0, block);
+        for (; block + 4 <= p.last; block += 4) float_part<kFormat, 1, 4>(p, 0, block);
+        for (; block + 2 <= p.last; block += 2) float_part<kFormat, 1, 2>(p, 0, block);
+        for (; block < p.last; ++block) float_part<kFormat, 1, 1>(p, 0, block);
         return;
     }
-    for (int64_t block = p.first; block < p.last; block += 2) {
-        const bool two = block + 2 <= p.last;
-        int row = 0;
-        for (; row + 4 <= p.num_rows; row += 4) two ? float_or_bf16_part<4, 2>(p, row, block) : float_or_bf16_part<4, 1>(p, row, block);
-        for (; row < p.num_rows; ++row) two ? float_or_bf16_part<1, 2>(p, row, block) : float_or_bf16_part<1, 1>(p, row, block);
+    constexpr int kRows = kFormat == Format::float32 ? kRowsFloat : kRowsBf16;
+    constexpr int64_t kBytes = kFormat == Format::float32 ? 4 : sizeof(Left);
+    const int64_t fitting = round_up(kStripBytes / (p.left->columns * kBytes) + 1, 16);
+    for (int64_t start = 0; start < p.num_rows; start += fitting) {
+        const int row = static_cast<int>(start), stop = static_cast<int>(start + fitting < p.num_rows ? start + fitting : p.num_rows);
+        int64_t block = p.first;
+        for (; block + 2 <= p.last; block += 2) float_rows<kFormat, kRows, 2>(p, row, stop, block);
+        for (; block < p.last; ++block) float_rows<kFormat, kRows, 1>(p, row, stop, block);
     }
+}
+
+inline void multiply_float(const Product& p) {
+    if (p.weight->format == Format::float32) return multiply_float_as<Format::float32>(p);
+    multiply_float_as<Format::bf16>(p);
 }
 
 }  // namespace TUITION_ISA

@@ -3,7 +3,6 @@
 
 #include "../kernels.hpp"
 #include "attention.hpp"
-#include "attention_tiles.hpp"
 #include "modes.hpp"
 #include "norm.hpp"
 #include "prepare.hpp"
@@ -11,6 +10,7 @@
 #include "product_float.hpp"
 #include "product_integer.hpp"
 #include "product_tiles.hpp"
+#include "remember.hpp"
 
 namespace tuition {
 namespace TUITION_ISA {
@@ -45,8 +45,7 @@ inline Kernels table(const char* name) {
     k.attend_span = attend_span, k.merge_span = merge_span, k.divide = divide;
     k.read_all = read_all, k.matrix_work = matrix_work;
 #if defined(TUITION_AMX)
-    k.has_tiles = true;
-    k.attend_tile = attend_tile, k.leave = leave_tiles;
+    k.leave = leave_tiles;
 #endif
     return k;
 }

@@ -32,10 +32,17 @@ template <int kSum, int kLeft, int kRight> inline void tile_int8() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
-// All eight full: products and attention in bf16.
+// All eight full: products in bf16.
 inline void configure_full() {
     TileConfig config;
     for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = 16;
+    load_config(config);
+}
+
+// Attention in bf16: 0..3 results and 4 left operands of `rows` rows, the others full.
+inline void configure_rows(int rows) {
+    TileConfig config;
+    for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = static_cast<uint8_t>(i < 5 ? rows : 16);
     load_config(config);
 }
 

@@ -249,7 +249,7 @@ inline I16 to_bf16_lanes(F16 a) {
     const I16 odd = shift_right(whole, 16) & fill_int(1);
     return shift_right(whole + fill_int(0x7fff) + odd, 16);
 }
-#if defined(TUITION_AMX)   // one instruction; denormals become zero, as which every product takes them anyway
+#if defined(TUITION_AMX) || defined(TUITION_BF16_DOT)   // one instruction; denormals become zero, as which every product takes them anyway
 inline void store_bf16(uint16_t* at, F16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v)));
 }

@@ -41,7 +41,13 @@ AUTO_CACHE_SHARE = 0.3
 _HEAD_STEP = 32
 """head_dim is padded to this in the cache."""
 
-_NAMES = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "portable": "portable C++"}
+_NAMES = {
+    "amx": "AMX",
+    "avx512bf16": "AVX-512 with BF16",
+    "avx512": "AVX-512",
+    "avx2": "AVX2",
+    "portable": "portable C++",
+}
 
 
 def refusal(shape: ModelShape, settings: EngineSettings) -> str | None:
@@ -62,7 +68,7 @@ class NativeRunner:
         self, shape: ModelShape, packed: PackedWeights, *, num_blocks: int, block_size: int = BLOCK_STEP,
         threads: int | None = None, isa: str = "auto", pin: bool = False,
     ) -> None:  # fmt: skip
-        """`isa`: amx, avx512, avx2 or portable to force one. `pin`: keep worker threads on their cores.
+        """`isa`: amx, avx512bf16, avx512, avx2 or portable to force one. `pin`: keep worker threads on their cores.
 
         Raises: ValueError for an instruction set that this machine lacks or sizes that do not fit.
         """
