@@ -21,6 +21,9 @@ bool has_avx512() {
 
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
+#if defined(TUITION_EMULATE_TILES)   // see isa/tiles.hpp: what the rest of amx.cpp needs
+bool allow_tiles() { return has_avx512bf16(); }
+#else
 // Tiles hold 8 KiB that the system must save at every switch of threads; a process has to ask before its first use.
 bool allow_tiles() {
 #if defined(__linux__)
@@ -33,6 +36,7 @@ bool allow_tiles() {
     return false;
 #endif
 }
+#endif
 #endif
 
 const Kernels* find(const std::string& isa) {

@@ -3,7 +3,7 @@
 // whatever the batch and the chunks; and batches that do not fit are refused.
 //
 //   driver           all instruction sets          driver --quick   fewer steps (under sanitizers)
-//   driver amx ...   these instruction sets alone
+//   driver amx ...   these instruction sets alone  driver --threads=1
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -24,6 +24,7 @@ namespace {
 
 int failures = 0;
 std::vector<std::string> isas;
+int num_threads = 3;
 
 void expect(bool holds, const std::string& what) {
     if (holds) return;
@@ -244,10 +245,11 @@ void try_model(const Config& config, const std::string& label, bool quick) {
     const std::vector<Sequence> fresh = make_sequences(config, count, length, block_size, random);
     const std::vector<Row> want = reference(tiny, fresh[0].tokens);
     const double bound = config.format == Format::float32 ? 2e-6 : 2e-2;   // the others keep keys and values in bf16
+    std::vector<float> fused;   // of the first instruction set of those that sum in one order
     for (const std::string& isa : isas) {
         Options options;
         options.num_blocks = count * ((length + block_size - 1) / block_size), options.block_size = block_size;
-        options.num_threads = 3, options.isa = isa;
+        options.num_threads = num_threads, options.isa = isa;
         Model whole(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
         std::vector<Sequence> alone = fresh;
         for (size_t s = 0; s < alone.size(); ++s) {   // each sequence alone, in one chunk
@@ -258,6 +260,10 @@ void try_model(const Config& config, const std::string& label, bool quick) {
         const double error = relative_error(alone[0].logits, want);
         std::printf("%-34s %-9s error %.1e\n", label.c_str(), isa.c_str(), error);
         expect(error < bound, label + " on " + isa + ": the error is " + std::to_string(error));
+        if (isa == "amx" || isa == "avx512" || isa == "avx2") {
+            if (fused.empty()) fused = alone[0].logits;
+            expect(std::memcmp(fused.data(), alone[0].logits.data(), fused.size() * 4) == 0, label + " on " + isa + ": other bits than on " + isas.front());
+        }
         Model mixed(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
         std::vector<Sequence> together = fresh;
         while (true) {   // random mixtures of decodes and chunks
@@ -309,12 +315,18 @@ void try_refusals() {
 }  // namespace
 
 int main(int argc, char** argv) {
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);
     bool quick = false;
     for (int i = 1; i < argc; ++i) {
-        if (std::string(argv[i]) == "--quick") quick = true;
-        else isas.emplace_back(argv[i]);
+        const std::string argument = argv[i];
+        if (argument == "--quick") quick = true;
+        else if (argument.rfind("--threads=", 0) == 0) num_threads = std::atoi(argument.c_str() + 10);
+        else isas.push_back(argument);
     }
     if (isas.empty()) isas = available_isas();
+#if defined(TUITION_EMULATE_TILES)
+    std::printf("amx is emulated: its layout and arithmetic are checked, not silicon or speed\n");
+#endif
     const char* names[] = {"float32", "bf16", "int8", "int4", "int4min"};
     for (int format = 0; format < 5; ++format) {
         const Format f = static_cast<Format>(format);

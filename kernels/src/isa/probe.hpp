@@ -23,6 +23,31 @@ inline uint64_t read_all(const uint8_t* data, int64_t bytes) {
     return total;
 }
 
+#if defined(TUITION_AVX512)
+
+// Twelve chains hide the latency of any of these instructions; they pass through an empty statement, or the compiler
+// would see twelve equal sums and compute one.
+template <typename Sum, typename Step>
+inline double work_on_chains(int64_t rounds, int multiply_adds, Step step) {
+    Sum a{}, b{}, c{}, d{}, e{}, f{}, g{}, h{}, i{}, j{}, k{}, l{};
+    __m512i x = _mm512_setzero_si512();
+    for (int64_t round = 0; round < rounds; ++round) {
+        asm volatile("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(x));
+        asm volatile("" : "+v"(g), "+v"(h), "+v"(i), "+v"(j), "+v"(k), "+v"(l));
+        a = step(a, x), b = step(b, x), c = step(c, x), d = step(d, x), e = step(e, x), f = step(f, x);
+        g = step(g, x), h = step(h, x), i = step(i, x), j = step(j, x), k = step(k, x), l = step(l, x);
+    }
+    asm volatile("" : : "v"(a), "v"(b), "v"(c), "v"(d), "v"(e), "v"(f));
+    asm volatile("" : : "v"(g), "v"(h), "v"(i), "v"(j), "v"(k), "v"(l));
+    return static_cast<double>(rounds) * 12 * 2 * multiply_adds;
+}
+
+#else
+
+constexpr int kChains = 6;   // of two registers each: what 16 registers hold beside the operands
+
+#endif
+
 // Multiply-adds on registers alone; returns operations (a multiply-add is two).
 inline double matrix_work(int kind, int64_t rounds) {
 #if defined(TUITION_AMX)
@@ -39,50 +64,34 @@ inline double matrix_work(int kind, int64_t rounds) {
         return static_cast<double>(rounds) * 4 * 2 * 16 * 16 * (kind == static_cast<int>(Format::bf16) ? 32 : 64);
     }
 #endif
+#if defined(TUITION_AVX512)
+    if (kind == static_cast<int>(Format::int8)) return work_on_chains<__m512i>(rounds, 64, [](__m512i sum, __m512i x) { return _mm512_dpbusd_epi32(sum, x, x); });
+#endif
 #if defined(TUITION_BF16_DOT)
-    if (kind == static_cast<int>(Format::bf16)) {
-        __m512 total[10];
-        __m512i x = _mm512_set1_epi32(0x3f803f80);
-#pragma GCC unroll 10
-        for (int i = 0; i < 10; ++i) total[i] = _mm512_setzero_ps();
-        for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 10
-            for (int j = 0; j < 10; ++j) total[j] = _mm512_dpbf16_ps(total[j], reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(x));
-            asm volatile("" : "+v"(x));
-        }
-#pragma GCC unroll 10
-        for (int i = 1; i < 10; ++i) total[0] = _mm512_add_ps(total[0], total[i]);
-        asm volatile("" : : "v"(total[0]));
-        return static_cast<double>(rounds) * 10 * 2 * 32;
-    }
+    if (kind == static_cast<int>(Format::bf16))
+        return work_on_chains<__m512>(rounds, 32, [](__m512 sum, __m512i x) { return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(x)); });
 #endif
 #if defined(TUITION_AVX512)
-    if (kind == static_cast<int>(Format::int8)) {
-        __m512i total[10], x = _mm512_set1_epi8(1);
-#pragma GCC unroll 10
-        for (int i = 0; i < 10; ++i) total[i] = _mm512_setzero_si512();
-        for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 10
-            for (int j = 0; j < 10; ++j) total[j] = _mm512_dpbusd_epi32(total[j], x, x);
-            asm volatile("" : "+v"(x));
-        }
-#pragma GCC unroll 10
-        for (int i = 1; i < 10; ++i) total[0] = _mm512_add_epi32(total[0], total[i]);
-        asm volatile("" : : "v"(total[0]));
-        return static_cast<double>(rounds) * 10 * 2 * 64;
-    }
-#endif
-    F16 total[10], x = fill(1.0f), y = fill(0.5f);
-    for (int i = 0; i < 10; ++i) total[i] = fill(0);
+    return work_on_chains<__m512>(rounds, 16, [](__m512 sum, __m512i x) { return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(x), sum); });
+#else
+    (void)kind;
+    volatile float one = 1.0f, half = 0.5f;   // unknown, and no two lanes alike, or the compiler would compute less
+    float begin[16 + kChains];
+    for (int i = 0; i < 16 + kChains; ++i) begin[i] = static_cast<float>(i) * half;
+    F16 total[kChains], x = fill(one), y = fill(half);
+#pragma GCC unroll 8
+    for (int i = 0; i < kChains; ++i) total[i] = load(begin + i);
     for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 10
-        for (int j = 0; j < 10; ++j) total[j] = fma(total[j], x, y);
+#pragma GCC unroll 8
+        for (int j = 0; j < kChains; ++j) total[j] = fma(total[j], x, y);
     }
     F16 all = total[0];
-    for (int i = 1; i < 10; ++i) all = all + total[i];
+#pragma GCC unroll 8
+    for (int i = 1; i < kChains; ++i) all = all + total[i];
     volatile float kept = sum(all);
-    (void)kept, (void)kind;
-    return static_cast<double>(rounds) * 10 * 2 * 16;
+    (void)kept;
+    return static_cast<double>(rounds) * kChains * 2 * 16;
+#endif
 }
 
 }  // namespace TUITION_ISA
