@@ -177,8 +177,10 @@ def test_a_format_computes_what_its_rounded_weights_give(name: str, format: str,
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_instruction_sets_with_fused_sums_give_the_same_bits(format: str) -> None:
-    """AMX, AVX-512 and AVX2 sum in one order; plain C++ rounds twice where they fuse, and products of pairs of
-    bf16 (which all but float32 keep keys and values in) are summed by their instruction in its own order."""
+    """AMX, AVX-512 and AVX2 sum in one order; plain C++ rounds twice where they fuse.
+
+    AVX-512 BF16 multiplies pairs of bf16 in an order of its own, and all formats but float32 attend in bf16.
+    """
     decoder = make_decoder(EVERYTHING)
     tokens, packed = draw_tokens(EVERYTHING, 1), pack(decoder, format)
     results = {isa: alone(decoder, packed, tokens, isa)[0] for isa in ISAS}

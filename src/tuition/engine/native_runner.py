@@ -68,7 +68,9 @@ class NativeRunner:
         self, shape: ModelShape, packed: PackedWeights, *, num_blocks: int, block_size: int = BLOCK_STEP,
         threads: int | None = None, isa: str = "auto", pin: bool = False,
     ) -> None:  # fmt: skip
-        """`isa`: amx, avx512bf16, avx512, avx2 or portable to force one. `pin`: keep worker threads on their cores.
+        """`isa`: amx, avx512bf16, avx512, avx2 or portable to force one.
+
+        `pin`: keep worker threads on their cores.
 
         Raises: ValueError for an instruction set that this machine lacks or sizes that do not fit.
         """
