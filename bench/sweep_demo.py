@@ -1,8 +1,8 @@
-"""The sweep behind the demo's settings: one thing is changed at a time, quality is compared at equal tokens.
+"""The sweep behind the demo's settings: one thing is changed at a time, all at equal processor time.
 
-    python bench/sweep_demo.py                     every row, about a minute of one core each
-    python bench/sweep_demo.py --rows base batch-4 some of them; rows already in the file are replaced
-    python bench/sweep_demo.py --minutes 4 --threads 2 --rows base   by the clock, on a quiet machine
+    python bench/sweep_demo.py                     every row, two minutes of one core each
+    python bench/sweep_demo.py --rows demo batch-4 some of them; rows already in the file are replaced
+    python bench/sweep_demo.py --minutes 4 --threads 2 --rows demo   by the clock, on a quiet machine
 
 In: Shakespeare's plays. The held-out plays are never scored and never taught; scores are on the validation
 plays, which are not taught either.
@@ -35,67 +35,49 @@ from tuition.spec.machine import detect_machine
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
 from tuition.train.loop import fit
+from tuition.train.recipes.demo import demo_settings
 from tuition.train.recipes.pretrain import build, next_token_loss
 from tuition.train.samples import byte_counts, write_sample
-from tuition.train.schedule import BudgetSpan, Span, StepSpan
+from tuition.train.schedule import BudgetSpan, Span
 from tuition.train.scoring import bits_per_byte, score_documents
-from tuition.train.settings import OptimizerSettings, ScheduleSettings, ShapeSettings, TrainSettings
+from tuition.train.settings import TrainSettings
 
 RESULTS = Path(__file__).parent / "results" / "sweep_demo.json"
 
 DATA = DataSettings(demo="shakespeare", validation=VALIDATION_PLAYS)
-OPTIMIZER = OptimizerSettings(kind="muon", lr=1e-2, muon_lr=2e-2)
-BASE = TrainSettings(
-    data=DATA,
-    vocab_size=4_096,
-    batch_size=8,
-    seq_len=256,
-    shape=ShapeSettings(hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=4, mlp_size=768),
-    optimizer=OPTIMIZER,
-)
+BASE = replace(demo_settings("shakespeare", "4min"), data=DATA, budget=None)
 
 
-def shaped(
-    hidden_size: int, num_layers: int, num_heads: int, mlp_size: int, num_kv_heads: int | None = None
-) -> TrainSettings:
-    """The base with another shape."""
-    shape = ShapeSettings(hidden_size, num_layers, num_heads, num_kv_heads or num_heads, mlp_size)
-    return replace(BASE, shape=shape)
+def shaped(**changes: Any) -> TrainSettings:
+    """The demo's settings with another shape."""
+    return replace(BASE, shape=replace(BASE.shape, **changes))
 
 
 def tuned(**changes: Any) -> TrainSettings:
-    """The base with other optimizer settings."""
-    return replace(BASE, optimizer=replace(OPTIMIZER, **changes))
+    """The demo's settings with other optimizer settings."""
+    return replace(BASE, optimizer=replace(BASE.optimizer, **changes))
 
 
 ROWS: dict[str, TrainSettings] = {
-    "base": BASE,
-    "adamw-lr-3e-3": tuned(kind="adamw", lr=3e-3),
-    "adamw-lr-6e-3": tuned(kind="adamw", lr=6e-3),
-    "lr-4e-3": tuned(lr=4e-3),
+    "demo": BASE,
+    "muon-lr-6e-3": tuned(muon_lr=6e-3),
+    "muon-lr-2e-2": tuned(muon_lr=2e-2),
+    "lr-5e-3": tuned(lr=5e-3),
     "lr-2e-2": tuned(lr=2e-2),
-    "muon-lr-1e-2": tuned(muon_lr=1e-2),
-    "muon-lr-4e-2": tuned(muon_lr=4e-2),
+    "adamw-lr-3e-3": tuned(kind="adamw", lr=3e-3),
+    "weight-decay-0.3": tuned(weight_decay=0.3),
     "batch-4": replace(BASE, batch_size=4),
     "batch-16": replace(BASE, batch_size=16),
     "seq-128": replace(BASE, batch_size=16, seq_len=128),
-    "seq-512": replace(BASE, batch_size=4, seq_len=512),
-    "vocab-2048": replace(BASE, vocab_size=2_048),
-    "vocab-8192": replace(BASE, vocab_size=8_192),
-    "wide-384": shaped(384, 4, 6, 1_024),
-    "deep-6": shaped(256, 6, 4, 768),
-    "small-192": shaped(192, 4, 3, 512),
-    "small-192-vocab-2048": replace(shaped(192, 4, 3, 512), vocab_size=2_048),
-    "small-192-vocab-2048-batch-12": replace(shaped(192, 4, 3, 512), vocab_size=2_048, batch_size=12),
-    "small-192-deep-6-vocab-2048": replace(shaped(192, 6, 3, 512), vocab_size=2_048),
-    "tiny-128-vocab-2048": replace(shaped(128, 4, 2, 384), vocab_size=2_048),
-    "tiny-128-vocab-1024": replace(shaped(128, 4, 2, 384), vocab_size=1_024),
-    "heads-2": shaped(256, 4, 2, 768),
-    "kv-heads-2": shaped(256, 4, 4, 768, num_kv_heads=2),
-    "mlp-1024": shaped(256, 4, 4, 1_024),
-    "decay-half": replace(BASE, schedule=ScheduleSettings(decay=0.5)),
-    "momentum-0.9": tuned(muon_momentum=0.9),
+    "vocab-1024": replace(BASE, vocab_size=1_024),
+    "vocab-4096": replace(BASE, vocab_size=4_096),
+    "wide-192": shaped(hidden_size=192, num_heads=3, num_kv_heads=3, mlp_size=512),
+    "deep-6": shaped(num_layers=6),
+    "kv-heads-1": shaped(num_kv_heads=1),
+    "tied-head": shaped(tied_head=True),
+    "no-qk-norm": shaped(qk_norm=False),
 }
+"""The demo's settings and, beside them, one choice changed at a time."""
 
 
 def prepare(
@@ -108,23 +90,10 @@ def prepare(
     return tokenizers[size], prepare_corpus(DATA, tokenizers[size], data, SilentProgress())
 
 
-def run(
-    settings: TrainSettings,
-    tokenizer: Tokenizer,
-    corpus: Corpus,
-    tokens: int,
-    minutes: float | None,
-    cpu_seconds: float | None,
-) -> dict[str, Any]:
+def run(settings: TrainSettings, tokenizer: Tokenizer, corpus: Corpus, span: Span) -> dict[str, Any]:
     """Teach once and score on the validation plays."""
     shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
     state, loader = build(settings, corpus, shape)
-    steps = max(1, round(tokens / settings.tokens_per_step))
-    span: Span = StepSpan(steps)
-    if minutes is not None:
-        span = BudgetSpan(minutes * 60)
-    elif cpu_seconds is not None:
-        span = BudgetSpan(cpu_seconds, clock=time.process_time)  # fair on a machine that others use too
     cpu, wall, flops = time.process_time(), time.monotonic(), 0
     losses: list[float] = []
     for record in fit(state, loader, next_token_loss, settings, span, open_meter(detect_machine())):
@@ -177,9 +146,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--tokens", type=int, default=250_000, help="taught in each row")
+    parser.add_argument("--cpu-seconds", type=float, default=120.0, help="of the process, taught in each row")
     parser.add_argument("--minutes", type=float, help="teach by the clock instead; needs a quiet machine")
-    parser.add_argument("--cpu-seconds", type=float, help="teach by the process' own CPU time instead")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
@@ -190,10 +158,13 @@ def main() -> None:
     for name in chosen.rows:
         settings = ROWS[name]
         tokenizer, corpus = prepare(settings, tokenizers, data)
-        result = run(settings, tokenizer, corpus, chosen.tokens, chosen.minutes, chosen.cpu_seconds)
-        key = name if chosen.minutes is None else f"{name}, {chosen.minutes:g} min"
-        if chosen.cpu_seconds is not None:
-            key = f"{name}, {chosen.cpu_seconds:g} CPU seconds"
+        if chosen.minutes is not None:
+            span, length = BudgetSpan(chosen.minutes * 60), f"{chosen.minutes:g} min"
+        else:  # fair on a machine that others use too
+            span = BudgetSpan(chosen.cpu_seconds, clock=time.process_time)
+            length = f"{chosen.cpu_seconds:g} CPU seconds"
+        result = run(settings, tokenizer, corpus, span)
+        key = f"{name}, {length}"
         found = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {"rows": {}}
         found["rows"][key] = {
             **result,
@@ -209,7 +180,7 @@ def main() -> None:
         write_json(chosen.out, found)
         quality = f"{result['bits_per_byte']:.4f} bits/byte  {result['parameters'] / 1e6:5.1f} M parameters"
         speed = f"{result['tokens_per_cpu_s']:6} tokens per CPU second  {result['wall_s']:.0f} s"
-        print(f"{key:16} {quality}  {result['steps']:5} steps  {speed}", flush=True)
+        print(f"{key:34} {quality}  {result['steps']:5} steps  {speed}", flush=True)
 
 
 if __name__ == "__main__":

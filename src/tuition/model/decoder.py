@@ -5,6 +5,8 @@ Parameters carry exactly the names and shapes of `ModelShape.tensor_shapes()`. F
 shape.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,19 +143,28 @@ class Decoder(nn.Module):
         return self.embedding.weight if self.head is None else self.head.weight
 
     @torch.no_grad()
-    def initialize(self, std: float = 0.02, generator: torch.Generator | None = None) -> "Decoder":
-        """Draw fresh weights: normal, zero biases, norms at one; what is added to the residual stream
-        starts smaller.
+    def initialize(
+        self,
+        std: float = 0.02,
+        generator: torch.Generator | None = None,
+        outputs: Literal["small", "zero"] = "small",
+    ) -> "Decoder":
+        """Draw fresh weights: normal, zero biases, norms at one.
 
-        Source: GPT-2 (Radford et al. 2019), section 2.3: outputs of both branches by 1 / sqrt(2 num_layers).
+        `outputs` are the matrices whose results are added to the residual stream, and a head of its own.
+        "small": the former by 1 / sqrt(2 num_layers) smaller. Source: GPT-2 (Radford et al. 2019), section
+        2.3. "zero": every layer begins as the identity, and all tokens as equally likely. Source: Fixup,
+        arXiv:1901.09321, section 3.
         """
-        residual_std = std / (2 * self.shape.num_layers) ** 0.5
+        residual_std = std / (2 * self.shape.num_layers) ** 0.5 if outputs == "small" else 0.0
         for name, parameter in self.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.fill_(1.0)
             elif name.endswith(".bias"):
                 parameter.zero_()
+            elif name.endswith(("attention.output.weight", "mlp.down.weight")):
+                parameter.normal_(0.0, residual_std, generator=generator)
             else:
-                is_residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
-                parameter.normal_(0.0, residual_std if is_residual else std, generator=generator)
+                is_empty = name == "head.weight" and outputs == "zero"
+                parameter.normal_(0.0, 0.0 if is_empty else std, generator=generator)
         return self

@@ -51,6 +51,9 @@ class ShapeSettings:
     """Most tokens the finished model takes in one sequence. Left out: seq_len, what it was taught with."""
     tied_head: bool = True
     """Use the embedding as output head."""
+    qk_norm: bool = True
+    """Scale every query and key head to one length before they meet (a model of the family Qwen3; without it,
+    Llama): steadier, and taught faster."""
 
     def __post_init__(self) -> None:
         _check_numbers(self, "shape.")
@@ -87,6 +90,7 @@ class ShapeSettings:
             mlp_size=self.mlp_size,
             context_length=self.context_length or seq_len,
             tied_head=self.tied_head,
+            qk_norm=self.qk_norm,
             rope=RopeShape(),
         )
 
@@ -99,7 +103,7 @@ class OptimizerSettings:
     """adamw for everything, or muon for the matrices inside the layers and adamw for the rest."""
     lr: float = 4e-3
     """Peak learning rate of AdamW."""
-    muon_lr: float = 2e-2
+    muon_lr: float = 1e-2
     """Peak learning rate of Muon."""
     beta1: float = 0.9
     """AdamW: memory of the gradient's mean."""

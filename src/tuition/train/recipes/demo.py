@@ -28,11 +28,13 @@ def demo_settings(corpus: Literal["shakespeare", "stdlib"], budget: str) -> Trai
         name=NAMES[corpus],
         data=DataSettings(demo=corpus),
         vocab_size=2_048,
-        shape=ShapeSettings(hidden_size=192, num_layers=4, num_heads=3, num_kv_heads=3, mlp_size=512),
+        shape=ShapeSettings(
+            hidden_size=128, num_layers=4, num_heads=2, num_kv_heads=2, mlp_size=384, tied_head=False
+        ),
         budget=budget,
         batch_size=8,
         seq_len=256,
-        optimizer=OptimizerSettings(kind="muon", lr=1e-2, muon_lr=2e-2),
+        optimizer=OptimizerSettings(kind="muon", lr=1e-2, muon_lr=1e-2),
         checkpoints=CheckpointSettings(every="1min"),
         evaluation=EvaluationSettings(
             times=4, probe_bytes=24_576, sample_tokens=90, sample_prompts=PROMPTS[corpus]

@@ -29,7 +29,7 @@ def build(settings: TrainSettings, corpus: Corpus, shape: ModelShape) -> tuple[T
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     seed_all(settings.seed)
-    model = Decoder(shape).initialize().to(device)  # drawn on the CPU, so that every device begins alike
+    model = Decoder(shape).initialize(outputs="zero").to(device)  # drawn on the CPU: all devices begin alike
     loader = Loader(corpus.train, settings.batch_size, settings.seq_len, settings.seed)
     crew = Crew.for_rows(settings.batch_size, torch.get_num_threads(), device)
     return TrainState.fresh(model, settings, device, precision, crew), loader
