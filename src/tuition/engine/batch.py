@@ -12,11 +12,12 @@ import numpy as np
 from tuition.spec.shape import ModelShape
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepBatch:
     """All tokens of one engine step, sequence after sequence, prefill chunks and decodes alike.
 
     Sequence s owns rows starts[s]:starts[s+1]: consecutive positions beginning at context_lengths[s].
+    Not frozen, since that makes its making five times as long, and one is made for each step.
     """
 
     token_ids: np.ndarray

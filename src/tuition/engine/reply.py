@@ -1,5 +1,6 @@
 """One reply as it grows: the tokens chosen for it, its text, and whether it has ended. Knows no scheduler."""
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class Reply:
             row = logits[index]
             if quick is not None:
                 token_id = quick[index]
-                if not np.isfinite(row[token_id]):
+                if not math.isfinite(row.item(token_id)):
                     raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
             elif self.is_plain:
                 token_id = argmax(row)

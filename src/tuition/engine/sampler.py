@@ -8,6 +8,7 @@ number falls when the kept tokens' probabilities are laid end to end in order of
 are those of the raw distribution, before penalties, bias, temperature and cuts, as in the OpenAI protocol.
 """
 
+import math
 import secrets
 
 import numpy as np
@@ -46,7 +47,7 @@ def uniform(seed: int, position: int) -> float:
 def argmax(row: np.ndarray) -> int:
     """Most likely token, ties to the lower id. Raises: PoisonedLogitsError."""
     token_id = int(row.argmax())
-    if not np.isfinite(row[token_id]):
+    if not math.isfinite(row.item(token_id)):
         raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
     return token_id
 
@@ -54,28 +55,33 @@ def argmax(row: np.ndarray) -> int:
 def log_total(row: np.ndarray) -> float:
     """Logarithm of the sum of exp(row)."""
     top = row.max()
-    if not np.isfinite(top):
+    if not math.isfinite(top):
         raise PoisonedLogitsError(f"the largest logit is {top}")
-    return float(top) + float(np.log(np.exp(row - top).sum()))
+    return float(top) + math.log(np.exp(row - top).sum())
 
 
 def most_likely(row: np.ndarray, count: int) -> list[int]:
-    """The `count` most likely tokens, most likely first, ties to the lower id."""
+    """The `count` most likely tokens, most likely first, ties to the lower id.
+
+    The row is cut into spans, four for each token wanted; no token wanted is below the lowest of the `count`
+    highest spans' tops, so only what reaches it is sorted.
+    """
     count = min(count, len(row))
     if count == 0:
         return []
     if count == 1:
         return [argmax(row)]
-    least = np.partition(row, len(row) - count)[len(row) - count]
-    found = np.flatnonzero(row >= least)  # more than `count` where there are ties
+    tops = np.maximum.reduceat(row, np.arange(0, len(row), max(1, len(row) // (4 * count))))
+    tops.partition(len(tops) - count)
+    found = (row >= tops.item(len(tops) - count)).nonzero()[0]
     return found[np.lexsort((found, -row[found]))][:count].tolist()
 
 
 def token_logprob(row: np.ndarray, token_id: int, num_top: int) -> TokenLogprob:
     """How likely `token_id` was under the raw distribution, and the `num_top` most likely ones."""
     total = log_total(row)
-    top = tuple((token, float(row[token]) - total) for token in most_likely(row, num_top))
-    return TokenLogprob(token_id, float(row[token_id]) - total, top)
+    top = tuple([(token, row.item(token) - total) for token in most_likely(row, num_top)])
+    return TokenLogprob(token_id, row.item(token_id) - total, top)
 
 
 class TokenCounts:
@@ -156,7 +162,7 @@ class TokenSampler:
 def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
     """The token under `at` in [0, 1) after temperature and cuts. Raises: PoisonedLogitsError."""
     top = row.max()
-    if not np.isfinite(top):
+    if not math.isfinite(top):
         raise PoisonedLogitsError(f"the largest logit is {top}")
     weights = row - top
     weights *= np.float32(1 / max(sampling.temperature, COLDEST))
@@ -180,40 +186,48 @@ def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
     """Places, ascending, of the fewest weights that reach `top_p` of all; ties to the lower place.
 
-    Of many, nothing is sorted but the bin in which the border falls: positive floats order as their bits do.
+    What may be left out, shared equally by all, is a border: weights below it cannot together be more than
+    may be left out, so only those above are looked at. Of many, nothing is sorted but the bin in which the
+    end of the nucleus falls: positive floats order as their bits do.
     """
+    total = float(weights.sum(dtype=np.float64))
+    among = (weights >= (1 - top_p) * total / len(weights)).nonzero()[0]
+    wanted, weights = top_p * total, weights[among]
     if len(weights) <= FEW:
-        order = np.argsort(-weights, kind="stable")
-        sums = np.cumsum(weights[order], dtype=np.float64)
-        return np.sort(order[: int(np.searchsorted(sums, top_p * sums[-1])) + 1])
+        order = (-weights).argsort(kind="stable")
+        sums = weights[order].cumsum(dtype=np.float64)
+        kept = among[order[: int(sums.searchsorted(wanted)) + 1]]
+        kept.sort()
+        return kept
     bins = weights.view(np.int32) >> BIN_SHIFT
     falling = np.bincount(bins, weights)[::-1]
-    sums = np.cumsum(falling)
-    wanted = top_p * sums[-1]
-    step = int(np.searchsorted(sums, wanted))
+    sums = falling.cumsum()
+    step = min(int(sums.searchsorted(wanted)), len(sums) - 1)
     border = len(falling) - 1 - step
     above = sums[step] - falling[step]
-    among = np.flatnonzero(bins == border)
-    order = among[np.argsort(-weights[among], kind="stable")]
-    count = int(np.searchsorted(above + np.cumsum(weights[order], dtype=np.float64), wanted)) + 1
-    kept = bins > border
-    kept[order[:count]] = True
-    return np.flatnonzero(kept)
+    inside = (bins == border).nonzero()[0]
+    order = inside[(-weights[inside]).argsort(kind="stable")]
+    count = int((above + weights[order].cumsum(dtype=np.float64)).searchsorted(wanted)) + 1
+    chosen = bins > border
+    chosen[order[:count]] = True
+    return among[chosen]
 
 
 def _place_under(weights: np.ndarray, at: float) -> int:
     """Where `at` of the whole falls when the weights are laid end to end. A weight of zero is never taken."""
     if len(weights) <= 2 * SPAN:
-        sums = np.cumsum(weights, dtype=np.float64)
-        return _place_in(sums, at * sums[-1])
+        sums = weights.cumsum(dtype=np.float64)
+        return _place_in(sums, at * sums.item(-1))
     spans = np.add.reduceat(weights, np.arange(0, len(weights), SPAN))
-    sums = np.cumsum(spans, dtype=np.float64)  # first which span, then which place in it
-    span = _place_in(sums, at * sums[-1])
-    before = sums[span - 1] if span else 0.0
-    inside = np.cumsum(weights[span * SPAN : (span + 1) * SPAN], dtype=np.float64)
-    return span * SPAN + _place_in(inside, at * sums[-1] - before)
+    sums = spans.cumsum(dtype=np.float64)  # first which span, then which place in it
+    goal = at * sums.item(-1)
+    span = _place_in(sums, goal)
+    before = sums.item(span - 1) if span else 0.0
+    inside = weights[span * SPAN : (span + 1) * SPAN].cumsum(dtype=np.float64)
+    return span * SPAN + _place_in(inside, goal - before)
 
 
 def _place_in(sums: np.ndarray, goal: float) -> int:
     """The first place whose running sum is more than `goal`, or the last place that adds anything."""
-    return int(min(np.searchsorted(sums, goal, side="right"), np.searchsorted(sums, sums[-1])))
+    place = int(sums.searchsorted(goal, side="right"))
+    return place if place < len(sums) else int(sums.searchsorted(sums.item(-1)))

@@ -68,6 +68,7 @@ class Scheduler:
         self._reuse = settings.prefix_cache == "on"
         self._count = np.arange(max(context_length, settings.token_budget) + 2, dtype=np.int32)
         self._rows: list[Sequence] = []
+        self._lone_starts = [np.array((0, n), np.int32) for n in range(2 + settings.draft_tokens)]
 
     # ---- requests come and go
 
@@ -170,14 +171,16 @@ class Scheduler:
 
     def work(self, sequence: Sequence, num_stood: int) -> SequenceWork:
         """What the sequence did in this step, before `commit`; `num_stood` of its rows stand."""
-        again = min(sequence.num_computed + num_stood, sequence.num_once_computed) - sequence.num_computed
+        wasted = sequence.rows - num_stood
+        if sequence.num_computed < sequence.num_once_computed:  # computed again after preemption
+            wasted += min(num_stood, sequence.num_once_computed - sequence.num_computed)
         return SequenceWork(
             sequence.request.id,
             "decode" if sequence.decoding else "prefill",
             sequence.rows,
             sequence.num_computed,
             sequence.num_logits,
-            sequence.rows - num_stood + max(again, 0),
+            wasted,
         )
 
     def check(self) -> None:
@@ -311,7 +314,7 @@ class Scheduler:
             return StepBatch(
                 one.tokens[start : start + size],
                 count[start : start + size],
-                np.array((0, size), np.int32),
+                self._lone_starts[size],
                 count[start : start + 1],
                 one.table[None, : len(one.blocks)],
                 count[:size],

@@ -18,7 +18,7 @@ from tuition.core.errors import BusyError, RequestError, TuitionError
 from tuition.core.records import StepTrace
 from tuition.engine.blocks import CacheIntegrityError
 from tuition.engine.request import Completion, Request, TokenEvent, complete
-from tuition.engine.step import LoopStats, StepLoop
+from tuition.engine.step import StepLoop
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,6 @@ class EngineService:
         self._failure: str | None = None
         self._num_steps = self._num_finished = self._num_trace_errors = self._num_integrity_errors = 0
         self._step_started_ns: int | None = None
-        self._loop_stats: LoopStats = loop.stats()
         self._checked = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -175,7 +174,7 @@ class EngineService:
     def stats(self) -> ServiceStats:
         """What is going on; cheap, from any thread."""
         with self._lock:
-            stats = self._loop_stats
+            stats = self.loop.stats()
             return ServiceStats(
                 state=self._state,
                 num_waiting=max(0, len(self._streams) - stats.num_running),
@@ -272,7 +271,6 @@ class EngineService:
         self._deliver(events)
 
     def _deliver(self, events: list[TokenEvent]) -> None:
-        self._loop_stats = self.loop.stats()
         for event in events:
             stream = self._streams.get(event.request_id)
             if event.finish_reason is not None:

@@ -5,6 +5,8 @@ never the reply. What a step with guesses costs is measured against a plain one 
 of the idea: prompt lookup decoding (Saxena 2023); acceptance here is by equality with a counter-based draw.
 """
 
+from collections import defaultdict
+
 import numpy as np
 
 from tuition.engine.sequence import Sequence
@@ -55,11 +57,11 @@ class PromptLookup:
     """Drafts for one engine, and the decision whether drafting pays at the present batch size."""
 
     def __init__(self) -> None:
-        self._prices: dict[int, _Prices] = {}
+        self._prices: defaultdict[int, _Prices] = defaultdict(_Prices)
 
     def pays(self, num_decodes: int) -> bool:
         """Whether the next step with this many decodes should guess."""
-        prices = self._prices.setdefault(num_decodes.bit_length(), _Prices())
+        prices = self._prices[num_decodes.bit_length()]
         prices.turn += 1
         if prices.guessing_ns is None or prices.plain_ns is None:
             return (prices.turn & 1) == 0 or prices.guessing_ns is None
@@ -68,7 +70,7 @@ class PromptLookup:
 
     def learn(self, num_decodes: int, num_drafts: int, num_tokens: int, took_ns: int) -> None:
         """Take in one step made of decodes only: its guesses, the tokens it gave in all, and its time."""
-        prices = self._prices.setdefault(num_decodes.bit_length(), _Prices())
+        prices = self._prices[num_decodes.bit_length()]
         if num_drafts == 0:
             prices.plain_ns = _mean(prices.plain_ns, took_ns)
         else:

@@ -98,7 +98,7 @@ class StepLoop:
         return self.scheduler.has_work or bool(self._events)
 
     def stats(self) -> LoopStats:
-        """How full the loop is."""
+        """How full the loop is; only reads, so any thread may call it."""
         pool = self.scheduler.pool
         return LoopStats(
             self.scheduler.num_waiting,
@@ -146,11 +146,14 @@ class StepLoop:
         return self.take_events(), StepTrace(start_ns, end_ns, tuple(work))
 
     def _learn(self, work: list[SequenceWork], took_ns: int) -> None:
-        if self._lookup is None or any(one.phase != "decode" for one in work):
-            return
-        computed = sum(one.num_tokens for one in work)
-        stood = computed - sum(one.num_wasted for one in work)
-        self._lookup.learn(len(work), computed - len(work), stood, took_ns)
+        computed = wasted = 0
+        for one in work:
+            if one.phase != "decode":
+                return
+            computed += one.num_tokens
+            wasted += one.num_wasted
+        if self._lookup is not None:
+            self._lookup.learn(len(work), computed - len(work), computed - wasted, took_ns)
 
     def _accept(self, plan: Plan, logits: np.ndarray) -> list[SequenceWork]:
         """Choose tokens for every sequence of the step and give the scheduler its rows back."""

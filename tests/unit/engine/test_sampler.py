@@ -57,12 +57,21 @@ def test_the_likeliest_token_wins_and_ties_go_to_the_lower_id() -> None:
     top_p=st.floats(0.01, 1),
     min_p=st.sampled_from([0.0, 0.01, 0.3, 1.0]),
     levels=st.sampled_from([None, 1]),
+    size=st.sampled_from([1, 200, 700, 9_000]),
     at=st.floats(0, 1, exclude_max=True),
 )
 def test_the_token_under_the_draw_is_kept_by_every_cut(
-    seed: int, temperature: float, top_k: int, top_p: float, min_p: float, levels: int | None, at: float
+    seed: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    levels: int | None,
+    size: int,
+    at: float,
 ) -> None:
-    row = row_of(seed, levels=levels)
+    """Also of rows so long that spans and bins are summed up instead of single weights."""
+    row = row_of(seed, size, levels)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     weights = plain_distribution(row, sampling)
     token_id = draw(row, sampling, at)
