@@ -44,9 +44,6 @@ def requests(count: int) -> list[Request]:
     sizes = random.integers(1, 120, count).tolist()
     prompts = [tuple(random.integers(0, 500, size).tolist()) for size in sizes]
     greedy = Sampling(temperature=0.0)
-    sizes = random.integers(1, 120, count).tolist()
-    prompts = [tuple(random.integers(0, 500, size).tolist()) for size in sizes]
-    greedy = Sampling(temperature=0.0)
     return [Request(f"r{i}", prompt, 24, greedy, logprobs=2) for i, prompt in enumerate(prompts)]
 
 

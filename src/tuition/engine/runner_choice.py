@@ -37,6 +37,12 @@ def choose_runner(shape: ModelShape, settings: EngineSettings) -> RunnerChoice:
             raise SettingsError("runner", got="native", wanted=f"torch or auto here: {refusal}")
         return RunnerChoice("native", "the native runner was asked for")
     if refusal is not None:
+        if settings.precision in ("int8", "int4"):
+            raise SettingsError(
+                "precision",
+                got=settings.precision,
+                wanted=f"float32, bf16 or auto here: int8 and int4 need the native runner, but {refusal}",
+            )
         return RunnerChoice("torch", refusal)
     return RunnerChoice("native", "tuition_kernels is installed and computes this model")
 
@@ -46,7 +52,7 @@ def _native_refusal(shape: ModelShape, settings: EngineSettings) -> str | None:
     if settings.device in ("cuda", "mps"):
         return f"the native runner computes on the CPU, and device {settings.device} was asked for"
     if settings.device == "auto" and (device := choose_device()).type != "cpu":
-        return f"there is a {device.type} device, which the native runner does not use"
+        return f"there is a {device.type} device, which the native runner does not use (device cpu does)"
     if importlib.util.find_spec("tuition_kernels") is None:
         return "tuition_kernels is not installed (make setup builds it where there is a compiler)"
     try:

@@ -11,6 +11,7 @@ import tuition
 from tuition.books.books import open_books
 from tuition.core.errors import CapacityError, DataError, NotFoundError, RequestError, SettingsError
 from tuition.core.workspace import Workspace
+from tuition.engine import runner_choice
 from tuition.engine.engine import Engine
 from tuition.engine.offline import generate_file
 from tuition.engine.runner_choice import choose_runner
@@ -19,6 +20,7 @@ from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model
 from tuition.model.save import save_model
 from tuition.registry.registry import Registry
+from tuition.runtime.device import choose_precision
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.training import train_bpe
 
@@ -232,6 +234,21 @@ def test_without_the_kernels_torch_is_taken_and_native_refused(
     else:
         with pytest.raises(SettingsError, match="not installed"):
             choose_runner(shape, EngineSettings(runner="native", device="cpu"))
+
+
+def test_a_gpu_is_taken_by_torch_and_integers_are_refused_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is chosen where there is CUDA; the same code on a real one: tests/gpu."""
+    monkeypatch.setattr(runner_choice, "choose_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    shape = open_model(folder).shape
+    choice = choose_runner(shape, EngineSettings())
+    assert (choice.kind, "cuda" in choice.reason) == ("torch", True)
+    assert choose_precision("auto", torch.device("cuda")).dtype is torch.bfloat16
+    for precision in ("int8", "int4"):
+        with pytest.raises(SettingsError, match=r"float32, bf16 or auto here.*cuda device.*device cpu"):
+            choose_runner(shape, EngineSettings(precision=precision))
 
 
 def test_int8_without_the_native_runner_is_refused(folder: Path) -> None:
