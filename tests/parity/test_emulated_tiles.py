@@ -27,6 +27,7 @@ def reason_to_skip() -> str | None:
     return f"building the driver needs {' and '.join(missing)}" if missing else None
 
 
+@pytest.mark.timeout(900)  # half a minute of compiling, once; on a busy machine many times that
 def test_emulated_tiles_give_the_bits_of_vectors_in_any_batch() -> None:
     """The driver compares with a plain reference, bit for bit with AVX-512, and any batch with lone rows."""
     if reason := reason_to_skip():
