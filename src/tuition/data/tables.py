@@ -15,9 +15,8 @@ def iter_table(path: Path, kind: str, columns: Sequence[str]) -> Iterator[tuple[
     MissingExtraError."""
     arrow = _pyarrow("pyarrow")
     try:
-        with arrow.memory_map(
-            str(path)
-        ) as file:  # read from a plain file, a row group's column is held whole
+        # mapped: read from a plain file, a column of a row group would be held whole
+        with arrow.memory_map(str(path)) as file:
             batches, num_rows = _parquet(file, columns) if kind == "parquet" else _arrow(file)
             number = 0
             for batch in batches:

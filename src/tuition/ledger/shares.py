@@ -7,6 +7,8 @@ counted in attoseconds of machine time, so that shares are integers that sum to 
 
 Source: Shapley 1953; for one class of requests the value is own + shared / number present. Steps that mix
 prefill chunks with decodes use the exact value over the two classes, each class represented by its mean.
+There no request pays more of weights and launches than an equal part, which falls with every newcomer; what
+it pays of its own may rise with one, up to all it causes, where the newcomer makes another resource bind.
 """
 
 from collections.abc import Sequence

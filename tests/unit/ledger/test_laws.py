@@ -2,8 +2,6 @@
 
 import threading
 import time
-from collections import defaultdict
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -11,88 +9,12 @@ from hypothesis import strategies as st
 
 from tuition.core.records import SequenceWork, StepTrace
 from tuition.ledger.amount import NOTHING, Amount, split_integer
-from tuition.ledger.attribution import EngineAccount, PeriodTotals, RequestCost
-from tuition.ledger.meter import CounterMeter, ModelledMeter
+from tuition.ledger.attribution import EngineAccount, RequestCost
+from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.shares import Load, Speeds, StepCosts, split_step
 from tuition.spec.machine import Machine
 from tuition.spec.shape import ModelShape
-
-# A step: gap before it, length, (request, phase, tokens, context, sampled, wasted) of each sequence, kind.
-WORK = st.tuples(
-    st.integers(0, 7),
-    st.sampled_from(["prefill", "decode"]),
-    st.integers(0, 300),
-    st.integers(0, 1_500),
-    st.integers(0, 2),
-    st.integers(0, 300),
-)
-STEP = st.tuples(
-    st.integers(0, 10**10),
-    st.integers(0, 3 * 10**9),
-    st.lists(WORK, max_size=6, unique_by=lambda w: w[0]),
-    st.sampled_from(["step", "step", "step", "step", "load", "warmup"]),
-)
-EVENT = st.one_of(STEP, STEP, STEP, st.just("drain"), st.tuples(st.just("close"), st.integers(0, 7)))
-RULE = st.sampled_from(["shapley", "incremental"])
-
-
-@dataclass
-class Outcome:
-    costs: list[RequestCost]
-    periods: list[PeriodTotals]
-    total: PeriodTotals
-    wall_ns: int
-    meter_uj: int | None
-
-
-def sequence_work(
-    name: str, phase: str, tokens: int, context: int, sampled: int, wasted: int
-) -> SequenceWork:
-    return SequenceWork(name, phase, tokens, context, sampled, min(wasted, tokens))  # type: ignore[arg-type]
-
-
-def play(shape, machine, events, rule, counter_uj_per_s=None, tick_ns=10**8) -> Outcome:
-    """Run an account through the events on a clock of its own; close every request at the end."""
-    now = [5 * 10**12]
-    begin = now[0]
-
-    def counter() -> int:  # ticks only every tick_ns, like NVML
-        return int((now[0] // tick_ns * tick_ns) * counter_uj_per_s / 1e9)
-
-    if counter_uj_per_s is None:
-        meter = ModelledMeter(machine, lambda: now[0])
-    else:
-        meter = CounterMeter(machine, "nvml", counter, lambda: now[0])
-    account = EngineAccount(shape, machine, meter, rule=rule, clock=lambda: now[0])
-    costs, periods, open_now, generation = [], [], set(), defaultdict(int)
-    for event in events:
-        if event == "drain":
-            periods.append(account.drain_period())
-        elif event[0] == "close":
-            name = f"{event[1]}.{generation[event[1]]}"
-            costs.append(account.close(name))
-            open_now.discard(name)
-            generation[event[1]] += 1
-        else:
-            gap, length, works, kind = event
-            now[0] += gap
-            start = now[0]
-            now[0] += length
-            named = [sequence_work(f"{w[0]}.{generation[w[0]]}", *w[1:]) for w in works]
-            open_now |= {work.request_id for work in named}
-            account.add(StepTrace(start, now[0], tuple(named), kind))
-    costs += [account.close(name) for name in sorted(open_now)]
-    periods.append(account.drain_period())
-    parts = ("meter", "attributed", "idle", "overhead", "posted")
-    total = PeriodTotals(
-        begin, now[0], meter.method,
-        *(sum((getattr(p, part) for p in periods), NOTHING) for part in parts),
-        num_steps=sum(p.num_steps for p in periods), flops=sum(p.flops for p in periods),
-    )  # fmt: skip
-    return Outcome(costs, periods, total, now[0] - begin, meter.read())
-
-
-EVENTS = st.lists(EVENT, min_size=1, max_size=25)
+from unit.ledger.traces import EVENTS, RULE, WORK, play, sequence_work, steps_of
 
 
 @given(events=EVENTS, rule=RULE)
@@ -131,11 +53,31 @@ def test_law_2_flops_attributed_are_the_flops_counted(
     outcome = play(shape, machine, events, rule)
     counted = sum(
         costs.load(sequence_work("r", *work[1:])).flops
-        for event in events
-        if event != "drain" and event[0] != "close" and event[3] == "step"
-        for work in event[2]
+        for _, _, works, kind in steps_of(events)
+        if kind == "step"
+        for work in works
     )
     assert sum(cost.flops for cost in outcome.costs) == counted
+
+
+@given(events=EVENTS, rule=RULE)
+@settings(max_examples=60, deadline=None)
+def test_law_2_flops_are_at_most_what_the_machine_can_do_in_the_time_that_is_paid(
+    shape: ModelShape, machine: Machine, events, rule
+) -> None:
+    """On traces that a machine could have made: no step is shorter than its FLOPs at full speed."""
+    costs, peak = StepCosts(shape), int(machine.peak_flops)
+
+    def possible(event):
+        gap, length, works, kind = event
+        flops = sum(costs.load(sequence_work("r", *work[1:])).flops for work in works)
+        return gap, max(length, -(-flops * 10**9 // peak)), works, kind
+
+    whole = [possible(event) if event in steps_of([event]) else event for event in events]
+    outcome = play(shape, machine, whole, rule)
+    assert sum(cost.flops for cost in outcome.costs) * 10**9 <= peak * outcome.total.attributed.wall_ns
+    for period in outcome.periods:
+        assert period.flops * 10**9 <= peak * period.meter.wall_ns
 
 
 @given(events=EVENTS, rule=RULE)
@@ -243,6 +185,56 @@ def test_law_7_one_more_request_never_raises_anothers_shared_part(
         return  # the newcomer changed which resource binds: there is no one shared part to compare
     for before, after in zip(split(few), split(many), strict=False):
         assert after <= before + 10**9 + 2  # the step's length is rounded up to a nanosecond
+
+
+PRESENT = LOAD.filter(lambda load: load.flops or load.kv_bytes)
+
+
+@given(
+    loads=st.lists(PRESENT, min_size=2, max_size=10),
+    shared_ns=st.integers(0, 10**9),
+    weights=WEIGHTS,
+    speeds=SPEEDS,
+    rule=RULE,
+)
+@settings(max_examples=300, deadline=None)
+def test_law_7_in_a_mixed_step_nobody_pays_more_of_what_is_shared_than_an_equal_part(
+    loads, shared_ns, weights, speeds, rule
+) -> None:
+    """Prefill chunks beside decodes: the bound on a shared part falls with every newcomer, the part need not.
+
+    Which resource binds depends on everyone present, so a newcomer may make others pay more of what they
+    cause themselves (see the next test). But beyond the larger of what its members cause on either resource,
+    a class pays for each of them at most launches and weights over the number of those who share them
+    (all of them by Shapley's rule, the decodes by the incremental one), and never less than the smaller.
+    """
+    weights_as = weights * 10**18 // speeds.bytes_per_s
+    compute = [load.flops * 10**18 // speeds.flops_per_s for load in loads]
+    memory = [load.kv_bytes * 10**18 // speeds.bytes_per_s for load in loads]
+    wall_ns = shared_ns + -(-max(sum(compute), weights_as + sum(memory)) // 10**9)
+    shares = split_step(loads, wall_ns, weight_bytes=weights, speeds=speeds, rule=rule)
+    decodes = [load.phase == "decode" for load in loads]
+    payers = sum(decodes) if rule == "incremental" and any(decodes) else len(loads)
+    slack = wall_ns + 2 * 10**9 * len(loads)  # floats of the class's value; the length is rounded up
+    for phase in ("prefill", "decode"):
+        members = [i for i, load in enumerate(loads) if load.phase == phase]
+        paid = sum(shares[i].total_as for i in members)
+        causes = sum(compute[i] for i in members), sum(memory[i] for i in members)
+        sharers = 0 if payers < len(loads) and phase == "prefill" else len(members)
+        assert paid <= max(causes) + (shared_ns * 10**9 + weights_as) * sharers // payers + slack
+        assert paid >= min(causes) + shared_ns * 10**9 * sharers // payers - slack
+
+
+def test_a_newcomer_that_makes_the_cache_reads_bind_makes_them_paid_for() -> None:
+    """Beside a chunk of 100 ms, reads of 30 ms each are free up to the third decode, not from the fourth."""
+    speeds = Speeds(flops_per_s=10**12, bytes_per_s=10**10)
+    decode, chunk = Load("decode", 1, 300_000_000), Load("prefill", 10**11, 0)
+    three, four = (
+        split_step([decode] * n + [chunk], max(100, 30 * n) * 10**6, weight_bytes=0, speeds=speeds)
+        for n in (3, 4)
+    )
+    assert four[0].total_as > three[0].total_as
+    assert four[0].total_as < 30 * 10**15, "and still for no more than it causes"
 
 
 @given(events=EVENTS, rule=RULE)
