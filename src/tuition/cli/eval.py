@@ -59,8 +59,10 @@ def run(argv: list[str]) -> int:
     from tuition.ledger.meter import open_meter
     from tuition.model.folder import open_model
     from tuition.model.load import load_decoder
+    from tuition.plan.memory import require_evaluation
     from tuition.registry.registry import Evaluation, Registry
     from tuition.runtime.device import choose_device, choose_precision
+    from tuition.runtime.memory import free_bytes
 
     workspace = open_workspace(arguments.workspace).create()
     progress = open_progress()
@@ -75,6 +77,12 @@ def run(argv: list[str]) -> int:
         corpus = prepare_corpus(settings, tokenizer, workspace.data, progress)
         device = choose_device(arguments.device)
         precision = choose_precision("auto", device)
+        require_evaluation(
+            folder.shape,
+            min(arguments.window or folder.shape.context_length, folder.shape.context_length),
+            "bf16" if precision.is_autocast else "float32",
+            free_bytes(device),
+        )
         decoder = load_decoder(folder, precision.dtype, device)
         score = evaluate(
             decoder,

@@ -15,7 +15,8 @@ def load_decoder(
 ) -> Decoder:
     """A decoder with the weights of `source`, in its own memory. Raises: ModelError.
 
-    Whether it fits in memory is asked before, with `plan.memory.require`; here is the floor below.
+    Whoever calls this asks before whether it fits in memory: `plan.memory.require_model` for an engine,
+    `require_evaluation` for a score.
     """
     folder = source if isinstance(source, ModelFolder) else open_model(source)
     with torch.device("meta"):

@@ -21,8 +21,14 @@ OptimizerName = Literal["adamw", "muon"]
 _OPTIMIZER_COPIES: dict[OptimizerName, int] = {"adamw": 2, "muon": 2}
 """float32 numbers kept per weight; Muon's matrices need one, what is beside them is AdamW's."""
 
+_LONGEST_KEPT_ROW = 512
+"""Tokens of the longest rows whose attention keeps its scores for the backward pass: see train/attention."""
+_LOGIT_ROWS = 1_024
+"""Rows whose logits are alive at once: see train/losses."""
+
 _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _USED_FILES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+_STAT_FILES = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,10 @@ def available_memory(device_free: int | None = None) -> int:
     if device_free is not None:
         return device_free
     free = _available_from_kernel()
-    for limit_file, used_file in zip(_LIMIT_FILES, _USED_FILES, strict=True):
+    for limit_file, used_file, stat_file in zip(_LIMIT_FILES, _USED_FILES, _STAT_FILES, strict=True):
         limit, used = _number_in(limit_file), _number_in(used_file)
         if limit is not None and used is not None and limit < 2**60:
-            free = min(free, max(limit - used, 0))
+            free = min(free, max(limit - used + _cached_in(stat_file), 0))
     return free
 
 
@@ -73,6 +79,15 @@ def _number_in(path: str) -> int | None:
         return None
 
 
+def _cached_in(path: str) -> int:
+    """Bytes of file pages that a container is charged for and the kernel gives back when asked."""
+    try:
+        words = (line.split() for line in Path(path).read_text().splitlines())
+        return next((int(number) for name, number in words if name == "inactive_file"), 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def weight_bytes(shape: ModelShape, precision: str = "bf16") -> int:
     """Bytes of all weights in a precision of `WEIGHT_BITS`; a vector's extra bits are too few to count."""
     return math.ceil(num_parameters(shape) * WEIGHT_BITS[precision] / 8)
@@ -84,21 +99,45 @@ def step_bytes(shape: ModelShape, token_budget: int, max_batch: int) -> int:
     return token_budget * per_token + 4 * max_batch * shape.vocab_size
 
 
+@dataclass(frozen=True)
+class TrainingMemory:
+    """What teaching a model takes."""
+
+    states: int
+    """Bytes of weights, gradients and optimizer."""
+    activations: int
+    """Bytes of what one microbatch keeps for its backward pass."""
+
+    @property
+    def total(self) -> int:
+        return self.states + self.activations
+
+
+def training_memory(
+    shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw"
+) -> TrainingMemory:
+    """What training takes, about.
+
+    `batch_tokens`: tokens of one microbatch. Activations are float32 where autocast keeps them so, hence
+    rather too much than too little. Scores of attention are counted for the short rows that keep them; logits
+    are made for some rows at a time and never kept.
+    """
+    kept = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
+    if seq_len <= _LONGEST_KEPT_ROW:
+        kept += shape.num_heads * seq_len
+    logits = 3 * 4 * min(batch_tokens, _LOGIT_ROWS) * shape.vocab_size
+    masks = 4 * batch_tokens * seq_len
+    return TrainingMemory(
+        states=4 * num_parameters(shape) * (2 + _OPTIMIZER_COPIES[optimizer]),
+        activations=4 * batch_tokens * kept * shape.num_layers + logits + masks,
+    )
+
+
 def training_bytes(
     shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw"
 ) -> int:
-    """Bytes that training takes: weights, gradients, optimizer and the activations kept for the backward
-    pass.
-
-    `batch_tokens`: tokens of one microbatch. Activations are float32 where autocast keeps them so, hence an
-    upper estimate; attention is counted without its scores, which are never stored.
-    """
-    weights = 4 * num_parameters(shape)
-    kept = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
-    activations = 4 * batch_tokens * kept * shape.num_layers
-    logits = 3 * 4 * batch_tokens * shape.vocab_size
-    masks = 4 * batch_tokens * seq_len
-    return weights * (2 + _OPTIMIZER_COPIES[optimizer]) + activations + logits + masks
+    """Bytes of `training_memory` together."""
+    return training_memory(shape, batch_tokens, seq_len, optimizer).total
 
 
 def require(what: str, need: int, free: int | None = None, *, way_out: str) -> None:
@@ -111,13 +150,49 @@ def require(what: str, need: int, free: int | None = None, *, way_out: str) -> N
 def require_model(
     shape: ModelShape, precision: str = "bf16", free: int | None = None, name: str = "this model"
 ) -> None:
-    """Refuse a model whose weights alone do not fit. Raises: CapacityError."""
+    """Refuse a model whose weights alone do not fit an engine. Raises: CapacityError."""
+    fewer = [kind for kind, bits in WEIGHT_BITS.items() if bits < WEIGHT_BITS[precision]]
+    smaller = f"fewer bits (--precision {' or '.join(fewer)}), " if fewer else ""
     require(
         f"{name} in {precision}",
         weight_bytes(shape, precision),
         free,
-        way_out="use a smaller model, fewer bits (--precision int8 or int4), or a machine with more memory",
+        way_out=f"use a smaller model, {smaller}or a machine with more memory",
     )
+
+
+def require_training(
+    shape: ModelShape,
+    batch_size: int,
+    seq_len: int,
+    optimizer: OptimizerName = "adamw",
+    free: int | None = None,
+) -> None:
+    """Refuse a model that does not fit while it is taught, in rows of `seq_len`. Raises: CapacityError."""
+    available = available_memory(free)
+    memory = training_memory(shape, batch_size * seq_len, seq_len, optimizer)
+    if memory.states > available:
+        what, need = f"teaching a model of {num_parameters(shape):,} parameters", memory.states
+        way_out = "lower shape.hidden_size, shape.num_layers or vocab_size"
+    else:
+        what, need = f"teaching in batches of {batch_size:,} rows of {seq_len:,} tokens", memory.total
+        way_out = "lower batch_size (accumulation makes up for it), seq_len or the sizes under shape"
+    require(what, need, available, way_out=way_out)
+
+
+def require_evaluation(
+    shape: ModelShape, window: int, precision: str = "float32", free: int | None = None
+) -> None:
+    """Refuse a model that does not fit while it reads `window` tokens at once. Raises: CapacityError."""
+    available, weights = available_memory(free), weight_bytes(shape, precision)
+    if weights > available:
+        what, need = f"this model in {precision}", weights
+        way_out = "use a smaller model, another --device, or a machine with more memory"
+    else:
+        what = f"this model in {precision} with windows of {window:,} tokens"
+        need = weights + step_bytes(shape, window, min(window, _LOGIT_ROWS))
+        way_out = "lower --window"
+    require(what, need, available, way_out=way_out)
 
 
 def require_context(shape: ModelShape, num_tokens: int, what: str = "the prompt") -> None:

@@ -133,6 +133,13 @@ def test_a_score_is_kept_with_the_model(tuition) -> None:
     assert tuition("models", "show", "tiny")[1].count("heldout bits per byte") == 2
 
 
+def test_a_model_that_does_not_fit_is_not_scored(tuition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuition.runtime.memory.free_bytes", lambda device: 1_000)
+    status, _, err = tuition("eval", "tiny")
+    assert status == FAILURE
+    assert "1,000 are available; use a smaller model, another --device" in err
+
+
 def test_a_score_on_text_that_was_named_is_not_called_heldout(tuition, home: Path) -> None:
     """Its share is held out by another split: the model may have been taught it."""
     before = tuition("models", "show", "tiny")[1].count("heldout bits per byte")

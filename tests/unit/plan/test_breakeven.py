@@ -1,7 +1,7 @@
 """Break-even and crossover: where there is one, it is exact to the token."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import SettingsError
@@ -10,6 +10,7 @@ from tuition.plan.breakeven import BreakEven, cost_per_mtok, marginal_from_rate
 money = st.integers(0, 10**15)
 
 
+@settings(deadline=None)
 @given(money, money)
 def test_at_the_crossover_the_variable_cost_has_just_grown_to_the_fixed_one(
     fixed: int, marginal: int
@@ -23,6 +24,7 @@ def test_at_the_crossover_the_variable_cost_has_just_grown_to_the_fixed_one(
     assert tokens == 0 or (tokens - 1) * marginal < fixed * 1_000_000
 
 
+@settings(deadline=None)
 @given(money, money, money)
 def test_at_break_even_the_margin_has_just_paid_the_fixed_cost(fixed: int, marginal: int, price: int) -> None:
     tokens = BreakEven(fixed, marginal, price).break_even_tokens
@@ -38,6 +40,7 @@ def test_without_a_price_there_is_no_break_even() -> None:
     assert BreakEven(1_000, 10).break_even_tokens is None
 
 
+@settings(deadline=None)
 @given(money, money, st.integers(1, 10**9))
 def test_the_average_falls_as_tokens_grow(fixed: int, marginal: int, tokens: int) -> None:
     model = BreakEven(fixed, marginal)

@@ -1,18 +1,25 @@
 """Does it fit? Both sides of every refusal are shown, and what is granted fits."""
 
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import CapacityError
+from tuition.plan import memory as memory_module
 from tuition.plan.memory import (
     available_memory,
     block_bytes,
     cache_blocks,
     require,
     require_context,
+    require_evaluation,
     require_model,
+    require_training,
+    step_bytes,
     training_bytes,
+    training_memory,
     weight_bytes,
 )
 from tuition.spec.counts import num_parameters
@@ -43,6 +50,7 @@ def test_fewer_bits_take_fewer_bytes() -> None:
     assert sizes[0] == 2 * sizes[1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 64 * GIB), st.integers(1, 64), st.sampled_from([8, 16, 64]))
 def test_what_is_granted_fits_and_holds_at_least_one_context(free: int, batch: int, block_size: int) -> None:
     refusal = None
@@ -76,3 +84,60 @@ def test_the_machine_tells_how_much_is_free() -> None:
 
 def test_training_takes_more_than_four_copies_of_the_weights() -> None:
     assert training_bytes(SMOLLM2, 1_024, 256) > 4 * 4 * num_parameters(SMOLLM2)
+
+
+def test_the_way_out_names_only_precisions_with_fewer_bits() -> None:
+    for precision, wanted in (
+        ("float32", "\\(--precision bf16 or int8 or int4"),
+        ("int8", "\\(--precision int4"),
+    ):
+        with pytest.raises(CapacityError, match=wanted):
+            require_model(SMOLLM2, precision, free=1)
+    with pytest.raises(CapacityError, match=r"use a smaller model, or a machine with more memory"):
+        require_model(SMOLLM2, "int4", free=1)
+
+
+def test_training_is_refused_for_its_size_or_for_its_batch_with_both_numbers() -> None:
+    memory = training_memory(SMOLLM2, 16 * 256, 256)
+    require_training(SMOLLM2, 16, 256, free=memory.total)
+    with pytest.raises(CapacityError, match="lower batch_size") as caught:
+        require_training(SMOLLM2, 16, 256, free=memory.total - 1)
+    assert (caught.value.need, caught.value.free) == (memory.total, memory.total - 1)
+    with pytest.raises(CapacityError, match=r"lower shape\.hidden_size") as caught:
+        require_training(SMOLLM2, 16, 256, free=memory.states - 1)
+    assert (caught.value.need, caught.value.free) == (memory.states, memory.states - 1)
+
+
+def test_logits_of_a_large_batch_are_not_all_alive_and_long_rows_keep_no_scores() -> None:
+    """Else a large vocabulary or a long row would be refused where there is room."""
+    tokens = 2**15
+    assert training_memory(SMOLLM2, tokens, 512).activations < 4 * tokens * SMOLLM2.vocab_size * 12
+    assert training_bytes(SMOLLM2, tokens, 512) > training_bytes(SMOLLM2, tokens, 1_024)
+
+
+def test_a_score_is_refused_for_its_model_or_for_its_window_with_both_numbers() -> None:
+    weights = weight_bytes(SMOLLM2, "float32")
+    need = weights + step_bytes(SMOLLM2, 2_048, 1_024)
+    require_evaluation(SMOLLM2, 2_048, free=need)
+    with pytest.raises(CapacityError, match="lower --window") as caught:
+        require_evaluation(SMOLLM2, 2_048, free=need - 1)
+    assert (caught.value.need, caught.value.free) == (need, need - 1)
+    with pytest.raises(CapacityError, match="use a smaller model, another --device"):
+        require_evaluation(SMOLLM2, 1, free=weights - 1)
+
+
+def test_a_container_has_what_its_limit_leaves_and_what_the_kernel_gives_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of files that were read are charged to it, and can be had at any time."""
+    for name, text in (
+        ("max", "1000000\n"),
+        ("current", "900000\n"),
+        ("stat", "anon 1\ninactive_file 600000\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    for name, file in (("_LIMIT_FILES", "max"), ("_USED_FILES", "current"), ("_STAT_FILES", "stat")):
+        monkeypatch.setattr(memory_module, name, (str(tmp_path / file),))
+    assert available_memory() == 700_000
+    (tmp_path / "stat").unlink()
+    assert available_memory() == 100_000
