@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
@@ -153,9 +153,36 @@ class TrainingBill:
     @property
     def total(self) -> Amount:
         """Everything so far, saved or not, earlier processes of the run included."""
-        with self._lock:
-            current = self._posted if self._ended.is_set() else self._now()
-            return sum([*self._base.values(), *current.values()], NOTHING)
+        return sum((amount for _, amount in self._so_far()), NOTHING)
+
+    @property
+    def teaching_ns(self) -> int:
+        """Wall time so far without preparation (data, load), saved or not; of earlier processes what they
+        had saved."""
+        return sum(amount.wall_ns for kind, amount in self._so_far() if kind not in ("data", "load"))
+
+    def to_table(self) -> dict[str, Any]:
+        """The bill so far as plain JSON values, for the model's own folder: integers, and how each of them
+        was obtained.
+
+        What comes after, such as registering the model, is in the books only.
+        """
+        total, machine, rate = self.total, self.meter.machine, self.meter.rate
+        origin = machine.origins.get("usd_per_hour")
+        return {
+            "run_id": self.run_id,
+            "wall_ns": total.wall_ns,
+            "energy_uj": total.energy_uj,
+            "energy_method": None if total.energy_uj is None else self.meter.method,
+            "cost_nusd": total.cost_nusd,
+            "rate": {
+                "machine": machine.name,
+                "nusd_per_hour": rate.nusd_per_hour,
+                "nusd_per_kwh": rate.nusd_per_kwh,
+                "provenance": machine.provenance("usd_per_hour"),
+                "source": None if origin is None else origin.source,
+            },
+        }
 
     def describe(
         self,
@@ -233,6 +260,11 @@ class TrainingBill:
             self.close("failed", f"{type(error).__name__}: {error}"[:500])
 
     # --- inside --------------------------------------------------------------------------------------------
+
+    def _so_far(self) -> list[tuple[CostKind, Amount]]:
+        with self._lock:
+            current = self._posted if self._ended.is_set() else self._now()
+            return [*self._base.items(), *current.items()]
 
     def _add(self, kind: CostKind, window: Window) -> None:
         self._parts[kind] = self._parts.get(kind, NOTHING) + amount_of(window)

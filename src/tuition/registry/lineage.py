@@ -3,8 +3,14 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+from tuition.core.errors import ModelError
+
+MANIFEST = "tuition.json"
+_LONGEST_TEXT = 65_536
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,10 @@ class Lineage:
     evaluation: Mapping[str, Any] | None = None
     """What was measured when it was published, such as bits per byte with its standard error."""
     source: str | None = None
-    """For models of others: the folder or file they were added from."""
+    """For models that were added: the folder or file they were added from."""
+    bill: Mapping[str, Any] | None = None
+    """For models that were added: what their training cost, as their `tuition.json` tells it. The bill of a
+    model that was taught here is in the books, under `run_id`."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -35,3 +44,51 @@ class Lineage:
         """Keys of later versions of this program are left out."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+
+
+def read_lineage(source: Path, digest: str) -> Lineage:
+    """What is known of a model that is added: from its `tuition.json` where we made it, so that lineage and
+    bill survive the way to another workspace; else only where it lay.
+
+    `digest`: of the weights at `source`. Raises: ModelError when `tuition.json` cannot be read, or tells of
+    other weights.
+    """
+    manifest = source / MANIFEST
+    if not manifest.is_file():
+        return Lineage(source=str(source))
+    try:
+        table = json.loads(manifest.read_text(encoding="utf-8"))
+        is_of_these = table["weights_digest"] == digest
+        told, bill = table.get("lineage", {}), table.get("bill")
+        found = replace(Lineage.from_json(json.dumps(told)), source=str(source), bill=bill)
+        problem = _problem(found) if is_of_these else "tells of other weights"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+    else:
+        if problem is None:
+            return found
+    raise ModelError(manifest, problem, way_out="restore it, or remove it to add a model of unknown origin")
+
+
+def _problem(lineage: Lineage) -> str | None:
+    """What is wrong with a lineage that came from a file, None when nothing is."""
+    for name, value in vars(lineage).items():
+        if value is None:
+            continue
+        if name in ("evaluation", "bill"):
+            if not isinstance(value, dict):
+                return f"has a lineage whose {name} is no table"
+        elif not isinstance(value, str) or len(value) > _LONGEST_TEXT or not _is_plain(value):
+            return f"has a lineage whose {name} is no text that can be shown"
+    bill = lineage.bill or {}
+    for name in ("wall_ns", "energy_uj", "cost_nusd") if lineage.bill is not None else ():
+        value = bill[name]
+        is_unknown = value is None and name == "energy_uj"
+        if not is_unknown and (type(value) is not int or value < 0):
+            return f"has a bill whose {name} is {value!r}, wanted an integer from 0"
+    return None
+
+
+def _is_plain(text: str) -> bool:
+    """No control characters, which a terminal would obey."""
+    return all(letter.isprintable() or letter in "\n\t" for letter in text)

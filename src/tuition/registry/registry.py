@@ -22,10 +22,9 @@ from tuition.core.durable import publish_folder
 from tuition.core.errors import ModelError, NotFoundError
 from tuition.core.workspace import Workspace
 from tuition.registry.copying import copy_model, files_of
-from tuition.registry.lineage import Lineage
+from tuition.registry.lineage import MANIFEST, Lineage, read_lineage
 from tuition.registry.names import check_name, parse_reference
 
-_MANIFEST = "tuition.json"
 _ATTEMPTS = 20
 """Two processes that publish under one name at once take different versions;
 more than this many is a defect.
@@ -84,10 +83,10 @@ class Registry:
         with self._next_version(check_name(name)) as folder:
             write(folder)
             try:
-                digest = str(json.loads((folder / _MANIFEST).read_bytes())["weights_digest"])
+                digest = str(json.loads((folder / MANIFEST).read_bytes())["weights_digest"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ModelError(
-                    folder, f"has no {_MANIFEST} with a digest", way_out="write it with save_model"
+                    folder, f"has no {MANIFEST} with a digest", way_out="write it with save_model"
                 ) from error
             return self._register(name, folder, folder, digest, lineage or Lineage(), owned=True)
 
@@ -97,13 +96,15 @@ class Registry:
         """Register a model that exists: a Hugging Face folder or a GGUF file.
 
         `digest`: of its weights (`open_model(source).digest()`, which also checks the files). `link`: leave
-        the files where they are; else they are copied into the workspace.
-        Raises: SettingsError for the name; ModelError when there is no model at `source`.
+        the files where they are; else they are copied into the workspace. `lineage`: left out, it is what
+        the model's own `tuition.json` tells, see `read_lineage`.
+        Raises: SettingsError for the name; ModelError when there is no model at `source`, or its
+        `tuition.json` is not its own.
         """
         check_name(name)
         source = source.expanduser().absolute()
         files = files_of(source)
-        lineage = lineage or Lineage(source=str(source))
+        lineage = lineage or read_lineage(source, digest)
         with self._next_version(name) as folder:
             if link:
                 return self._register(name, folder, source, digest, lineage, owned=False)

@@ -93,6 +93,50 @@ def test_a_linked_model_stays_where_it_is_and_a_copied_one_does_not_need_its_sou
     assert not copied.path.exists()
 
 
+BILL = {"wall_ns": 7, "energy_uj": None, "energy_method": None, "cost_nusd": 3}
+LINEAGE = {"run_id": "r1", "settings": "steps = 3\n", "corpus_digest": "c", "evaluation": {"mean": 1.8}}
+
+
+def write_manifest(folder: Path, **changes: object) -> Path:
+    table = {"weights_digest": DIGEST, "files": {}, "lineage": LINEAGE, "bill": BILL} | changes
+    (folder / "tuition.json").write_text(json.dumps(table))
+    return folder
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_a_model_of_ours_keeps_its_lineage_and_its_bill(
+    registry: Registry, tmp_path: Path, link: bool
+) -> None:
+    source = tmp_path / "ours"
+    write_folder(source)
+    added = registry.add("ours", write_manifest(source), digest=DIGEST, link=link)
+    assert added.lineage == Lineage(**LINEAGE, bill=BILL, source=str(source))
+    assert registry.get("ours").lineage == added.lineage
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"weights_digest": "cd" * 32}, "tells of other weights"),
+        ({"lineage": {"run_id": 7}}, "run_id is no text"),
+        ({"lineage": {"settings": "\x1b[2J"}}, "settings is no text that can be shown"),
+        ({"lineage": [1]}, "cannot be read"),
+        ({"bill": "much"}, "bill is no table"),
+        ({"bill": BILL | {"cost_nusd": 0.5}}, r"cost_nusd is 0\.5, wanted an integer"),
+        ({"bill": BILL | {"wall_ns": None}}, "wall_ns is None"),
+        ({"bill": {}}, "cannot be read"),
+    ],
+)
+def test_a_lineage_that_cannot_be_its_own_is_refused(
+    registry: Registry, tmp_path: Path, changes: dict, problem: str
+) -> None:
+    source = tmp_path / "ours"
+    write_folder(source)
+    with pytest.raises(ModelError, match=problem):
+        registry.add("ours", write_manifest(source, **changes), digest=DIGEST)
+    assert registry.list() == ()
+
+
 def test_a_gguf_file_can_be_added_and_keeps_its_name(registry: Registry, tmp_path: Path) -> None:
     file = tmp_path / "small.gguf"
     file.write_bytes(b"GGUF")
@@ -196,6 +240,7 @@ def test_no_name_opens_a_file_outside_the_workspace(registry: Registry) -> None:
     look_up()
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True), st.integers(1, 10**8))
 def test_references_are_read_as_they_are_written(name: str, version: int) -> None:
     assert check_name(name) == name
@@ -203,6 +248,7 @@ def test_references_are_read_as_they_are_written(name: str, version: int) -> Non
     assert parse_reference(name) == (name, None)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["corpus_digest", "settings", "parent", "run_id"]), st.text()))
 def test_lineage_survives_its_text(values: dict[str, str]) -> None:
     lineage = Lineage(**values)
