@@ -12,6 +12,7 @@ none yet.
 A load checks every byte before a tensor is used, and falls back to the one before when the newest is damaged.
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -143,7 +144,11 @@ def _remove(path: Path) -> None:
 
 def _fill(staging: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(held, staging / TENSORS)
+    try:
+        save_file(held, staging / TENSORS)
+    except SafetensorError as error:  # its own name for whatever the disk says
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]) if found else errno.EIO, str(error), TENSORS) from error
     (staging / STATE).write_text(json.dumps(state, ensure_ascii=True, allow_nan=False))
     for name in (TENSORS, STATE):
         sync_file(staging / name)

@@ -16,6 +16,10 @@ FREE_FIELDS = ("threads", "checkpoints", "evaluation", "budget")
 long."""
 
 
+class OtherTextError(SettingsError):
+    """The text is no longer the one that a run was taught with, so that it cannot go on."""
+
+
 def make_header(
     settings: TrainSettings, precision: Precision, corpus_digest: str, tokenizer_digest: str
 ) -> dict[str, Any]:
@@ -40,11 +44,13 @@ def changed_settings(old: TrainSettings, new: TrainSettings) -> dict[str, tuple[
 
 
 def check_same_text(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to go on with another corpus or tokenizer. Raises: SettingsError."""
+    """Refuse to go on with another corpus or tokenizer. Raises: OtherTextError."""
     for name in ("corpus", "tokenizer"):
         if old[name] != new[name]:
             wanted = f"{old[name][:12]}, as the run that is resumed began"
-            raise SettingsError(name, got=f"digest {new[name][:12]}", wanted=wanted)
+            raise OtherTextError(
+                name, got=f"digest {new[name][:12]}", wanted=f"{wanted}; or leave out resume"
+            )
 
 
 def why_not_exact(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -6,13 +6,20 @@ In: step records and events.  Out: files in the run's folder. A listener never c
 import json
 import math
 import os
+import secrets
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
+from tensorboardX.summary import scalar, text
 
 from tuition.core.records import StepRecord
+
+FLUSH_EVERY_S = 10.0
+"""Between syncs of the event file: the library's flush waits for the disk."""
 
 
 def mfu(record: StepRecord, peak_flops: float) -> float | None:
@@ -30,24 +37,31 @@ def tokens_per_second(record: StepRecord) -> float | None:
 
 class JsonLog:
     """One JSON object per line, written at once. After a resume, lines of steps that are made again are cut
-    away."""
+    away. What cannot be written (OSError) is lost, and tears no other line."""
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         if path.exists():
             _cut_after(path, first_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._is_torn = False
 
     def step(self, record: StepRecord, peak_flops: float) -> None:
-        """One optimizer step."""
+        """One optimizer step. Raises: OSError."""
         values = asdict(record)
         window = values.pop("window")
         self.event("step", **values, **window, mfu=mfu(record, peak_flops))
 
     def event(self, kind: str, **values: Any) -> None:
-        """Anything else that is worth a line; what is not a number becomes null."""
+        """Anything else that is worth a line; what is not a number becomes null. Raises: OSError."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._file.write(json.dumps({"kind": kind} | clean, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        line = (json.dumps({"kind": kind} | clean, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = b"\n" + line if self._is_torn else line
+        written = 0
+        try:
+            while written < len(line):  # a disk that is nearly full takes a part
+                written += self._file.write(line[written:])
+        finally:
+            self._is_torn = 0 < written < len(line) or (self._is_torn and written == 0)
 
     def close(self) -> None:
         self._file.close()
@@ -69,14 +83,22 @@ def _cut_after(path: Path, step: int) -> None:
 
 
 class TensorBoardLog:
-    """Event files that `tensorboard --logdir <run folder>` shows."""
+    """Event files that `tensorboard --logdir <run folder>` shows.
+
+    Written in this thread: the library's own writer leaves that to another, which dies of a full disk and
+    lets the run wait for it for ever. After the first error (OSError) the file may end within an event, so
+    nothing more is written to it.
+    """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        purge = first_step + 1 if first_step else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge, flush_secs=10)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._events: EventsWriter | None = EventsWriter(str(folder / "events"), f".{secrets.token_hex(4)}")
+        self._flushed_at = time.monotonic()
+        if first_step:  # what an earlier process wrote after it is hidden
+            self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def step(self, record: StepRecord, peak_flops: float) -> None:
-        """One optimizer step."""
+        """One optimizer step. Raises: OSError."""
         values = {
             "train/loss": record.loss,
             "train/grad_norm": record.grad_norm,
@@ -84,17 +106,37 @@ class TensorBoardLog:
             "speed/tokens_per_second": tokens_per_second(record),
             "speed/mfu": mfu(record, peak_flops),
         }
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                self._writer.add_scalar(name, value, record.step)
+        self._write(
+            *(_event(name, value, record.step) for name, value in values.items() if value is not None)
+        )
 
     def event(self, kind: str, step: int, **values: Any) -> None:
-        """Numbers become curves, texts become cards."""
-        for name, value in values.items():
-            if isinstance(value, str):
-                self._writer.add_text(f"{kind}/{name}", value, step)
-            elif isinstance(value, (int, float)) and math.isfinite(value):
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        """Numbers become curves, texts become cards. Raises: OSError."""
+        self._write(*(_event(f"{kind}/{name}", value, step) for name, value in values.items()))
 
     def close(self) -> None:
-        self._writer.close()
+        """Raises: OSError."""
+        if self._events is not None:
+            self._events.close()
+
+    def _write(self, *events: Event | None) -> None:
+        if self._events is None:
+            return
+        try:
+            for event in events:
+                if event is not None:
+                    self._events.write_event(event)
+            if time.monotonic() - self._flushed_at >= FLUSH_EVERY_S:
+                self._events.flush()
+                self._flushed_at = time.monotonic()
+        except OSError:
+            self._events = None
+            raise
+
+
+def _event(name: str, value: float | str, step: int) -> Event | None:
+    """None for what is not a number."""
+    if not isinstance(value, str) and not math.isfinite(value):
+        return None
+    summary = text(name, value) if isinstance(value, str) else scalar(name, value)
+    return Event(wall_time=time.time(), step=step, summary=summary)

@@ -22,17 +22,19 @@ from tuition.data.sample import sample_texts
 from tuition.ledger.meter import open_meter
 from tuition.ledger.training import RunInfo, TrainingBill, new_run_id
 from tuition.model.save import save_model
+from tuition.plan.memory import require_training
 from tuition.registry.lineage import Lineage
 from tuition.registry.names import check_name
 from tuition.registry.registry import Evaluation, Registry, Version
 from tuition.runtime.checkpoints import Checkpoint, load_latest
-from tuition.runtime.device import prepare_process, set_threads
+from tuition.runtime.device import choose_device, prepare_process, set_threads
+from tuition.runtime.memory import free_bytes
 from tuition.spec.counts import num_parameters
 from tuition.spec.machine import Machine
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
 from tuition.train.folder import RunFolder, find_unfinished
-from tuition.train.header import changed_settings, check_same_text, make_header, why_not_exact
+from tuition.train.header import OtherTextError, changed_settings, check_same_text, make_header, why_not_exact
 from tuition.train.recipes import pretrain
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.session import Probe, Session
@@ -67,7 +69,7 @@ class TrainResult:
     not_exact: tuple[str, ...]
     """Why the bits may differ from those of the same run done again; empty: they are the same."""
     alarms: tuple[str, ...]
-    """Checkpoints that could not be written."""
+    """What could not be written, the first time for each cause."""
 
 
 def run_training(
@@ -83,9 +85,9 @@ def run_training(
     """Teach a model as `settings` say and register it.
 
     `resume`: go on with the newest unfinished run of this name; when there is none a new run begins, and that
-    is said. `other_settings`: what to do when that run has other settings.
-    Raises: SettingsError, DataError, DivergedError, BooksError; BusyError when another process teaches in the
-    same run; KeyboardInterrupt when interrupted before the first step.
+    is said. `other_settings`: what to do when that run has other settings or was taught other text.
+    Raises: SettingsError, DataError, CapacityError, DivergedError, BooksError; BusyError when another process
+    teaches in the same run; KeyboardInterrupt when interrupted before the first step.
     """
     check_name(settings.name)
     if settings.budget is None and settings.steps is None:
@@ -93,6 +95,25 @@ def run_training(
     set_threads(settings.threads)
     process = prepare_process()
     found = _find_run(settings, workspace, progress, other_settings) if resume else None
+    try:
+        return _run(settings, workspace, books, machine, progress, process, found)
+    except OtherTextError as error:
+        if found is None or other_settings == "refuse":
+            raise
+        progress.say(f"{found.run_id} is unfinished and its text has changed ({error}); a new run begins")
+    return _run(settings, workspace, books, machine, progress, process, None)
+
+
+def _run(
+    settings: TrainSettings,
+    workspace: Workspace,
+    books: Books,
+    machine: Machine,
+    progress: Progress,
+    process: tuple[str, ...],
+    found: RunFolder | None,
+) -> TrainResult:
+    """Go on with the run that was found, or begin one."""
     folder = found or RunFolder(workspace.runs / new_run_id(settings.name)).create(settings)
     with (
         FileLock(folder.lock, timeout_s=1.0),
@@ -157,16 +178,18 @@ def _prepare(
         corpus = prepare_corpus(settings.data, tokenizer, workspace.data, progress)
     with bill.overhead("load"):
         shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
+        free = free_bytes(choose_device(settings.device))
+        require_training(shape, settings.batch_size, settings.seq_len, settings.optimizer.kind, free)
         state, loader = pretrain.build(settings, corpus, shape)
         header = make_header(settings, state.precision, corpus.digest, tokenizer.digest)
         header["machine"]["process"] = list(process)
         checkpoint = load_latest(folder.checkpoints)
     bill.describe(corpus_digest=corpus.digest, num_parameters=num_parameters(shape))
-    spent_s = 0.0 if checkpoint is None else float(checkpoint.state["spent_s"])
-    span: Span = _span(settings, spent_s)
+    span: Span = _span(settings, _spent_s(checkpoint, folder, bill))
     if checkpoint is not None:
         check_same_text(checkpoint.state["header"], header)
         state.load(checkpoint.tensors, checkpoint.state["train"])
+    folder.result.unlink(missing_ok=True)  # how the run ended before: it goes on
     write_json(folder.header, header)
     session = Session(
         settings, folder, state, loader, corpus, tokenizer, span, bill, machine, progress, header
@@ -178,6 +201,21 @@ def _prepare(
     size = f"{num_parameters(shape):,} parameters on {state.device.type}"
     progress.say(f"{size}, matrix products in {state.precision.reason}")
     return session
+
+
+def _spent_s(checkpoint: Checkpoint | None, folder: RunFolder, bill: TrainingBill) -> float:
+    """Seconds of the training loop that earlier processes of the run have used.
+
+    After a kill the steps since the checkpoint are made again, and their time is spent all the same: the bill
+    knows it. A run that was stopped in order has lost nothing; what the bill has more is its last evaluation.
+    Without a checkpoint nothing is left of the run, and it has its whole time again.
+    """
+    if checkpoint is None:
+        return 0.0
+    spent_s = float(checkpoint.state["spent_s"])
+    if folder.result.exists():
+        return spent_s
+    return spent_s + max(0, bill.teaching_ns - checkpoint.state.get("billed_ns", bill.teaching_ns)) / 1e9
 
 
 def _span(settings: TrainSettings, spent_s: float) -> Span:
@@ -212,7 +250,7 @@ def _teach_and_publish(session: Session, registry: Registry) -> TrainResult:
     signal_name = session.teach()
     state, settings = session.state, session.settings
     if state.step == 0:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if signal_name is not None else session.too_short()
     session.save()
     if signal_name is not None:
         session.progress.say(f"{signal_name}: stopped after step {state.step:,}; what was taught is kept")
@@ -253,8 +291,7 @@ def _publish(session: Session, registry: Registry, final: Probe, status: str) ->
             session.state.model,
             shape,
             session.tokenizer,
-            manifest,
-            family="llama",
+            manifest | {"bill": session.bill.to_table()},
             dtype=settings.save_as,
         )
 

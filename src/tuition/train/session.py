@@ -6,14 +6,16 @@ it ended.
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from tuition.core.errors import BooksError, BusyError, SettingsError
 from tuition.core.progress import Progress
 from tuition.core.records import StepRecord
-from tuition.core.units import format_count
+from tuition.core.units import format_count, format_duration
 from tuition.data.corpus import Corpus
 from tuition.data.loader import Loader
 from tuition.ledger.training import TrainingBill
@@ -25,11 +27,14 @@ from tuition.train.listeners import JsonLog, TensorBoardLog, mfu, tokens_per_sec
 from tuition.train.loop import fit
 from tuition.train.recipes.pretrain import next_token_loss
 from tuition.train.samples import byte_counts, write_sample
-from tuition.train.schedule import BudgetSpan, Span
+from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.scoring import Score, bits_per_byte, score_documents
 from tuition.train.settings import TrainSettings
 from tuition.train.state import TrainState
 from tuition.train.stop import StopRequest
+
+_LOG_LINE = "a line of the log"
+_BOARD = "the file for TensorBoard (it ends here)"
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,13 @@ class Session:
     not_exact: list[str] = field(default_factory=list)
     """Why these may not be the bits of a run that was never stopped; empty: they are."""
     alarms: list[str] = field(default_factory=list)
-    """Checkpoints that could not be written."""
+    """What could not be written, the first time for each cause."""
 
     def __post_init__(self) -> None:
         self.log = JsonLog(self.folder.log, self.state.step)
         self.board = TensorBoardLog(self.folder.tensorboard, self.state.step)
         self._saved_at, self._saved_step = time.monotonic(), self.state.step
+        self._known_causes: set[tuple[object, ...]] = set()
 
     def remember(self, checkpoint: Checkpoint) -> None:
         """Take over what a checkpoint of this run tells beside its state."""
@@ -94,7 +100,18 @@ class Session:
                 self._look_and_save(record)
                 if stop.requested is not None:
                     return stop.requested
-        return None
+            return stop.requested if self.state.step == 0 else None
+
+    def too_short(self) -> SettingsError:
+        """The error for a budget that had no room for a step; takes one, to know how long it is."""
+        begun_s = self.span.spent_s
+        once = StepSpan(1)
+        for record in fit(self.state, self.loader, next_token_loss, self.settings, once, self.bill.meter):
+            self.bill.add_step(record)
+        needed = format_duration(begun_s + once.spent_s)
+        return SettingsError(
+            "budget", got=self.settings.budget, wanted=f"more than {needed}, which one step needs here"
+        )
 
     def _steps(self) -> Iterator[StepRecord]:
         """The loop's records, each one billed and logged."""
@@ -103,10 +120,12 @@ class Session:
             self.state, self.loader, next_token_loss, self.settings, self.span, self.bill.meter
         ):
             self.bill.add_step(record)
-            self.log.step(record, self.machine.peak_flops)
-            self.board.step(record, self.machine.peak_flops)
+            with self._alarm(_LOG_LINE):
+                self.log.step(record, self.machine.peak_flops)
+            with self._alarm(_BOARD):
+                self.board.step(record, self.machine.peak_flops)
             for step, problem in self.state.guard.skipped[skipped:]:
-                self.log.event("skipped", step=step, problem=problem)
+                self._note_event("skipped", step=step, problem=problem)
                 self.progress.say(f"step {step:,} was not taken: {problem}")
             skipped = len(self.state.guard.skipped)
             yield record
@@ -152,9 +171,12 @@ class Session:
         probe = Probe(self.state.step, progress, self.span.spent_s, score, samples)
         self.probes.append(probe)
         values = {"bits_per_byte": score.mean, "stderr": score.stderr, "num_bytes": score.num_bytes}
-        self.log.event("evaluation", step=probe.step, seconds=probe.seconds, samples=list(samples), **values)
+        self._note_event(
+            "evaluation", step=probe.step, seconds=probe.seconds, samples=list(samples), **values
+        )
         numbered = {f"sample {index}": f"```\n{text}\n```" for index, text in enumerate(samples)}
-        self.board.event("heldout", probe.step, bits_per_byte=score.mean, **numbered)
+        with self._alarm(_BOARD):
+            self.board.event("heldout", probe.step, bits_per_byte=score.mean, **numbered)
         self.progress.say(_describe(probe))
         return probe
 
@@ -168,44 +190,63 @@ class Session:
             stride=max(1, window // 2),
             precision=self.state.precision,
             max_bytes=max_bytes,
+            crew=self.state.crew,
         )
         return bits_per_byte(scores)
 
     def save(self) -> None:
-        """Write a checkpoint and the bill. A disk that refuses is an alarm; training goes on."""
+        """Write a checkpoint and the bill. A disk or a database that refuses is an alarm; training goes
+        on."""
         if self._saved_step == self.state.step and self.state.step:
             return
-        with self.bill.overhead("checkpoint"):
-            try:
-                save_checkpoint(
-                    self.folder.checkpoints,
-                    self.state.step,
-                    self.state.tensors(),
-                    self._values(),
-                    keep=self.settings.checkpoints.keep,
-                )
-                self._saved_step = self.state.step
-                self.log.event("checkpoint", step=self.state.step)
-            except OSError as error:
-                alarm = f"step {self.state.step:,}: the checkpoint could not be written ({error})"
-                self.alarms.append(alarm)
-                self.progress.say(f"ALARM: {alarm}; training goes on, the one before is untouched")
+        with self.bill.overhead("checkpoint"), self._alarm("the checkpoint (the one before is untouched)"):
+            save_checkpoint(
+                self.folder.checkpoints,
+                self.state.step,
+                self.state.tensors(),
+                self._values(),
+                keep=self.settings.checkpoints.keep,
+            )
+            self._saved_step = self.state.step
+        if self._saved_step == self.state.step:
+            self._note_event("checkpoint", step=self.state.step)
         self._saved_at = time.monotonic()
-        self.bill.save()
+        with self._alarm("the bill (its next save makes up for it)"):
+            self.bill.save()
+
+    @contextmanager
+    def _alarm(self, what: str) -> Iterator[None]:
+        """Let training go on when `what` cannot be written, and say so once for each cause."""
+        try:
+            yield
+        except (OSError, BooksError, BusyError) as error:
+            cause = (what, type(error), getattr(error, "errno", None))
+            if cause in self._known_causes:
+                return
+            self._known_causes.add(cause)
+            self.alarms.append(f"step {self.state.step:,}: {what} could not be written ({error})")
+            self.progress.say(f"ALARM: {self.alarms[-1]}; training goes on")
+
+    def _note_event(self, kind: str, **values: Any) -> None:
+        with self._alarm(_LOG_LINE):
+            self.log.event(kind, **values)
 
     def _values(self) -> dict[str, Any]:
         return {
             "train": self.state.values(),
             "header": self.header,
             "spent_s": self.span.spent_s,
+            "billed_ns": self.bill.teaching_ns,
             "not_exact": self.not_exact,
             "probes": [asdict(probe) for probe in self.probes],
         }
 
     def close(self) -> None:
         """End the logs."""
-        self.log.close()
-        self.board.close()
+        with self._alarm(_LOG_LINE):
+            self.log.close()
+        with self._alarm(_BOARD):
+            self.board.close()
 
 
 def _probe_from(value: dict[str, Any]) -> Probe:

@@ -1,5 +1,6 @@
 """Durable checkpoints: damage never goes unseen, and there is always a whole one."""
 
+import errno
 import json
 import os
 import random
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from tuition.core.errors import ModelError
@@ -141,6 +143,21 @@ def test_a_full_disk_raises_and_leaves_the_one_before(
     save(tmp_path, 3)
     assert_is(load_latest(tmp_path), 3)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_name_that_safetensors_has_for_a_full_disk_is_translated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_file", full)
+        with pytest.raises(OSError, match="No space left") as caught:
+            save(tmp_path, 2)
+    assert caught.value.errno == errno.ENOSPC
+    assert_is(load_latest(tmp_path), 1)
 
 
 def test_the_manifest_says_shapes_and_types(tmp_path: Path) -> None:

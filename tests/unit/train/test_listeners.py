@@ -1,5 +1,6 @@
 """Listeners write what happened, and nothing twice after a resume."""
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -46,6 +47,57 @@ def test_a_resume_cuts_away_steps_that_are_made_again_and_a_torn_line(tmp_path: 
     log.step(replace(RECORD, step=3), 1.0)
     log.close()
     assert [line["step"] for line in read(path)] == [1, 2, 3]
+
+
+class NearlyFull:
+    """A disk with room for so many bytes more."""
+
+    def __init__(self, file: io.FileIO, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, line: bytes) -> int:
+        taken = self.file.write(line[: self.room])
+        self.room -= taken
+        if taken == 0:
+            raise OSError(28, "No space left on device")
+        return taken
+
+
+def test_a_line_that_a_full_disk_tears_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = JsonLog(path)
+    log.event("a", step=1)
+    file = log._file
+    for room in (9, 0, 3):
+        log._file = NearlyFull(file, room)  # type: ignore[assignment]
+        with pytest.raises(OSError, match="No space"):
+            log.event("b", step=2)
+    log._file = file
+    log.event("c", step=3)
+    log.event("d", step=4)
+    log.close()
+    whole = [
+        line for line in path.read_text().splitlines() if line.startswith('{"kind": ') and line.endswith("}")
+    ]
+    assert [json.loads(line)["kind"] for line in whole] == ["a", "c", "d"]
+
+
+def test_a_full_disk_ends_the_file_for_tensorboard_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's own writer would wait for ever, with the eleventh event, for a thread that died."""
+    board = TensorBoardLog(tmp_path)
+    assert board._events is not None
+
+    def full(event: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(board._events, "write_event", full)
+    with pytest.raises(OSError, match="No space"):
+        board.step(RECORD, 1.0)
+    for _ in range(30):
+        board.step(RECORD, 1.0)
+    board.close()
 
 
 def test_tensorboard_gets_event_files(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,27 @@ from sqlalchemy import select
 
 from tuition.books.books import Books, open_books
 from tuition.books.schema import runs
-from tuition.core.errors import BusyError, SettingsError
+from tuition.core.errors import BusyError, CapacityError, SettingsError
 from tuition.core.lock import FileLock
 from tuition.core.progress import SilentProgress
 from tuition.core.settings import read_settings
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.data.settings import DataSettings
+from tuition.ledger import training
+from tuition.ledger.meter import ModelledMeter
+from tuition.ledger.rates import Rate
+from tuition.ledger.statements import training_receipt
 from tuition.model.load import load_decoder
 from tuition.registry.registry import Registry
 from tuition.runtime.checkpoints import load_latest
 from tuition.spec.machine import detect_machine
+from tuition.train import run as run_module
 from tuition.train import session as session_module
 from tuition.train.guard import DivergedError
 from tuition.train.recipes.demo import demo_settings
 from tuition.train.run import TrainResult, run_training
+from tuition.train.schedule import BudgetSpan
+from tuition.train.scoring import Score
 from tuition.train.settings import CheckpointSettings, EvaluationSettings, ShapeSettings, TrainSettings
 
 
@@ -105,6 +113,27 @@ def test_a_run_ends_in_a_registered_model_with_its_bill_and_lineage(home: Home) 
     assert json.loads((result.folder / "result.json").read_text())["status"] == "finished"
 
 
+def test_the_model_takes_its_lineage_and_its_bill_along(home: Home, tmp_path: Path) -> None:
+    """In tuition.json; so a copy in another workspace, whose books know nothing of the run, has them too."""
+    made = home.run().version
+    bill = json.loads((made.path / "tuition.json").read_text())["bill"]
+    with open_books(home.workspace) as books:
+        paid = training_receipt(books, str(made.lineage.run_id)).total
+    assert 0 < bill["wall_ns"] <= paid.wall_ns
+    assert 0 < bill["cost_nusd"] <= paid.cost_nusd
+    assert (bill["energy_method"] is None) == (bill["energy_uj"] is None)
+    rate = Rate.from_machine(detect_machine())
+    assert (bill["rate"]["nusd_per_hour"], bill["rate"]["nusd_per_kwh"]) == (
+        rate.nusd_per_hour, rate.nusd_per_kwh,
+    )  # fmt: skip
+    assert bill["rate"]["provenance"] in ("measured", "catalogue", "assumed", "user")
+    assert bill["rate"]["source"]
+    elsewhere = open_workspace(tmp_path / "elsewhere").create()
+    with open_books(elsewhere) as books:
+        copied = Registry(elsewhere, books).add("copy", made.path, digest=made.digest)
+    assert copied.lineage == replace(made.lineage, source=str(made.path), bill=bill)
+
+
 def test_the_saved_model_is_the_one_that_was_evaluated(home: Home) -> None:
     result = home.run()
     checkpoint = load_latest(result.folder / "checkpoints")
@@ -119,11 +148,135 @@ def test_the_same_settings_give_the_same_weights(home: Home) -> None:
     assert home.run(seed=1).version.digest != home.run().version.digest
 
 
-def test_a_budget_is_kept(home: Home) -> None:
+class Clock:
+    """Seconds that pass only when told to: in steps, in looks at held-out text."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step_s: float = 0.0, look_s: float = 0.0) -> None:
+        self.now, self.num_steps, self.dies_in_step = 0.0, 0, 0
+        loss, score = session_module.next_token_loss, session_module.Session._score
+
+        def slow_loss(*given) -> torch.Tensor:
+            self.num_steps, self.now = self.num_steps + 1, self.now + step_s
+            if self.num_steps == self.dies_in_step:
+                raise Killed
+            return loss(*given)
+
+        def slow_score(*given) -> Score:
+            self.now += look_s
+            return score(*given)
+
+        monkeypatch.setattr(session_module, "next_token_loss", slow_loss)
+        monkeypatch.setattr(session_module.Session, "_score", slow_score)
+        monkeypatch.setattr(run_module, "BudgetSpan", partial(BudgetSpan, clock=self))
+        monkeypatch.setattr(
+            run_module, "open_meter", lambda machine: ModelledMeter(machine, lambda: round(self.now * 1e9))
+        )
+        monkeypatch.setattr(training, "SAVE_EVERY_S", 3_600.0)  # the bill is saved when the test says so
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Killed(BaseException):
+    """As by kill -9, where the test also keeps the bill from being closed."""
+
+
+def test_a_budget_is_kept(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a quarter of a second and a look of one: 2 + 1 + 0 quarters are done when the third step,
+    at the mean pace of 1.5 quarters, would end after the fourth."""
+    Clock(monkeypatch, step_s=0.25, look_s=0.25)
     result = home.run(steps=None, budget="1s")
-    assert result.num_steps > 3
-    assert result.probes[-2].seconds < 1.0
+    assert [(probe.step, probe.seconds) for probe in result.probes] == [(2, 0.75), (2, 1.0)]
     assert result.not_exact == ()  # nothing was resumed
+
+
+def test_a_budget_has_every_step_that_fits(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, step_s=0.25)
+    assert home.run(steps=None, budget="1s").num_steps == clock.num_steps == 4
+    assert clock.now == 1.0
+
+
+class Hasty(Clock):
+    """Two seconds are gone each time one looks; a signal may come at one of the first looks."""
+
+    looks, signal_at = 0, 0
+
+    def __call__(self) -> float:
+        self.looks, self.now = self.looks + 1, self.now + 2.0
+        if self.looks == self.signal_at:
+            signal.raise_signal(signal.SIGINT)
+        return self.now
+
+
+def test_a_budget_too_short_for_one_step_is_refused_with_both_numbers(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hasty(monkeypatch)
+    with pytest.raises(
+        SettingsError, match=r"budget: got '1s', wanted more than \d.* s, which one step needs"
+    ):
+        home.run(steps=None, budget="1s")
+    (row,) = home.rows()
+    assert (row["status"], row["num_steps"]) == ("failed", 1)  # the step that was measured is billed
+
+
+def test_a_signal_before_the_first_step_is_no_complaint_about_the_budget(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hasty(monkeypatch).signal_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        home.run(steps=None, budget="1s")
+    assert home.rows()[0]["status"] == "stopped"
+
+
+def test_a_killed_run_has_what_is_left_of_its_budget(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of one second, a checkpoint after the third, killed in the sixth: 5 of 10 s are in the bill."""
+    clock = Clock(monkeypatch, step_s=1.0)
+    clock.dies_in_step = 6
+    real = session_module.Session._look_and_save
+
+    def save_the_bill_too(self, record) -> None:
+        real(self, record)
+        self.bill.save()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module.Session, "_look_and_save", save_the_bill_too)
+        patch.setattr(training.TrainingBill, "close", lambda *given: None)
+        with pytest.raises(Killed):
+            home.run(steps=None, budget="10s")
+    resumed = home.run(steps=None, budget="10s", resume=True)
+    assert any(line.startswith("goes on after step 3, ") for line in home.heard.lines)
+    assert resumed.seconds == 9.0  # a step more, at the mean pace of 9 s for 7 steps, would end after 10 s
+    assert resumed.num_steps == 7
+
+
+def test_a_stopped_run_has_the_rest_of_its_budget_its_last_look_not_counted(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch, step_s=1.0, look_s=2.0)
+    only_last = replace(home.settings.evaluation, times=0)
+    real = session_module.Session._look_and_save
+
+    def interrupt(self, record) -> None:
+        real(self, record)
+        if record.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module.Session, "_look_and_save", interrupt)
+        assert home.run(steps=None, budget="10s", evaluation=only_last).num_steps == 5
+    resumed = home.run(steps=None, budget="10s", evaluation=only_last, resume=True)
+    assert (resumed.status, resumed.num_steps) == ("finished", 10)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_made(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "free_bytes", lambda device: 10_000)
+    monkeypatch.setattr(run_module.pretrain, "build", lambda *given: pytest.fail("it was made"))
+    with pytest.raises(CapacityError, match=r"10,000 are available; lower shape\.hidden_size") as caught:
+        home.run()
+    assert caught.value.need > 10_000
 
 
 def test_a_full_disk_is_an_alarm_and_training_goes_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +293,23 @@ def test_a_full_disk_is_an_alarm_and_training_goes_on(home: Home, monkeypatch: p
     result = home.run()
     assert result.status == "finished"
     assert calls == [3, 6, 8]
-    assert "No space left" in result.alarms[0]
+    (alarm,) = result.alarms
+    assert "No space left" in alarm
     assert any(line.startswith("ALARM") for line in home.heard.lines)
+
+
+def test_a_bill_that_cannot_be_saved_is_one_alarm_and_the_whole_is_billed(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Books that are busy at each checkpoint; at the end they are free again."""
+
+    def busy(bill: training.TrainingBill) -> None:
+        raise BusyError("the books are in use by another program", retry_after_s=1)
+
+    monkeypatch.setattr(training.TrainingBill, "save", busy)
+    (alarm,) = home.run().alarms
+    assert alarm.startswith("step 3: the bill")
+    assert (home.rows()[0]["status"], home.rows()[0]["num_steps"]) == ("finished", 8)
 
 
 def test_a_run_that_diverges_is_billed_as_failed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +364,21 @@ def test_resume_with_other_settings_is_refused_with_both_values(home: Home) -> N
         home.run(resume=True, batch_size=3)
     assert home.run(resume=True, other_settings="begin anew", batch_size=3).status == "finished"
     assert any("has other settings (batch_size)" in line for line in home.heard.lines)
+
+
+def test_resume_with_other_text_is_refused_or_begins_anew(home: Home) -> None:
+    first = leave_unfinished(home)
+    (path,) = home.settings.data.paths
+    path.write_text("another play of another king\n" * 500)
+    with pytest.raises(
+        SettingsError, match=r"corpus: got 'digest .*as the run that is resumed began; or leave"
+    ):
+        home.run(resume=True)
+    anew = home.run(resume=True, other_settings="begin anew")
+    assert anew.status == "finished"
+    assert anew.run_id != first.run_id
+    said = f"{first.run_id} is unfinished and its text has changed"
+    assert any(line.startswith(said) for line in home.heard.lines)
 
 
 def test_two_processes_do_not_teach_in_one_run(home: Home) -> None:

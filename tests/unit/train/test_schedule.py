@@ -1,7 +1,7 @@
 """Learning rate and length of a run."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import SettingsError
@@ -22,6 +22,7 @@ def test_it_rises_stays_and_falls_to_zero() -> None:
     assert shown == pytest.approx([0.01, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1))
 def test_it_is_never_above_the_peak_nor_below_what_was_asked(
     progress: float, warmup: float, decay: float, final: float
