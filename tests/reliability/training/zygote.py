@@ -1,5 +1,5 @@
 """Imports everything once, then forks a training run for each line it reads: `<workspace> <steps> <resume>
-<text>`.
+<threads> <seconds between steps> <text>`.
 
 Prints the child's pid, and when the child is gone its wait status. Forking before any torch thread runs is
 safe.
@@ -24,44 +24,56 @@ from tuition.train.settings import CheckpointSettings, EvaluationSettings, Shape
 class Unhurried(SilentProgress):
     """Leaves the parent a moment between steps, or the run is over before it can be killed."""
 
+    def __init__(self, pause_s: float) -> None:
+        self.pause_s = pause_s
+
     def advance(self, amount: float = 1, note: str = "") -> None:
-        time.sleep(0.01)
+        time.sleep(self.pause_s)
 
     @contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[SilentProgress]:
         yield self if label == "teach" else SilentProgress()
 
 
-def settings(text: Path, steps: int) -> TrainSettings:
+def settings(text: Path, steps: int, threads: int = 1) -> TrainSettings:
+    """Two threads get rows that are long enough to be shared out; one has a model that is over at once."""
+    rows, width = (2, 32) if threads == 1 else (8, 64)
     return TrainSettings(
         name="tiny",
         data=DataSettings(paths=(text,), num_workers=1),
         vocab_size=300,
         steps=steps,
-        batch_size=2,
-        seq_len=32,
+        batch_size=rows,
+        seq_len=width,
         accumulation=2,
-        threads=1,
-        shape=ShapeSettings(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48),
+        threads=threads,
+        shape=ShapeSettings(hidden_size=width, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48),
         checkpoints=CheckpointSettings(every_steps=5, keep=2),
         evaluation=EvaluationSettings(times=2, probe_bytes=500, sample_tokens=4),
     )
 
 
-def train(root: Path, steps: int, resume: bool, text: Path) -> None:
+def train(root: Path, steps: int, resume: bool, threads: int, pause_s: float, text: Path) -> None:
     workspace = open_workspace(root).create()
     with open_books(workspace) as books:
-        run_training(settings(text, steps), workspace, books, detect_machine(), Unhurried(), resume=resume)
+        run_training(
+            settings(text, steps, threads),
+            workspace,
+            books,
+            detect_machine(),
+            Unhurried(pause_s),
+            resume=resume,
+        )
 
 
 def main() -> None:
     for line in sys.stdin:
-        root, steps, resume, text = line.rstrip("\n").split("\t")
+        root, steps, resume, threads, pause_s, text = line.rstrip("\n").split("\t")
         child = os.fork()
         if child == 0:
             code = 1
             try:
-                train(Path(root), int(steps), resume == "resume", Path(text))
+                train(Path(root), int(steps), resume == "resume", int(threads), float(pause_s), Path(text))
                 code = 0
             finally:
                 sys.stderr.flush()
