@@ -13,22 +13,25 @@ namespace tuition {
 
 // Rows of activations, prepared as left operand of a product. Padded with zeros to 64 columns.
 //
-// float32: `values`. bf16: `tiles`, and the same numbers again in `values`. Integer formats: each row has one scale and
-// 16-bit integers x = 256 high + low, so that an 8-bit matrix unit computes with 16-bit activations in two passes:
-// activations cost no quality (their rounding error is 1 / 65,000 of the row's largest value).
+// float32: `values`. bf16: `tiles`, and the same numbers again in `values`. Integer formats: `tiles` of integers
+// q in -127..127, and for each row and group of 32 columns a scale (x is about scale * q) and the sum of its q.
 //
-// A tile is 16 rows x 32 columns in 16 lines of 64 bytes: 32 bf16 values, or 32 high and then 32 low bytes. Tiles of
-// the same rows follow each other, so that the matrix unit reads one stream.
+// A tile is 16 rows in 16 lines of 64 bytes: 32 columns in bf16, 64 columns (two groups) in int8. Tiles of the same
+// rows follow each other, so that the matrix unit reads one stream.
 struct Rows {
     int64_t columns = 0;          // padded
     float* values = nullptr;      // [row][columns]
-    uint8_t* tiles = nullptr;     // [row / 16][columns / 32][16 rows][64 bytes]
-    int16_t* whole = nullptr;     // [row][columns], where there are no 8-bit products
-    int32_t* sums = nullptr;      // [row][columns / 32] sums of x over groups
-    float* scales = nullptr;      // [row]
+    uint8_t* tiles = nullptr;     // [row / 16][tiles of a row][16 rows][64 bytes]
+    int32_t* sums = nullptr;      // [row][groups()]
+    float* scales = nullptr;      // [row][groups()]
 
-    uint8_t* line(int64_t row, int64_t group) const {
+    int64_t groups() const { return columns / kGroup; }
+    uint8_t* line(int64_t row, int64_t group) const {       // bf16: 32 columns
         return tiles + ((row / 16 * (columns / 32) + group) * 16 + row % 16) * 64;
+    }
+    int8_t* integers(int64_t row, int64_t group) const {     // int8: 32 columns; those of the next row are 64 bytes on
+        uint8_t* line = tiles + ((row / 16 * (columns / 64) + group / 2) * 16 + row % 16) * 64;
+        return reinterpret_cast<int8_t*>(line + group % 2 * kGroup);
     }
 };
 

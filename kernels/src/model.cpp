@@ -79,8 +79,8 @@ Rows Model::make_rows(int64_t columns, int64_t rows, Buffer& memory) const {
     const bool integer = is_integer(config_.format) || is_integer(config_.head_format);
     const bool half = config_.format == Format::bf16 || config_.head_format == Format::bf16;
     const bool full = config_.format == Format::float32 || config_.head_format == Format::float32 || half;
-    const int64_t sizes[] = {full ? rows * columns * 4 : 0, half || integer ? round_up(rows, 16) * columns * 2 : 0,
-                             integer ? rows * columns * 2 : 0, integer ? rows * columns / kGroup * 4 : 0, integer ? rows * 4 : 0};
+    const int64_t groups = integer ? rows * columns / kGroup * 4 : 0;
+    const int64_t sizes[] = {full ? rows * columns * 4 : 0, round_up(rows, 16) * columns * (half ? 2 : integer ? 1 : 0), groups, groups};
     int64_t total = 0;
     for (int64_t size : sizes) total += round_up(size, kLine);
     memory = Buffer(total);
@@ -90,9 +90,8 @@ Rows Model::make_rows(int64_t columns, int64_t rows, Buffer& memory) const {
     made.columns = columns;
     made.values = reinterpret_cast<float*>(take(sizes[0]));
     made.tiles = take(sizes[1]);
-    made.whole = reinterpret_cast<int16_t*>(take(sizes[2]));
-    made.sums = reinterpret_cast<int32_t*>(take(sizes[3]));
-    made.scales = reinterpret_cast<float*>(take(sizes[4]));
+    made.sums = reinterpret_cast<int32_t*>(take(sizes[2]));
+    made.scales = reinterpret_cast<float*>(take(sizes[3]));
     return made;
 }
 

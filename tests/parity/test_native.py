@@ -19,7 +19,7 @@ from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.model.families import FAMILIES
 from tuition.model.folder import ModelFolder
-from tuition.model.quantize import dequantize, quantize
+from tuition.model.quantize import GROUP, dequantize, quantize
 from tuition.spec.shape import ModelShape, RopeShape
 
 ISAS = tuition_kernels.available_isas()
@@ -103,6 +103,14 @@ def torch_logits(decoder: Decoder, tokens: Sequence[int]) -> np.ndarray:
     return decoder.logits(hidden)[0].numpy()
 
 
+def in_groups(x: torch.Tensor) -> torch.Tensor:
+    """Activations as the integer formats take them: -127..127 times a scale per row and 32 columns."""
+    size = x.shape[-1]
+    groups = torch.nn.functional.pad(x, (0, -size % GROUP)).unflatten(-1, (-1, GROUP))
+    scale = groups.abs().amax(-1, keepdim=True) / 127
+    return (torch.where(scale > 0, groups / scale, 0).round() * scale).flatten(-2)[..., :size]
+
+
 class Sequences:
     """Token sequences over shuffled blocks, advanced by any counts; keeps the logits of every token."""
 
@@ -162,9 +170,9 @@ def test_float32_is_the_torch_decoder(name: str) -> None:
 
 
 # bf16 rounds activations, keys, values, queries and weights of attention to 8 bits of mantissa; the integer
-# formats do not round activations so: theirs have 16 bits.
+# formats round activations to 8 bits of the largest in 32, which on random weights is the coarser of the two.
 @pytest.mark.parametrize(
-    ("format", "bound"), [("bf16", 2e-2), ("int8", 8e-3), ("int4", 8e-3), ("int4min", 8e-3)]
+    ("format", "bound"), [("bf16", 2e-2), ("int8", 4e-2), ("int4", 4e-2), ("int4min", 4e-2)]
 )
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_format_computes_what_its_rounded_weights_give(name: str, format: str, bound: float) -> None:
@@ -175,11 +183,33 @@ def test_a_format_computes_what_its_rounded_weights_give(name: str, format: str,
     assert np.sqrt(np.mean((got - want) ** 2)) < bound * want.std()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("format", ["int8", "int4", "int4min"])
+def test_one_product_is_that_of_rounded_weights_and_activations(format: str, isa: str) -> None:
+    """The head alone, with layers that add nothing: its sums are exact but for float32's order. A scale for a
+    row instead of 32 columns, or any other rounding, is off by hundreds of times the bound.
+    """
+    decoder = make_decoder(EVERYTHING)
+    for name, parameter in decoder.named_parameters():
+        if "output" in name or "down" in name:
+            parameter.zero_()
+    tokens = draw_tokens(EVERYTHING, 1, 40)
+    reference = rounded(decoder, format)
+    with torch.inference_mode():
+        hidden = reference(torch.tensor(tokens), DenseContext.of_length(40))
+        want = reference.logits(in_groups(hidden))[0].numpy()
+    got = alone(decoder, pack(decoder, format), tokens, isa)[0]
+    assert np.median(np.abs(got - want)) < 1e-5 * want.std()  # now and then a tie is rounded the other way
+    assert np.sqrt(np.mean((got - want) ** 2)) < 1e-3 * want.std()
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_instruction_sets_with_fused_sums_give_the_same_bits(format: str) -> None:
     """AMX, AVX-512 and AVX2 sum in one order; plain C++ rounds twice where they fuse.
 
     AVX-512 BF16 multiplies pairs of bf16 in an order of its own, and all formats but float32 attend in bf16.
+    A last bit that differs moves an activation of the integer formats across a rounding now and then, so all
+    that can be said of these paths is that they differ by no more than the rounding itself.
     """
     decoder = make_decoder(EVERYTHING)
     tokens, packed = draw_tokens(EVERYTHING, 1), pack(decoder, format)
@@ -189,7 +219,7 @@ def test_instruction_sets_with_fused_sums_give_the_same_bits(format: str) -> Non
     for other in fused[1:]:
         np.testing.assert_array_equal(fused[0], other)
     for isa in own_order & results.keys() if fused else ():
-        np.testing.assert_allclose(results[isa], fused[0], rtol=0, atol=0.02 * fused[0].std())
+        assert np.sqrt(np.mean((results[isa] - fused[0]) ** 2)) < 0.02 * fused[0].std()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -29,5 +29,20 @@ inline void finish_gate(const Product& p, int row, int64_t block, F16 gate, F16 
     store(p.out + row * p.out_stride + block / 2 * kBlockRows, gate * up * reciprocal(one + falling));
 }
 
+// kBlocks neighbouring blocks of kRows rows.
+template <int kRows, int kBlocks>
+inline void finish_all(const Product& p, int row, int64_t block, const F16 (&total)[kRows][kBlocks]) {
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+        if (p.ending == Ending::gate) {
+#pragma GCC unroll 4
+            for (int b = 0; b + 1 < kBlocks; b += 2) finish_gate(p, row + r, block + b, total[r][b], total[r][b + 1]);
+        } else {
+#pragma GCC unroll 4
+            for (int b = 0; b < kBlocks; ++b) finish(p, row + r, block + b, total[r][b]);
+        }
+    }
+}
+
 }  // namespace TUITION_ISA
 }  // namespace tuition

@@ -13,8 +13,6 @@ constexpr int kTileBytes = 1024;
 constexpr int kSquareAhead = 2 * kTileBytes;
 constexpr int64_t kLeftBytes = 1 << 20;   // activations that pass at a time: what half of the second cache holds
 
-inline int smaller(int64_t a, int64_t b) { return static_cast<int>(a < b ? a : b); }
-
 // Finish kBlocks neighbouring blocks for `rows` rows whose results lie in tiles [block][16][16].
 template <int kBlocks>
 inline void finish_tiles(const Product& p, int row, int rows, int64_t block, const float* tiles) {
@@ -159,41 +157,34 @@ inline Panel make_panel(const Product& p, int64_t block, uint8_t* scratch) {
     return panel;
 }
 
-// Integer sums of both groups of one record for 16 rows: [group][high, low][16][16] int32.
+// Integer sums of both groups of one record for 16 rows: [group][16][16] int32.
 inline void record_tiles(const uint8_t* left, const uint8_t* lines, int32_t* out) {
-    tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
+    tile_zero<0>(), tile_zero<1>();
     tile_load<6>(lines, kLine);
     tile_load<4>(left, kLine);
     tile_int8<0, 4, 6>();
-    tile_load<5>(left + kGroup, kLine);
-    tile_int8<1, 5, 6>();
     tile_load<7>(lines + 8 * kLine, kLine);
-    tile_load<4>(left + kTileBytes, kLine);
-    tile_int8<2, 4, 7>();
-    tile_load<5>(left + kTileBytes + kGroup, kLine);
-    tile_int8<3, 5, 7>();
+    tile_load<5>(left + kGroup, kLine);
+    tile_int8<1, 5, 7>();
     tile_store<0>(out, kLine), tile_store<1>(out + 256, kLine);
-    tile_store<2>(out + 512, kLine), tile_store<3>(out + 768, kLine);
 }
 
-// total += float(256 high + low) * scale, for kRows rows from registers; the same arithmetic as integer_block.
+// total += float(sum) * scale, for kRows rows from registers; the same arithmetic as integer_part.
 template <Format kFormat, int kRows>
 inline void add_groups(const Product& p, int row, int64_t record, const Panel& panel, const int32_t* sums, F16* total) {
-    const int64_t groups = p.left->columns / kGroup;
+    const int64_t groups = p.left->groups();
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) {
-        const F16 scale = load(panel.scales + (2 * record + g) * 16);
+        const int64_t group = 2 * record + g;
+        const F16 scale = load(panel.scales + group * 16);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
-            const __m512i high = _mm512_slli_epi32(_mm512_load_si512(sums + g * 512 + r * 16), 8);
-            const I16 exact{_mm512_add_epi32(high, _mm512_load_si512(sums + g * 512 + 256 + r * 16))};
-            total[r] = fma(to_float(exact), scale, total[r]);
-        }
-        if constexpr (kFormat == Format::int4min) {
-            const F16 minimum = load(panel.minima + (2 * record + g) * 16);
-#pragma GCC unroll 16
-            for (int r = 0; r < kRows; ++r)
-                total[r] = fma(to_float(fill_int(p.left->sums[(row + r) * groups + 2 * record + g])), minimum, total[r]);
+            const F16 own = fill(p.left->scales[(row + r) * groups + group]);
+            total[r] = fma(to_float(load(sums + g * 256 + r * 16)), scale * own, total[r]);
+            if constexpr (kFormat == Format::int4min) {
+                const F16 minimum = load(panel.minima + group * 16);
+                total[r] = fma(to_float(fill_int(p.left->sums[(row + r) * groups + group])), minimum * own, total[r]);
+            }
         }
     }
 }
@@ -205,16 +196,16 @@ inline void integer_tile(const Product& p, int row, const Panel& panel, int32_t*
     F16 total[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) total[r] = fill(0);
-    const uint8_t* left = p.left->line(row, 0);
+    const uint8_t* left = reinterpret_cast<const uint8_t*>(p.left->integers(row, 0));
     record_tiles(left, panel.lines, sums);
     for (int64_t record = 1; record < records; ++record) {   // sums of one record while the tiles work on the next
-        int32_t* next = sums + record % 2 * 1024;
-        record_tiles(left + record * 2 * kTileBytes, panel.lines + record * panel.record_stride, next);
-        add_groups<kFormat, kRows>(p, row, record - 1, panel, sums + (record - 1) % 2 * 1024, total);
+        int32_t* next = sums + record % 2 * 512;
+        record_tiles(left + record * kTileBytes, panel.lines + record * panel.record_stride, next);
+        add_groups<kFormat, kRows>(p, row, record - 1, panel, sums + (record - 1) % 2 * 512, total);
     }
-    add_groups<kFormat, kRows>(p, row, records - 1, panel, sums + (records - 1) % 2 * 1024, total);
+    add_groups<kFormat, kRows>(p, row, records - 1, panel, sums + (records - 1) % 2 * 512, total);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) store(out + r * 16, total[r] * fill(p.left->scales[row + r]));
+    for (int r = 0; r < kRows; ++r) store(out + r * 16, total[r]);
 }
 
 template <Format kFormat>
@@ -227,11 +218,11 @@ inline void integer_tile_of(const Product& p, int row, int rows, const Panel& pa
 template <Format kFormat>
 inline void multiply_integer_tiles_as(const Product& p) {
     const int64_t panel_bytes = p.left->columns * 16 + p.left->columns / kGroup * 128;
-    int32_t* sums = reinterpret_cast<int32_t*>(p.scratch);          // two records: 8 KiB
+    int32_t* sums = reinterpret_cast<int32_t*>(p.scratch);          // two records: 4 KiB
     float* out = reinterpret_cast<float*>(p.scratch + 8192);        // two blocks: 2 KiB
     uint8_t* panels = p.scratch + 16384;
     const bool gate = p.ending == Ending::gate;
-    const int chunk = smaller(p.num_rows, round_up(kLeftBytes / (p.left->columns * 2) + 1, 16));
+    const int chunk = smaller(p.num_rows, round_up(kLeftBytes / p.left->columns + 1, 16));
     for (int start = 0; start < p.num_rows; start += chunk) {
         const int stop = smaller(p.num_rows, start + chunk);
         for (int64_t block = p.first; block < p.last; block += gate ? 2 : 1) {
