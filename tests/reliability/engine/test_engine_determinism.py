@@ -233,7 +233,8 @@ def test_no_bit_depends_on_the_batch(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TORCH)
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("kind", [*TORCH, *NATIVE])
 def test_fifty_prompts_in_two_hundred_batches(kind: str) -> None:
     count = compare(subject(kind), 50, 200)
     print(count.line(f"N1 {kind}"))
@@ -242,10 +243,11 @@ def test_fifty_prompts_in_two_hundred_batches(kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("isa", ISAS[1:])
 @pytest.mark.parametrize("kind", NATIVE)
-def test_fifty_prompts_in_two_hundred_batches_on_every_instruction_set(kind: str, isa: str) -> None:
-    count = compare(subject(kind, isa), 50, 200)
+def test_no_bit_depends_on_the_batch_on_lesser_instruction_sets(kind: str, isa: str) -> None:
+    count = compare(subject(kind, isa), 12, 40)
     print(count.line(f"N1 {kind} {isa}"))
     expect_all_of_it(count)
     assert count.differences == (0, 0)
