@@ -27,8 +27,16 @@ KEY = "k-secret-canary"
 
 @pytest.fixture(scope="module")
 def real(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, RunningServer]]:
-    """A real engine on a tiny network."""
+    """A real engine on a tiny network, slow enough that a client can leave before its reply is over."""
     context = tiny.tiny_context(tmp_path_factory.mktemp("real"))
+    runner = context.models["tiny"].runner
+    forward = runner.forward
+
+    def slowly(batch: Any) -> Any:
+        time.sleep(0.002)
+        return forward(batch)
+
+    runner.forward = slowly
     with start_server(context) as server:
         yield context, server
     tiny.close_context(context)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tuition.cli import demo_server
-from tuition.cli.arguments import read_file
+from tuition.cli.arguments import parse
 from tuition.cli.machine import detect_for
 from tuition.cli.serve import Serve
 from tuition.core.workspace import Workspace
@@ -41,4 +41,5 @@ def test_the_demo_serves_at_the_rate_at_which_it_teaches(
         pass
     words = started[0]
     assert words[0] == sys.executable
-    assert read_file(Serve, Path(words[words.index("--settings") + 1])).machine == settings
+    given = parse(Serve, words[words.index("serve") + 1 :], verb="serve", description="")
+    assert given.machine == settings

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,10 @@ def test_replies_that_are_cut_short_are_billed(home: Path, monkeypatch: pytest.M
         ) as opened:  # fmt: skip
             Biller(opened, books)
             engine = opened.engine
-            short, long = engine.request([1], max_tokens=2), engine.request([2], max_tokens=40)
+            short, long = (
+                replace(engine.request([first], max_tokens=most), ignore_eos=True)
+                for first, most in ((1, 2), (2, 40))
+            )
             replies = engine.run([short, long])
             assert next(replies).finish_reason == "length"
             replies.close()

@@ -43,19 +43,31 @@ def test_an_asynchronous_reader_costs_no_thread(kit, service) -> None:
     assert asyncio.run(read()) == before
 
 
-def test_a_cancelled_stream_ends_and_frees_its_blocks(kit, service) -> None:
+def test_a_cancelled_stream_ends_and_frees_its_blocks(kit, monkeypatch) -> None:
+    """The runner waits at its tenth step until the reader has cancelled: no reader outruns a double."""
+    loop, cancelled = kit.loop(), threading.Event()
+    real = loop.runner.forward
+
+    def forward(batch):
+        assert loop.runner.num_steps < 10 or cancelled.wait(30)
+        return real(batch)
+
+    monkeypatch.setattr(loop.runner, "forward", forward)
+    service = EngineService(loop)
     stream = service.submit(kit.request("long", range(10), 200))
     events = []
     for event in stream:
         events.append(event)
         if len(events) == 3:
             stream.cancel()
+            cancelled.set()
     assert events[-1].finish_reason == "cancelled"
     assert events[-1].num_generated < 200
     assert service.drain(5)
     stats = service.stats()
     assert stats.num_free_blocks == stats.num_blocks
     stream.cancel()  # harmless
+    service.stop()
 
 
 def test_a_slow_reader_does_not_stop_the_others(kit, service) -> None:

@@ -1,4 +1,4 @@
-"""The demo's settings: the best of the few rows swept at full length; the goal of 1.9 is open. No torch here.
+"""The demo's settings: the best of a small sweep on plays of its own; the goal of 1.9 is open. No torch here.
 
 In: the name of a demo corpus and a budget.  Out: `TrainSettings`. Why these: bench/sweep_demo.py, one row
 for each choice.
