@@ -28,8 +28,8 @@ LOGIT_TOLERANCE = 1e-3
 """Largest difference of two float32 logits: the runners add in different orders."""
 NUM_TOKENS = 128
 MOST_TIES = 2
-"""Replies that may part at a near tie, of 64. With AVX-512 one does: prompt 42 at token 69, where the two best
-logits are 8.6e-6 apart."""
+"""Replies that may part at a near tie, of 64. With AVX-512 one does: prompt 42 at token 69, where the two
+best logits are 8.6e-6 apart."""
 
 TOPICS = ("the sea", "a violin", "bread", "the moon", "a library", "chess", "winter", "the human heart")
 TASKS = (
