@@ -53,7 +53,9 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     if TRAIN_STEP.exists():
         found.append((README, "bench", train_step_table(json.loads(TRAIN_STEP.read_text(encoding="utf-8")))))
     if INFERENCE.exists():
-        found.append((SPEED, "targets", targets_table(json.loads(INFERENCE.read_text(encoding="utf-8")))))
+        inference = json.loads(INFERENCE.read_text(encoding="utf-8"))
+        found.append((SPEED, "targets", targets_table(inference)))
+        found.append((README, "inference", inference_table(inference)))
     home = open_workspace(None if os.environ.get("TUITION_HOME") else ROOT / ".demo").root
     if not check and (home / "demo.txt").exists():
         told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "~/.tuition")
@@ -67,6 +69,35 @@ def targets_table(result: dict[str, Any]) -> str:
     for target in result["targets"]:
         rows.append(f"| {target['row']} | {target['wanted']} | {target['told']} | {target['outcome']} |")
     return "\n".join([*rows, "", f"Measured {result['measured_on']}."])
+
+
+def inference_table(result: dict[str, Any]) -> str:
+    """Our tokens per second, and how many times those of each peer they are, as a Markdown table."""
+    speeds = [
+        row
+        for row in result["summary"]
+        if row["model"] == "smollm2"
+        and row["what"] in ("decode", "prefill")
+        and row["figure"] == "tokens_per_s"
+    ]
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in speeds:
+        work = f"batch {row['batch']}" if row["what"] == "decode" else f"prompt of {row['prompt']}"
+        found.setdefault((work, row["precision"]), {})[row["side"]] = row
+    peers = list(dict.fromkeys(row["side"] for row in speeds if row["side"] != "tuition"))
+    lines = [
+        f"| SmolLM2-135M-Instruct | tokens/s | {' | '.join(f'times {peer}' for peer in peers)} |",
+        "|---|---|" + "---|" * len(peers),
+    ]
+    for (work, precision), sides in sorted(found.items()):
+        if "tuition" not in sides:
+            continue
+        ratios = (f"{sides[peer]['ours_is']:.2f}" if peer in sides else "-" for peer in peers)
+        lines.append(f"| {work}, {precision} | {sides['tuition']['median']:,.0f} | {' | '.join(ratios)} |")
+    rounds = max((row["rounds"] for row in speeds), default=0)
+    again = f"Medians of {rounds} interleaved rounds {result['measured_on']}. Again: `make bench-peers`, then"
+    more = "All targets, met and missed: `docs/how-to/measure-speed.md`."
+    return "\n".join([*lines, "", f"{again} `python bench/inference.py --targets`. {more}"])
 
 
 def train_step_table(result: dict[str, Any]) -> str:

@@ -124,8 +124,7 @@ def shares(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Our rows against the machine's limits, each against the limits measured in its own round.
 
     Decoding one sequence is held to the reading of as many bytes as the weights have; prefill to the matrix
-    products of the number format that the weights are multiplied in (8 bits for int8 and int4, where each
-    activation takes two passes, so that half of that rate is the most there can be).
+    products of the number format that the weights are multiplied in (8 bits for int8 and int4).
     """
     limits = {(r["model"], r["precision"], r["round"]): r for r in rows if r["what"] == "limits"}
     found: dict[tuple[Any, ...], list[float]] = {}
