@@ -13,8 +13,9 @@ namespace tuition {
 
 // Rows of activations, prepared as left operand of a product. Padded with zeros to 64 columns.
 //
-// float32: `values`. bf16: `tiles`, and the same numbers again in `values`. Integer formats: `tiles` of integers
-// q in -127..127, and for each row and group of 32 columns a scale (x is about scale * q) and the sum of its q.
+// float32: `values`. bf16: `tiles`, and the same numbers in `values` where vector units may read them. Integer
+// formats: `tiles` of integers q in -127..127, and for each row and group of 32 columns a scale (x is about scale * q)
+// and the sum of its q.
 //
 // A tile is 16 rows in 16 lines of 64 bytes: 32 columns in bf16, 64 columns (two groups) in int8. Tiles of the same
 // rows follow each other, so that the matrix unit reads one stream.

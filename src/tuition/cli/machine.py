@@ -94,7 +94,7 @@ def probe(arguments: MachineArguments) -> int:
 
 
 def probe_cpu(cores: int) -> dict[str, Any]:
-    """Both figures of the processor, all cores, the best of the number formats that models are served in."""
+    """Both figures of the processor, all cores; compute is the faster of float32 and bf16."""
     if importlib.util.find_spec("tuition_kernels") is None:
         raise TuitionError(
             "the probe needs the native kernels; `make setup` builds them where there is a C++ compiler"

@@ -85,7 +85,7 @@ class StepRecord:
     num_tokens: int
     """Target tokens of this step."""
     flops: int
-    """Model FLOPs, forward and backward, causal attention counted (ECONOMICS: 6 L d S)."""
+    """Model FLOPs, forward and backward, causal attention counted: `spec/counts.training_flops`."""
     window: Window
     progress: float
     """Share of the run that is done, 0 to 1, by steps or by the clock."""

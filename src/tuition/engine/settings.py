@@ -20,10 +20,10 @@ class EngineSettings:
     precision: Annotated[Precision, tyro.conf.arg(prefix_name=False)] = "auto"
     """Number format of the weights; auto takes the fastest good one of the runner, and says which."""
     runner: RunnerKind = "auto"
-    """What executes the network; auto takes native when tuition_kernels is installed and supports the model.
-    """
+    """What executes the network; auto takes native on a CPU with AVX2 or better for which tuition_kernels is
+    installed, if it supports the model, else torch."""
     device: DeviceKind = "auto"
-    """Where the torch runner computes; auto prefers cuda, then mps, then cpu."""
+    """Where to compute; auto prefers cuda, then mps, then cpu. The native runner computes on the cpu only."""
     max_batch: int = 64
     """Most requests computed in one step."""
     token_budget: int = 512
@@ -42,7 +42,8 @@ class EngineSettings:
     draft_tokens: int = 6
     """Most tokens guessed at once."""
     deterministic: bool = False
-    """Same tokens and logprob bits alone and in any batch, on one machine and thread count; slower."""
+    """Same tokens and logprob bits alone and in any batch, on one machine and thread count. The native runner
+    always does so; the torch runner gets slower."""
     threads: int | None = None
     """CPU threads; None uses every core."""
 

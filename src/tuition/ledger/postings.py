@@ -95,7 +95,7 @@ def _account_ids(connection: Connection) -> dict[str, int]:
 
 
 def balances(connection: Connection) -> dict[str, Amount]:
-    """The balance of each account; together they are nothing (law L11)."""
+    """The balance of each account; together they are nothing."""
     rows = connection.execute(
         select(
             accounts.c.name,

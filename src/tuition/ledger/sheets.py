@@ -137,7 +137,7 @@ class ModelStatement:
 
     @property
     def loaded(self) -> Amount:
-        """Causal cost with idle and overhead on top (law L9)."""
+        """Causal cost with idle and overhead on top."""
         return self.causal + self.idle + self.overhead
 
     @property

@@ -2,8 +2,7 @@
 memory.
 
 A CPU trains small models as fast as it can move activations; what autograd would keep and walk through again
-for these two is much of what is not a matrix product. Without gradients the plain
-forward runs.
+for these two is much of what is not a matrix product. Without gradients the plain forward runs.
 """
 
 from typing import Any

@@ -45,9 +45,9 @@ def save_model(
 ) -> Path:
     """Publish `folder` in one durable step; it must not exist yet.
 
-    `manifest` is lineage, plain JSON, kept in `tuition.json` beside the digests. `family` None takes the
-    first that can express the shape. Raises: ShapeError when names or shapes are not those of `shape`, or
-    the family cannot say them; ModelError when the folder exists.
+    `manifest` is lineage, recipe and bill, plain JSON, kept in `tuition.json` beside the digests. `family`
+    None takes the first that can express the shape. Raises: ShapeError when names or shapes are not those of
+    `shape`, or the family cannot say them; ModelError when the folder exists.
     """
     if folder.exists():
         raise ModelError(folder, "exists already", way_out="choose another name or remove it first")

@@ -24,7 +24,8 @@ _OPTIMIZER_COPIES: dict[OptimizerName, int] = {"adamw": 2, "muon": 2}
 _LONGEST_KEPT_ROW = 512
 """Tokens of the longest rows whose attention keeps its scores for the backward pass: see train/attention."""
 _LOGIT_ROWS = 1_024
-"""Rows whose logits are alive at once: see train/losses."""
+"""Rows whose logits are counted as alive at once: more than one chunk of train/losses, for a crew computes
+several."""
 
 _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _USED_FILES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")

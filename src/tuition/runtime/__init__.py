@@ -1,1 +1,1 @@
-"""Where torch enters: device, threads, precision, random numbers, durable checkpoints."""
+"""Where torch enters: device, threads, precision, memory, random numbers, durable checkpoints."""

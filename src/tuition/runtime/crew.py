@@ -1,4 +1,4 @@
-"""Threads that compute side by side, each with cores of its own.
+"""Threads that compute side by side, each with an equal part of the threads that torch may use.
 
 In: calls that do not need each other.  Out: their results, in the order of the calls.
 Why not leave it to torch, which splits every operation among all cores: the operations of a small model are
@@ -19,7 +19,7 @@ MOST_MEMBERS = 8
 
 
 class Crew:
-    """`size` threads, each of which may use `threads // size` cores in an operation."""
+    """`size` threads, each of which splits an operation among `threads // size`; what is left over rests."""
 
     def __init__(self, size: int = 1, threads: int = 1) -> None:
         self.size = size

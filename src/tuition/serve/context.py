@@ -37,7 +37,7 @@ class Service(Protocol):
     def submit(self, request: Request) -> EventStream: ...
 
     def stats(self) -> Any:
-        """Has `waiting` and `running`, numbers of sequences."""
+        """A `ServiceStats`, or something with the figures of one that `metrics` and `lookups` look for."""
         ...
 
 

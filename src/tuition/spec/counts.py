@@ -71,7 +71,8 @@ def training_flops(shape: ModelShape, num_tokens: int, seq_len: int) -> int:
     """FLOPs of one forward and backward pass over `num_tokens` in rows of `seq_len`; the backward costs
     twice.
 
-    For long rows this is 6 N + 6 L d S per token (ECONOMICS), N without norms and biases.
+    For long rows this is 6 N + 6 L d S per token (N parameters without norms and biases, L layers, d width of
+    the queries, S tokens of a row).
     """
     rows, rest = divmod(num_tokens, seq_len)
     return 3 * (rows * forward_flops(shape, seq_len, 0) + forward_flops(shape, rest, 0))

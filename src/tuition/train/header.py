@@ -12,8 +12,8 @@ from tuition.runtime.device import Precision, describe_machine
 from tuition.train.settings import TrainSettings
 
 FREE_FIELDS = ("threads", "checkpoints", "evaluation", "budget")
-"""Settings that may change between a run and its resume: they do not decide what is taught, only for how
-long."""
+"""Settings that may change between a run and its resume. `threads` and `budget` then change the bits, which
+`why_not_exact` says."""
 
 
 class OtherTextError(SettingsError):

@@ -79,8 +79,8 @@ class Muon:
     """Momentum whose update is made orthogonal, for matrices. Source: Jordan et al. 2024,
     https://kellerjordan.github.io/posts/muon.
 
-    The update is scaled by sqrt(max(1, rows / columns)), as there. Matrices of one shape go through
-    Newton-Schulz together.
+    The update is scaled by sqrt(max(1, rows / columns)), as there. Matrices of one shape, lying or
+    standing, go through Newton-Schulz together, in as many stacks as the crew has members.
     """
 
     def __init__(

@@ -139,7 +139,7 @@ class Session:
 
     def _look_and_save(self, record: StepRecord) -> None:
         times = self.settings.evaluation.times
-        due = min(int(record.progress * times + 1e-9), times - 1) if times else 0  # the last one is `finish`
+        due = min(int(record.progress * times + 1e-9), times - 1) if times else 0  # the last one: run.py
         if due > len(self.probes):
             self.look(record.progress, self.settings.evaluation.probe_bytes)
         every = self.settings.checkpoints.every_steps

@@ -22,7 +22,7 @@ from tuition.train.settings import TrainSettings
 
 @dataclass
 class TrainState:
-    """Owner of model, optimizer, loader position and generators."""
+    """Owner of model, optimizer and position in the data; saves the process' random numbers with them."""
 
     model: Decoder
     optimizer: Optimizer

@@ -39,7 +39,7 @@ class StepOutcome:
 def train_step(
     state: TrainState, batches: Sequence[Batch], loss_fn: Loss, multiplier: float, max_grad_norm: float
 ) -> StepOutcome:
-    """Advance `state` by one optimizer step over all `batches` together.
+    """Advance `state` by one optimizer step over all `batches` together; a strange one changes no weight.
 
     Raises: DivergedError when too many steps had to be skipped.
     """
