@@ -1,11 +1,11 @@
-"""Speed of one training step: ours against the transformers library's Llama of the same shape, interleaved.
+"""Speed of one training step: ours against the transformers library's Qwen3 of the same shape, interleaved.
 
     python bench/train_step.py                 five rounds, every row; a few minutes on two quiet cores
     python bench/train_step.py --rounds 3 --threads 1
 
 In: nothing; token ids are drawn, since speed does not depend on the text.
 Both sides: the same shape, batch, precision, threads and process settings, gradients clipped to the same
-norm. Peer: `LlamaForCausalLM` with its own loss, under the same autocast, taught by torch's fused AdamW; it
+norm. Peer: `Qwen3ForCausalLM` with its own loss, under the same autocast, taught by torch's fused AdamW; it
 has no Muon, so that our AdamW stands beside it and our Muon is a row of its own. Further rows take our own
 parts out one at a time: attention by `scaled_dot_product_attention`; a crew of one, which leaves it to torch
 to split every operation among the cores.
@@ -68,20 +68,21 @@ def our_step(settings: TrainSettings, batch: Batch, loss: Loss, members: int | N
 
 
 def peer_step(settings: TrainSettings, batch: Batch) -> Step:
-    """One call: one optimizer step of the transformers library's Llama under torch's AdamW."""
+    """One call: one optimizer step of the transformers library's Qwen3 under torch's AdamW."""
     shape = settings.shape.model_shape(settings.vocab_size, settings.seq_len)
-    config = transformers.LlamaConfig(
+    config = transformers.Qwen3Config(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.mlp_size,
         num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
         max_position_embeddings=shape.context_length,
         tie_word_embeddings=shape.tied_head,
         attn_implementation="sdpa",
     )
-    model = transformers.LlamaForCausalLM(config).train()
+    model = transformers.Qwen3ForCausalLM(config).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, fused=True)
     precision = choose_precision("auto", torch.device("cpu"))
 

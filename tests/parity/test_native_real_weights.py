@@ -125,9 +125,9 @@ def test_the_native_runner_says_what_the_torch_runner_says(real: ModelFolder, tm
 
 
 def test_four_bit_files_are_served_without_rounding(real: ModelFolder, tmp_path: Path) -> None:
-    """int4 of a Q4_1 file is the file: float32 logits differ only by the 16 bits of keys and values."""
+    """int4 of a Q4_1 file is the file: logits differ by the 8 bits that activations are rounded to."""
     tokens = tuple(range(5, 25))
     exact = native(real, tmp_path, "int4")
     want = all_logits(native(real, tmp_path, "float32"), tokens)
     assert exact.name.startswith("native int4min")
-    assert np.sqrt(np.mean((all_logits(exact, tokens) - want) ** 2)) < 0.01 * want.std()
+    assert np.sqrt(np.mean((all_logits(exact, tokens) - want) ** 2)) < 0.1 * want.std()

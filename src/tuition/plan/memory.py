@@ -115,11 +115,12 @@ class TrainingMemory:
 
 
 def training_memory(
-    shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw"
+    shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw", members: int = 1
 ) -> TrainingMemory:
     """What training takes, about.
 
-    `batch_tokens`: tokens of one microbatch. Activations are float32 where autocast keeps them so, hence
+    `batch_tokens`: tokens of one microbatch. `members`: threads that share its rows, each with gradients of
+    its own. Activations are float32 where autocast keeps them so, hence
     rather too much than too little. Scores of attention are counted for the short rows that keep them; logits
     are made for some rows at a time and never kept.
     """
@@ -129,7 +130,7 @@ def training_memory(
     logits = 3 * 4 * min(batch_tokens, _LOGIT_ROWS) * shape.vocab_size
     masks = 4 * batch_tokens * seq_len
     return TrainingMemory(
-        states=4 * num_parameters(shape) * (2 + _OPTIMIZER_COPIES[optimizer]),
+        states=4 * num_parameters(shape) * (1 + members + _OPTIMIZER_COPIES[optimizer]),
         activations=4 * batch_tokens * kept * shape.num_layers + logits + masks,
     )
 
@@ -168,13 +169,15 @@ def require_training(
     seq_len: int,
     optimizer: OptimizerName = "adamw",
     free: int | None = None,
+    members: int = 1,
 ) -> None:
     """Refuse a model that does not fit while it is taught, in rows of `seq_len`. Raises: CapacityError."""
     available = available_memory(free)
-    memory = training_memory(shape, batch_size * seq_len, seq_len, optimizer)
+    memory = training_memory(shape, batch_size * seq_len, seq_len, optimizer, members)
     if memory.states > available:
         what, need = f"teaching a model of {num_parameters(shape):,} parameters", memory.states
-        way_out = "lower shape.hidden_size, shape.num_layers or vocab_size"
+        fewer = "threads, " if members > 1 else ""
+        way_out = f"lower {fewer}shape.hidden_size, shape.num_layers or vocab_size"
     else:
         what, need = f"teaching in batches of {batch_size:,} rows of {seq_len:,} tokens", memory.total
         way_out = "lower batch_size (accumulation makes up for it), seq_len or the sizes under shape"

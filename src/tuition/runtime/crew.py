@@ -18,6 +18,11 @@ MOST_MEMBERS = 8
 """Python starts one operation at a time; more threads than this wait for it rather than compute."""
 
 
+def crew_size(num_rows: int, threads: int, device: torch.device) -> int:
+    """As many members as rows, threads and Python allow; one where a device computes by itself."""
+    return max(1, min(num_rows, threads, MOST_MEMBERS)) if device.type == "cpu" else 1
+
+
 class Crew:
     """`size` threads, each of which splits an operation among `threads // size`; what is left over rests."""
 
@@ -32,9 +37,8 @@ class Crew:
 
     @classmethod
     def for_rows(cls, num_rows: int, threads: int, device: torch.device) -> "Crew":
-        """As many members as rows, threads and Python allow; one where a device computes by itself."""
-        size = min(num_rows, threads, MOST_MEMBERS) if device.type == "cpu" else 1
-        return cls(max(1, size), threads)
+        """A crew of `crew_size` members."""
+        return cls(crew_size(num_rows, threads, device), threads)
 
     def run(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
         """All of them, at once as far as there are members. Raises: what the first failing one raised."""

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tuition.books.books import Books
 from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import NotFoundError, SettingsError
@@ -27,6 +29,7 @@ from tuition.registry.lineage import Lineage
 from tuition.registry.names import check_name
 from tuition.registry.registry import Evaluation, Registry, Version
 from tuition.runtime.checkpoints import Checkpoint, load_latest
+from tuition.runtime.crew import crew_size
 from tuition.runtime.device import choose_device, prepare_process, set_threads
 from tuition.runtime.memory import free_bytes
 from tuition.spec.counts import num_parameters
@@ -178,8 +181,15 @@ def _prepare(
         corpus = prepare_corpus(settings.data, tokenizer, workspace.data, progress)
     with bill.overhead("load"):
         shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
-        free = free_bytes(choose_device(settings.device))
-        require_training(shape, settings.batch_size, settings.seq_len, settings.optimizer.kind, free)
+        device = choose_device(settings.device)
+        require_training(
+            shape,
+            settings.batch_size,
+            settings.seq_len,
+            settings.optimizer.kind,
+            free_bytes(device),
+            crew_size(settings.batch_size, torch.get_num_threads(), device),
+        )
         state, loader = pretrain.build(settings, corpus, shape)
         header = make_header(settings, state.precision, corpus.digest, tokenizer.digest)
         header["machine"]["process"] = list(process)

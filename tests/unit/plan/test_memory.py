@@ -141,3 +141,8 @@ def test_a_container_has_what_its_limit_leaves_and_what_the_kernel_gives_back(
     assert available_memory() == 700_000
     (tmp_path / "stat").unlink()
     assert available_memory() == 100_000
+
+
+def test_every_member_of_a_crew_has_gradients_of_its_own() -> None:
+    alone, four = (training_memory(SMOLLM2, 4_096, 256, members=members) for members in (1, 4))
+    assert four.states - alone.states == 3 * 4 * num_parameters(SMOLLM2)
