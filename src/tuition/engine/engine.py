@@ -5,17 +5,19 @@
 """
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import NoneType, TracebackType
+from typing import Any, Self, get_args
 
 from tuition.books.books import open_books
 from tuition.core.errors import CapacityError, RequestError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.records import StepTrace
 from tuition.core.workspace import Workspace, open_workspace
-from tuition.engine.request import Completion, Request, Sampling, TokenEvent, complete
+from tuition.engine.request import Completion, Priority, Request, Sampling, TokenEvent, complete
 from tuition.engine.runner_choice import open_runner
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
@@ -34,6 +36,29 @@ def find_model(model: str | Path, workspace: Workspace | None = None) -> Path:
         return path
     with open_books((workspace or open_workspace()).create()) as books:
         return Registry(workspace or open_workspace(), books).resolve(model)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "max_tokens": (Integral, NoneType),
+    "logprobs": (Integral, NoneType),
+    "prompt_logprobs": (Integral, NoneType),
+    "top_k": (Integral,),
+    "ignore_eos": (bool,),
+    "cache_salt": (str,),
+    "priority": (str,),
+}
+"""Fields that are taken as they come: a wrong type would show only while the model runs."""
+
+
+def check_types(fields: Mapping[str, Any]) -> None:
+    """Raises: RequestError naming the first field of a wrong type."""
+    for name, kinds in _TYPES.items():
+        value = fields.get(name, ...)
+        if value is ... or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
+            continue
+        raise RequestError(name, f"has a wrong type: {type(value).__name__}")
+    if fields.get("priority", "batch") not in get_args(Priority):
+        raise RequestError("priority", f"wanted one of {', '.join(get_args(Priority))}")
 
 
 class Engine:
@@ -112,12 +137,21 @@ class Engine:
     # ---- parts
 
     def encode(self, prompt: str | Sequence[int] | Sequence[Message]) -> list[int]:
-        """Token ids of a text, of ids themselves, or of a conversation by the model's template."""
+        """Token ids of a text, of ids themselves, or of a conversation by the model's template.
+
+        Raises: RequestError for anything else; nothing is left out or rounded.
+        """
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        if prompt and isinstance(prompt[0], Mapping):
-            return self.tokenizer.render_chat([m for m in prompt if isinstance(m, Mapping)])
-        return [int(token) for token in prompt if not isinstance(token, Mapping)]
+        try:
+            parts = [] if isinstance(prompt, Mapping) else list(prompt)
+            if parts and all(isinstance(part, Mapping) for part in parts):
+                return self.tokenizer.render_chat(parts)
+            if not isinstance(prompt, Mapping) and bool not in map(type, parts):
+                return [operator.index(part) for part in parts]
+        except TypeError:
+            pass
+        raise RequestError("prompt", "wanted a text, token ids, or messages")
 
     def request(
         self, prompt: Sequence[int], *, index: int = 0, max_tokens: int | None = None, **fields: Any
@@ -127,6 +161,7 @@ class Engine:
         unknown = set(fields) - known - set(Sampling.__dataclass_fields__)
         if unknown:
             raise RequestError(min(unknown), "is no field of a request")
+        check_types(fields | {"max_tokens": max_tokens})
         sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.__dataclass_fields__}
         asked: dict[str, Any] = {"stop_ids": self.folder.generation_stop_ids, "priority": "batch"} | fields
         try:
@@ -144,7 +179,7 @@ class Engine:
                 asked[name] = (value,) if isinstance(value, (str, int)) else tuple(value)
             request = Request(f"request-{next(self._ids)}", ids, max_tokens, Sampling(**sampling), **asked)
             self.loop.validate(request)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise RequestError("request", f"a field has a wrong type: {error}") from error
         return request
 

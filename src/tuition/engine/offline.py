@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.durable import sync_folder
-from tuition.core.errors import DataError, TuitionError
+from tuition.core.errors import DataError, RequestError, TuitionError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling
@@ -56,8 +56,11 @@ def generate_file(
     Every line of `source` is checked before anything is computed. Raises: DataError with file and line, also
     when `target` is `source`, holds anything but replies, or cannot be written.
     """
+    target = Path(os.path.realpath(target))  # what a link names is replaced, not the link
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise DataError(target, "is the file of prompts", way_out="choose another output file")
+    if target.exists() and not target.is_file():  # a new file would take the place of /dev/null
+        raise DataError(target, "cannot be written: it is no file", way_out="choose another output file")
     known = set(OWN_FIELDS) | set(REQUEST_FIELDS) | set(Sampling.__dataclass_fields__)
     digests: dict[str, str] = {}
     for line in _read(source, defaults, known):
@@ -157,6 +160,10 @@ def _is_text(value: str) -> bool:
 def _request(engine: Engine, line: _Line) -> Request:
     fields = dict(line.fields)
     prompt = fields.pop("messages") if "messages" in fields else fields.pop("prompt")
+    if "messages" in line.fields and not (
+        isinstance(prompt, list) and prompt and isinstance(prompt[0], dict)
+    ):
+        raise RequestError("messages", "wanted a list of messages")
     return engine.request(engine.encode(prompt), **fields)
 
 

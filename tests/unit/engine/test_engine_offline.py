@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,39 @@ def test_a_gpu_is_taken_by_torch_and_integers_are_refused_there(
 def test_int8_without_the_native_runner_is_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="native"):
         Engine(folder, settings=EngineSettings(runner="torch", precision="int8"))
+
+
+@pytest.mark.parametrize(
+    "prompt", [[1, 2, "x"], [1, {"role": "user"}], [1.5], [True], None, {"a": 1}, 5], ids=repr
+)
+def test_what_is_no_prompt_is_refused_and_never_cut_to_fit(engine: Engine, prompt: object) -> None:
+    with pytest.raises(RequestError, match="prompt"):
+        engine.encode(prompt)  # type: ignore[arg-type]
+
+
+def test_lines_of_wrong_types_are_errors_of_their_own(engine: Engine, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    bad = ['"prompt": [1, "x"]', '"prompt": null', '"messages": "x"', '"prompt": "a", "seed": 1e999']
+    bad += ['"prompt": "a", "cache_salt": 5', '"prompt": "a", "priority": "zz"']
+    bad += [
+        '"prompt": "a", "ignore_eos": "no"',
+        '"prompt": "a", "top_k": 1.5',
+        '"prompt": "a", "max_tokens": true',
+    ]
+    source.write_text("".join(f"{{{line}}}\n" for line in [*bad, '"prompt": "be", "max_tokens": 1']))
+    report = generate_file(engine, source, target)
+    assert (report.num_failed, report.num_done) == (len(bad), 1)
+
+
+def test_a_device_and_a_link_keep_their_places(engine: Engine, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [{"prompt": "be", "max_tokens": 1}])
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="cannot be written: it is no file"):
+        generate_file(engine, source, tmp_path / "pipe")
+    assert not (tmp_path / "pipe").is_file()
+    link, real = tmp_path / "link.jsonl", tmp_path / "real.jsonl"
+    real.touch()
+    link.symlink_to(real)
+    generate_file(engine, source, link)
+    assert link.is_symlink()
+    assert len(read_lines(real)) == 1
