@@ -104,7 +104,11 @@ class Access:
         origin = header(scope, b"origin")
         if origin is None or {origin, "*"} & set(self.settings.cors_origins):
             return
-        if urlsplit(origin).netloc.lower() != (header(scope, b"host") or "").lower():
+        try:
+            place = urlsplit(origin).netloc.lower()
+        except ValueError:  # "http://[": no browser sends it, and it is nobody's origin
+            place = None
+        if place != (header(scope, b"host") or "").lower():
             raise ApiError(
                 403,
                 "pages of other origins may not call this server; allow theirs in cors_origins",

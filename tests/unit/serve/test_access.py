@@ -88,6 +88,7 @@ def test_foreign_pages_and_names_cannot_reach_a_server_without_a_key(unlocked: A
     assert not passes(unlocked, scope("/v1/models", host="localhost.evil.example:80"))
     assert not passes(unlocked, scope("/v1/models", host="localhost", origin="https://evil.example"))
     assert not passes(unlocked, scope("/v1/models", host="localhost", origin="null"))
+    assert not passes(unlocked, scope("/v1/models", host="localhost", origin="http://["))
     assert passes(unlocked, scope("/", host="localhost:8000", origin="http://localhost:8000"))
 
 
