@@ -12,6 +12,7 @@ takes turns with the others (A B A B); how to read the result: docs/how-to/measu
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -198,7 +199,8 @@ def measure_quality(model: BenchModel, sides: Sequence[Side], arguments: argpars
     window = min(QUALITY["window"], model.shape.context_length)
     options = {"window": window, "chunks": arguments.chunks, "text": str(text),
                "precisions": [p for p in arguments.precisions if p != "int4min"]}  # fmt: skip
-    task = replace(task_of(model, "bf16", model.gguf("bf16"), 0, arguments), options=options)
+    task = task_of(model, "bf16", model.gguf("bf16"), 0, arguments)
+    task = replace(task, what=("quality",), options=options)
     where = {"model": model.name, "round": 0}
     try:
         answer = worker(sys.executable, "quality.py")(task)
@@ -223,6 +225,7 @@ def llama_quality(model: BenchModel, task: Task, tools: Path, text: Path, where:
             quantised = Path(scratch) / f"{precision}.gguf"
             llama.quantise(model.gguf("bf16"), quantised, files.GGUF_TYPES[precision], tools)
             rows[precision] = llama.against_base(quantised, text, base, task, tools)
+            rows[precision]["log_ratio"] = math.log(rows[precision]["perplexity"] / perplexity)
             rows[precision] |= model.sizes(quantised)
             quantised.unlink()
         sizes = {name: task.options[name] for name in ("window", "chunks")}

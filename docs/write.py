@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "how-to" / "call-the-server.md"
 README = ROOT / "README.md"
 SPEED = ROOT / "docs" / "how-to" / "measure-speed.md"
-INFERENCE = ROOT / "bench" / "results" / "inference.json"
+INFERENCE = [ROOT / "bench" / "results" / name for name in ("inference.json", "inference_peers.json")]
+"""Sittings: each has our rows beside those of the peers in it."""
 TRAIN_STEP = ROOT / "bench" / "results" / "train_step.json"
 
 
@@ -52,10 +53,10 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     ]
     if TRAIN_STEP.exists():
         found.append((README, "bench", train_step_table(json.loads(TRAIN_STEP.read_text(encoding="utf-8")))))
-    if INFERENCE.exists():
-        inference = json.loads(INFERENCE.read_text(encoding="utf-8"))
+    inference = [json.loads(path.read_text(encoding="utf-8")) for path in INFERENCE if path.exists()]
+    if inference:
         found.append((SPEED, "targets", targets_table(inference)))
-        found.append((README, "inference", inference_table(inference)))
+        found.append((README, "inference", "\n\n".join(inference_table(each) for each in inference)))
     home = open_workspace(None if os.environ.get("TUITION_HOME") else ROOT / ".demo").root
     if not check and (home / "demo.txt").exists():
         told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "~/.tuition")
@@ -63,12 +64,20 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     return found
 
 
-def targets_table(result: dict[str, Any]) -> str:
-    """What bench/inference.py was to show and did, as a Markdown table, and the machine it ran on."""
+def targets_table(results: list[dict[str, Any]]) -> str:
+    """What bench/inference.py was to show and did, as a Markdown table, and the machine it ran on.
+
+    A target that one sitting did not measure is taken from the next that did.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        for target in result["targets"]:
+            if found.setdefault(target["row"], target)["outcome"] == "not measured":
+                found[target["row"]] = target
     rows = ["| target | wanted | measured | |", "|---|---|---|---|"]
-    for target in result["targets"]:
+    for target in found.values():
         rows.append(f"| {target['row']} | {target['wanted']} | {target['told']} | {target['outcome']} |")
-    return "\n".join([*rows, "", f"Measured {result['measured_on']}."])
+    return "\n".join([*rows, "", f"Measured {results[0]['measured_on']}."])
 
 
 def inference_table(result: dict[str, Any]) -> str:
@@ -95,9 +104,11 @@ def inference_table(result: dict[str, Any]) -> str:
         ratios = (f"{sides[peer]['ours_is']:.2f}" if peer in sides else "-" for peer in peers)
         lines.append(f"| {work}, {precision} | {sides['tuition']['median']:,.0f} | {' | '.join(ratios)} |")
     rounds = max((row["rounds"] for row in speeds), default=0)
-    again = f"Medians of {rounds} interleaved rounds {result['measured_on']}. Again: `make bench-peers`, then"
-    more = "All targets, met and missed: `docs/how-to/measure-speed.md`."
-    return "\n".join([*lines, "", f"{again} `python bench/inference.py --targets`. {more}"])
+    where = f"Medians of {rounds} rounds in turns, {result['measured_on']}."
+    again = (
+        f"--models smollm2 --peers {' '.join(peers)} --what decode prefill limits --quick --rounds {rounds}"
+    )
+    return "\n".join([*lines, "", f"{where} Again: `make bench-peers`, `python bench/inference.py {again}`."])
 
 
 def train_step_table(result: dict[str, Any]) -> str:

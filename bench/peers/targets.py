@@ -146,7 +146,7 @@ TARGETS: tuple[Target, ...] = (
     Target("deterministic mode: 0 bit differences", "tests",
            tests="tests/reliability/engine/test_engine_determinism.py"),
     Target("native against torch on real weights, float32", "tests",
-           tests="tests/parity/test_native_runner.py"),
+           tests="tests/parity/test_native_real_weights.py"),
     Target("random scheduling traces: 0 leaked blocks, 0 integrity errors", "tests",
            tests="tests/reliability/engine/test_engine_traces.py"),
 )  # fmt: skip

@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tuition.core.durable import sync_folder
 from tuition.core.errors import DataError, RequestError, TuitionError
+from tuition.core.lock import FileLock
 from tuition.core.progress import Progress, SilentProgress
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling
@@ -54,13 +56,16 @@ def generate_file(
     """Answer every line of `source` into `target`. `defaults`: fields for lines that do not set them.
 
     Every line of `source` is checked before anything is computed. Raises: DataError with file and line, also
-    when `target` is `source`, holds anything but replies, or cannot be written.
+    when `target` is `source`, holds anything but replies, or cannot be written; BusyError while another run
+    writes to it.
     """
     target = Path(os.path.realpath(target))  # what a link names is replaced, not the link
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise DataError(target, "is the file of prompts", way_out="choose another output file")
     if target.exists() and not target.is_file():  # a new file would take the place of /dev/null
         raise DataError(target, "cannot be written: it is no file", way_out="choose another output file")
+    if not target.parent.is_dir():
+        raise DataError(target, "cannot be written: its folder is not there", way_out="make the folder first")
     known = set(OWN_FIELDS) | set(REQUEST_FIELDS) | set(Sampling.__dataclass_fields__)
     digests: dict[str, str] = {}
     for line in _read(source, defaults, known):
@@ -69,24 +74,29 @@ def generate_file(
                 source, f"the id {line.id!r} occurs twice", line=line.number, way_out="make ids unique"
             )
         digests[line.id] = line.digest
-    try:
-        finished = _keep_finished(target, digests)
-        opened = open(target, "a", encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        way_out = "choose another output file"
-        raise DataError(target, f"cannot be written: {error.strerror}", way_out=way_out) from error
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(target.with_name(f".{target.name}.lock"), timeout_s=1.0))
+            finished = _keep_finished(target, digests)
+            out = held.enter_context(open(target, "a", encoding="utf-8"))
+        except OSError as error:
+            way_out = "choose another output file"
+            raise DataError(target, f"cannot be written: {error.strerror}", way_out=way_out) from error
+        lines = (line for line in _read(source, defaults, known) if line.id not in finished)
+        return _answer(engine, lines, out, len(digests), len(finished), progress or SilentProgress())
+
+
+def _answer(
+    engine: Engine, lines: Iterator[_Line], out: TextIO, num_lines: int, num_reused: int, progress: Progress
+) -> FileReport:
+    """Answer these lines into `out`, which others have filled with `num_reused` of `num_lines` replies."""
     counts = dict.fromkeys(("done", "failed", "prompt", "cached", "generated"), 0)
-    with (
-        opened as out,
-        (progress or SilentProgress()).task("generate", len(digests), "replies") as task,
-    ):
-        task.advance(len(finished), "taken over")
+    with progress.task("generate", num_lines, "replies") as task:
+        task.advance(num_reused, "taken over")
         waiting: dict[str, _Line] = {}
 
         def requests() -> Iterator[Request]:
-            for line in _read(source, defaults, known):
-                if line.id in finished:
-                    continue
+            for line in lines:
                 try:
                     request = _request(engine, line)
                 except TuitionError as error:
@@ -107,8 +117,8 @@ def generate_file(
         out.flush()
         os.fsync(out.fileno())
     return FileReport(
-        num_lines=len(digests),
-        num_reused=len(finished),
+        num_lines=num_lines,
+        num_reused=num_reused,
         num_done=counts["done"],
         num_failed=counts["failed"],
         num_prompt_tokens=counts["prompt"],

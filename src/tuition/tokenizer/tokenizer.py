@@ -195,7 +195,7 @@ class Tokenizer:
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
         """Reads special tokens as the text they are written in."""
-        core = tokenizers.Tokenizer.from_str(self._json)
+        core = _parse_core(self._json, self._origin)
         core.no_padding()
         core.no_truncation()
         core.encode_special_tokens = True
@@ -208,7 +208,7 @@ class Tokenizer:
         state = json.loads(self._json)
         if not _never_prepend(state.get("pre_tokenizer")):
             return self._plain
-        core = tokenizers.Tokenizer.from_str(json.dumps(state))
+        core = _parse_core(json.dumps(state), self._origin)
         core.no_padding()
         core.no_truncation()
         core.encode_special_tokens = True

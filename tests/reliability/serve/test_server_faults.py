@@ -329,3 +329,11 @@ def test_two_servers_in_one_process_stop_by_themselves(scripted: Any) -> None:
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{first.url}/health")
     assert asyncio.get_event_loop_policy() is not None
+
+
+def test_a_sign_in_form_of_many_fields_is_refused(scripted: Any) -> None:
+    """S8: a form that the parser gives up on is a wrong key, not a fault of the server."""
+    _, server = scripted(api_key=KEY)
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    reply = httpx.post(f"{server.url}/sign-in", content="key=a&a&b&c&d&e", headers=headers)
+    assert reply.status_code == 401

@@ -10,7 +10,15 @@ import torch
 
 import tuition
 from tuition.books.books import open_books
-from tuition.core.errors import CapacityError, DataError, NotFoundError, RequestError, SettingsError
+from tuition.core.errors import (
+    BusyError,
+    CapacityError,
+    DataError,
+    NotFoundError,
+    RequestError,
+    SettingsError,
+)
+from tuition.core.lock import FileLock
 from tuition.core.workspace import Workspace
 from tuition.engine import runner_choice
 from tuition.engine.engine import Engine
@@ -291,3 +299,10 @@ def test_a_device_and_a_link_keep_their_places(engine: Engine, tmp_path: Path) -
     generate_file(engine, source, link)
     assert link.is_symlink()
     assert len(read_lines(real)) == 1
+
+
+def test_two_runs_never_write_into_one_file(engine, tmp_path: Path) -> None:
+    source, target = write_lines(tmp_path / "in.jsonl", [{"prompt": "to be"}]), tmp_path / "out.jsonl"
+    with FileLock(tmp_path / ".out.jsonl.lock"), pytest.raises(BusyError, match=r"out\.jsonl"):
+        generate_file(engine, source, target, max_tokens=2)
+    assert generate_file(engine, source, target, max_tokens=2).num_done == 1
