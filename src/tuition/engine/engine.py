@@ -144,9 +144,10 @@ class Engine:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         try:
-            parts = [] if isinstance(prompt, Mapping) else list(prompt)
-            if parts and all(isinstance(part, Mapping) for part in parts):
-                return self.tokenizer.render_chat(parts)
+            parts: list[Any] = list(prompt)
+            messages = [part for part in parts if isinstance(part, Mapping)]
+            if parts and len(messages) == len(parts):
+                return self.tokenizer.render_chat(messages)
             if not isinstance(prompt, Mapping) and bool not in map(type, parts):
                 return [operator.index(part) for part in parts]
         except TypeError:
