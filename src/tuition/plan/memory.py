@@ -23,9 +23,11 @@ _OPTIMIZER_COPIES: dict[OptimizerName, int] = {"adamw": 2, "muon": 2}
 
 _LONGEST_KEPT_ROW = 512
 """Tokens of the longest rows whose attention keeps its scores for the backward pass: see train/attention."""
-_LOGIT_ROWS = 1_024
-"""Rows whose logits are counted as alive at once: more than one chunk of train/losses, for a crew computes
-several."""
+CHUNK_ROWS = 256
+"""Rows whose logits each member of a crew holds at once: train/losses takes that many."""
+_LOGIT_BYTES = 14
+"""A logit while it is taught: its float32 value and probability, and both of the chunk before, the latter
+rounded to the products' bfloat16 where that is narrower."""
 
 _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _USED_FILES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
@@ -114,6 +116,14 @@ class TrainingMemory:
         return self.states + self.activations
 
 
+def logit_bytes(shape: ModelShape, batch_tokens: int, members: int) -> int:
+    """Most bytes that a crew holds while it takes the loss of `batch_tokens`: of each member a chunk's logits,
+    and the head's gradient a second time, before it is scaled.
+    """
+    num_rows = min(batch_tokens, members * CHUNK_ROWS)
+    return _LOGIT_BYTES * num_rows * shape.vocab_size + 4 * members * shape.vocab_size * shape.hidden_size
+
+
 def training_memory(
     shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw", members: int = 1
 ) -> TrainingMemory:
@@ -127,7 +137,7 @@ def training_memory(
     kept = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
     if seq_len <= _LONGEST_KEPT_ROW:
         kept += shape.num_heads * seq_len
-    logits = 3 * 4 * min(batch_tokens, _LOGIT_ROWS) * shape.vocab_size
+    logits = logit_bytes(shape, batch_tokens, members)
     masks = 4 * batch_tokens * seq_len
     return TrainingMemory(
         states=4 * num_parameters(shape) * (1 + members + _OPTIMIZER_COPIES[optimizer]),
@@ -194,7 +204,7 @@ def require_evaluation(
         way_out = "use a smaller model, another --device, or a machine with more memory"
     else:
         what = f"this model in {precision} with windows of {window:,} tokens"
-        need = weights + step_bytes(shape, window, min(window, _LOGIT_ROWS))
+        need = weights + step_bytes(shape, window, min(window, CHUNK_ROWS))
         way_out = "lower --window"
     require(what, need, available, way_out=way_out)
 

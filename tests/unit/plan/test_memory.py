@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tuition.core.errors import CapacityError
 from tuition.plan import memory as memory_module
 from tuition.plan.memory import (
+    CHUNK_ROWS,
     available_memory,
     block_bytes,
     cache_blocks,
@@ -117,7 +118,7 @@ def test_logits_of_a_large_batch_are_not_all_alive_and_long_rows_keep_no_scores(
 
 def test_a_score_is_refused_for_its_model_or_for_its_window_with_both_numbers() -> None:
     weights = weight_bytes(SMOLLM2, "float32")
-    need = weights + step_bytes(SMOLLM2, 2_048, 1_024)
+    need = weights + step_bytes(SMOLLM2, 2_048, CHUNK_ROWS)
     require_evaluation(SMOLLM2, 2_048, free=need)
     with pytest.raises(CapacityError, match="lower --window") as caught:
         require_evaluation(SMOLLM2, 2_048, free=need - 1)
@@ -146,3 +147,13 @@ def test_a_container_has_what_its_limit_leaves_and_what_the_kernel_gives_back(
 def test_every_member_of_a_crew_has_gradients_of_its_own() -> None:
     alone, four = (training_memory(SMOLLM2, 4_096, 256, members=members) for members in (1, 4))
     assert four.states - alone.states == 3 * 4 * num_parameters(SMOLLM2)
+
+
+def test_every_member_of_a_crew_holds_the_logits_of_one_chunk() -> None:
+    """A small batch is less than the chunks of a whole crew, and holds no more logits than it has tokens."""
+    one, two, many = (
+        training_memory(SMOLLM2, 512, 256, members=members).activations for members in (1, 2, 8)
+    )
+    chunk = CHUNK_ROWS * 14 * SMOLLM2.vocab_size
+    head = 4 * SMOLLM2.vocab_size * SMOLLM2.hidden_size
+    assert (two - one, many - two) == (chunk + head, 6 * head)
