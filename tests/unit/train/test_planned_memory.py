@@ -3,13 +3,16 @@
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tuition.model.decoder import Decoder
 from tuition.plan import memory
+from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
-from tuition.train import losses
+from tuition.train import losses, scoring
 
 
 class Peak(TorchDispatchMode):
@@ -35,9 +38,10 @@ class Peak(TorchDispatchMode):
         self._now -= self._sizes.pop(place)
 
 
-def test_the_plan_knows_how_many_rows_of_logits_are_made_at_once() -> None:
+def test_the_plan_knows_how_much_is_computed_at_once() -> None:
     """It holds no torch, and so it cannot ask."""
     assert memory.CHUNK_ROWS == losses.CHUNK_ROWS
+    assert memory.TOKENS_AT_ONCE == scoring.TOKENS_AT_ONCE
 
 
 @pytest.mark.parametrize("is_autocast", [False, True], ids=["float32", "bfloat16"])
@@ -53,3 +57,15 @@ def test_the_loss_holds_what_is_planned_for_its_logits(is_autocast: bool) -> Non
     gradient = 4 * shape.vocab_size * shape.hidden_size  # counted with the states
     planned = memory.logit_bytes(shape, len(hidden), members=1) + gradient
     assert planned * (0.9 if is_autocast else 0.75) < peak.bytes < planned * 1.1
+
+
+@pytest.mark.parametrize("window", [64, 1_024])
+def test_a_score_holds_no_more_than_is_planned(window: int) -> None:
+    """Half of it at least: a plan that refuses far too much would be no better."""
+    shape = ModelShape(512, 32, 2, 2, 2, 16, 64, 1_024)
+    model = Decoder(shape).requires_grad_(False)
+    text = np.random.default_rng(0).integers(0, shape.vocab_size, 5_000)
+    with Peak() as peak:
+        scoring.score_tokens(model, text, window, window, Precision(torch.float32, "a test"))
+    planned = memory.evaluation_bytes(shape, window)
+    assert planned / 2 < peak.bytes < planned
