@@ -3,6 +3,7 @@
 An id, a cap on the body, and one place where an exception becomes a reply.
 """
 
+import asyncio
 import logging
 import time
 import uuid
@@ -15,6 +16,11 @@ from tuition.serve.access import header
 from tuition.serve.errors import ApiError, as_api_error, error_response
 
 log = logging.getLogger("tuition.serve")
+
+DRAINED_BYTES = 16 << 20
+"""Of a body above the cap, what is still read and thrown away before the refusal."""
+DRAIN_SECONDS = 10.0
+"""How long that may take."""
 
 
 class RequestIdMiddleware:
@@ -70,7 +76,8 @@ def _place(error: BaseException) -> str:
 class BodyCapMiddleware:
     """Refuses bodies above the cap with 413.
 
-    At once when the length is declared, else when the cap is passed.
+    The rest of such a body is read first, within bounds: a connection that is closed with bytes unread is
+    reset, and its client, which sends before it reads, never learns why.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -82,6 +89,8 @@ class BodyCapMiddleware:
             return
         declared = header(scope, b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self.max_bytes:
+            if header(scope, b"expect") is None:  # who asks first has sent nothing
+                await self._drain(receive)
             raise self._too_large()
         received = 0
 
@@ -91,10 +100,22 @@ class BodyCapMiddleware:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self.max_bytes:
+                    if message.get("more_body", False):
+                        await self._drain(receive)
                     raise self._too_large()
             return message
 
         await self.app(scope, receive_capped, send)
+
+    async def _drain(self, receive: Receive) -> None:
+        drained = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while drained < DRAINED_BYTES:
+                    message = await receive()
+                    if not message.get("more_body", False):  # its end, or the client has gone
+                        return
+                    drained += len(message.get("body", b""))
 
     def _too_large(self) -> ApiError:
         return ApiError(

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from tuition.books.schema import requests
 from tuition.core.errors import BooksError, BusyError
 from tuition.serve.app import create_app
+from tuition.serve.middleware import DRAINED_BYTES
 from tuition.serve.server import RunningServer, start_server
 from tuition.serve.settings import ServeSettings
 
@@ -218,8 +219,22 @@ def test_a_body_without_end_is_cut_at_the_cap(scripted: Any) -> None:
         assert reply.status_code == 413
     except httpx.HTTPError:
         pass  # the connection is closed while we still send: as good
-    assert sent < 16 << 20
+    assert sent < 2 * DRAINED_BYTES
     assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
+def test_who_sends_all_of_too_large_a_body_before_reading_reads_the_refusal(
+    scripted: Any, chunked: bool
+) -> None:
+    _, server = scripted(settings=ServeSettings(port=0, max_body_bytes=100_000))
+    body = b"x" * (5 << 20)
+    framing = b"transfer-encoding: chunked" if chunked else b"content-length: %d" % len(body)
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    sent = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    reply = raw(server.url, head + framing + b"\r\nconnection: close\r\n\r\n" + sent)
+    assert reply.startswith(b"HTTP/1.1 413 ")
+    assert b"body_too_large" in reply
 
 
 def raw(url: str, request: bytes) -> bytes:
