@@ -29,7 +29,7 @@ from tuition.serve.context import ServeContext
 from tuition.serve.errors import ApiError, as_api_error, error_response
 from tuition.serve.lookups import lookup_routes
 from tuition.serve.metrics import Metrics
-from tuition.serve.middleware import BodyCapMiddleware, RequestIdMiddleware
+from tuition.serve.middleware import BodyCapMiddleware, EndpointMiddleware, RequestIdMiddleware
 from tuition.serve.routes import generating_routes
 from tuition.serve.settings import check_exposure
 
@@ -66,11 +66,14 @@ def create_app(context: ServeContext) -> FastAPI:
     app.add_exception_handler(ApiError, _known_error)
     app.add_exception_handler(TuitionError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.include_router(generating_routes(context, metrics))
-    app.include_router(lookup_routes(context, metrics))
+    routers = generating_routes(context, metrics), lookup_routes(context, metrics)
+    for router in routers:
+        app.include_router(router)
     app.add_api_route(SIGN_IN_PATH, _sign_in, methods=["POST"], response_model=None)
-    # Added last runs first: ids and errors, then cross-origin rules, then access, then the cap on bodies.
+    # Added last runs first: ids and errors, then cross-origin rules, then access, then paths and methods,
+    # then the cap on bodies.
     app.add_middleware(BodyCapMiddleware, max_bytes=context.settings.max_body_bytes)
+    app.add_middleware(EndpointMiddleware, routes=[route for router in routers for route in router.routes])
     app.add_middleware(AccessMiddleware, access=access)
     if context.settings.cors_origins:
         app.add_middleware(

@@ -168,14 +168,6 @@ class Lookups:
             return self.context.model(wanted_text(body, "model"))
         return next(iter(self.context.models.values()))
 
-    async def no_such_endpoint(self, rest: str = "") -> Response:
-        """Everything else under /v1."""
-        raise ApiError(
-            404,
-            "no such endpoint with this method; see /v1/models, /v1/chat/completions, /v1/completions",
-            code="unknown_endpoint",
-        )
-
 
 def _busy_hour(model: ServedModel) -> dict[str, Any]:
     """What an hour of work costs, for estimates before the bill. Replies made together share it."""
@@ -189,9 +181,8 @@ def _busy_hour(model: ServedModel) -> dict[str, Any]:
 
 
 def lookup_routes(context: ServeContext, metrics: Metrics) -> APIRouter:
-    """The routes that only look something up. Registered last: the catch-all for /v1 is among them."""
+    """The routes that only look something up."""
     lookups, router = Lookups(context, metrics), APIRouter()
-    every = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
     for path, endpoint, methods in (
         ("/health", lookups.health, ["GET"]),
         ("/ready", lookups.ready, ["GET"]),
@@ -204,7 +195,6 @@ def lookup_routes(context: ServeContext, metrics: Metrics) -> APIRouter:
         ("/tokenize", lookups.tokenize, ["POST"]),
         ("/detokenize", lookups.detokenize, ["POST"]),
         ("/tokenizer_info", lookups.tokenizer_info, ["GET"]),
-        ("/v1/{rest:path}", lookups.no_such_endpoint, every),
     ):
         router.add_api_route(path, endpoint, methods=methods, response_model=None)
     return router

@@ -7,9 +7,10 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuition.serve.access import header
@@ -71,6 +72,42 @@ def _place(error: BaseException) -> str:
         places.append(f"{trace.tb_frame.f_code.co_qualname}:{trace.tb_lineno}")
         trace = trace.tb_next
     return " > ".join(places[-6:])
+
+
+class EndpointMiddleware:
+    """Refuses methods that an endpoint does not take, and unknown paths under /v1.
+
+    Here, not by the router: pages mounted beside the endpoints take every path and method, and answer what
+    they do not know in HTML.
+    """
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
+        self.app, self.routes = app, routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._check(scope)
+        await self.app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        allowed: set[str] = set()
+        for route in self.routes:
+            match, _ = route.matches(scope)
+            if match is Match.FULL:
+                return
+            if match is Match.PARTIAL and isinstance(route, Route):
+                allowed |= route.methods or set()
+        if allowed:
+            methods = ", ".join(sorted(allowed))
+            raise ApiError(
+                405, f"this path takes {methods} only", code="method_not_allowed", headers={"allow": methods}
+            )
+        if scope["path"].startswith("/v1/"):
+            raise ApiError(
+                404,
+                "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions",
+                code="unknown_endpoint",
+            )
 
 
 class BodyCapMiddleware:

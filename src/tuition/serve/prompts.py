@@ -203,6 +203,10 @@ def _biases(body: Common, model: ServedModel) -> tuple[tuple[int, float], ...]:
         return ()
     if not all(key.isascii() and key.isdigit() and len(key) < 10 for key in body.logit_bias):
         raise RequestError("logit_bias", "wanted token ids in decimal digits as keys")
-    biases = {int(key): float(value) for key, value in body.logit_bias.items()}
+    biases: dict[int, float] = {}
+    for key, value in body.logit_bias.items():
+        if int(key) in biases:  # "5" and "05"
+            raise RequestError(f"logit_bias.{key}", f"names token {int(key)} a second time")
+        biases[int(key)] = float(value)
     check_token_ids("logit_bias", list(biases), model)
     return tuple(sorted(biases.items()))

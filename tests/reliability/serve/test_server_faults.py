@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import select
+from starlette.responses import HTMLResponse
+from starlette.testclient import TestClient
 
 from tuition.books.schema import requests
 from tuition.core.errors import BooksError, BusyError
@@ -283,6 +285,38 @@ def test_every_route_but_health_wants_the_key(scripted: Any) -> None:
     ):
         assert b" 401 " in raw(server.url, b"GET " + path + b" HTTP/1.0\r\n\r\n").split(b"\r\n")[0]
     print(f"S7: {checked} calls without a key, 0 passed")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/metrics", "/v1/chat/completions"])
+def test_a_method_that_a_path_does_not_take_is_refused_as_every_error_with_those_it_takes(
+    scripted: Any, path: str
+) -> None:
+    """Also beside pages, which take every path and method, and know errors in HTML only."""
+    context, _ = scripted()
+    app = create_app(context)
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await HTMLResponse("<h1>not here</h1>", 404)(scope, receive, send)
+
+    app.mount("/", page)
+    takes = "POST" if path.endswith("completions") else "GET"
+    with TestClient(app, base_url="http://localhost") as http:
+        for method in {"HEAD", "TRACE", "PUT", "PROPFIND", "GET", "POST"} - {takes}:
+            reply = http.request(method, path)
+            assert (reply.status_code, reply.headers["allow"]) == (405, takes), method
+            assert reply.headers["content-type"] == "application/json"
+            assert method == "HEAD" or reply.json()["error"]["code"] == "method_not_allowed"
+        for method in ("GET", "TRACE"):
+            assert http.request(method, "/v1/nothing").json()["error"]["code"] == "unknown_endpoint"
+        assert http.get("/a-page").text.startswith("<h1>")
+
+
+def test_a_token_biased_twice_is_refused_by_the_second_of_its_names(scripted: Any) -> None:
+    _, server = scripted()
+    body = {"model": "tiny", "prompt": "a", "logit_bias": {"5": 1, "05": 2}}
+    reply = httpx.post(f"{server.url}/v1/completions", json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "logit_bias.05")
+    assert "token 5 a second time" in reply.json()["error"]["message"]
 
 
 def test_the_key_is_in_no_answer_and_in_no_file(scripted: Any) -> None:
