@@ -1,7 +1,4 @@
-"""R1, R6, S7, S8, S11, D7.
-
-Clients that go away, hostile bodies and paths, a failing request, books that fail.
-"""
+"""Clients that go away, hostile bodies and paths, a failing request, books that fail."""
 
 import asyncio
 import json

@@ -172,7 +172,7 @@ def test_a_stopped_run_keeps_a_model_and_its_bill(
 
 @pytest.mark.slow
 def test_a_hundred_kills_lose_at_most_one_interval(zygote: Zygote, text: Path, tmp_path: Path) -> None:
-    """C1 and T1 at full size: 25 runs of four kills each."""
+    """And end with the bits of a run that was never killed: 25 runs of four kills each."""
     zygote.start(tmp_path / "whole", text)
     assert zygote.status() == 0
     hit = 0

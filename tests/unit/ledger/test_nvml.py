@@ -10,7 +10,8 @@ from tuition.spec.machine import detect_machine
 
 @pytest.mark.gpu
 def test_a_card_counts_its_own_energy_within_its_power_limit() -> None:
-    """Law L10, upper half; the lower half needs the card's true idle power, which is only assumed."""
+    """Energy is at most full power x time; that it is at least idle power x time needs the card's true idle
+    power, which is only assumed."""
     machine = detect_machine(device="cuda")
     meter = open_meter(machine)
     assert meter.method == "nvml"

@@ -74,7 +74,7 @@ def test_weights_in_memory_do_not_follow_the_file(foreign_folder: Path) -> None:
 
 
 def test_a_changed_byte_in_any_file_refuses_the_load(model_folder: Path) -> None:
-    """RELIABILITY S2."""
+    """Also in files that hold no weights: they too decide what a model says."""
     listed = json.loads((model_folder / "tuition.json").read_text())["files"]
     assert {WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json"} <= listed.keys()
     for name in listed:
@@ -300,7 +300,7 @@ UNSAFE = ["pytorch_model.bin", "weights.pt", "model.pth", "model.pkl", "program.
 
 @pytest.mark.parametrize("name", UNSAFE)
 def test_weights_that_could_run_code_are_refused_by_name(foreign_folder: Path, name: str) -> None:
-    """RELIABILITY S1: as the only weights, or as the path itself."""
+    """As the only weights, or as the path itself."""
     (foreign_folder / WEIGHTS).unlink()
     (foreign_folder / name).write_bytes(b"\x80\x04cos\nsystem\n")
     for path in (foreign_folder, foreign_folder / name):
@@ -333,7 +333,7 @@ def lay_bait(folder: Path, sentinel: Path) -> bytes:
 
 
 def test_nothing_in_a_folder_is_executed(foreign_folder: Path, tmp_path: Path) -> None:
-    """RELIABILITY S1 and S2."""
+    """Neither from weights that could run code nor from modules that lie beside them."""
     sentinel = tmp_path / "sentinel"
     pickled = lay_bait(foreign_folder, sentinel)
     assert visit(foreign_folder, sentinel) == "clean"

@@ -128,7 +128,7 @@ def test_saving_a_step_again_replaces_it_only_when_it_is_damaged(tmp_path: Path)
 def test_a_full_disk_raises_and_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """C5, at each kind of write."""
+    """At each kind of write."""
     save(tmp_path, 1)
 
     def full(*_: object, **__: object) -> None:
