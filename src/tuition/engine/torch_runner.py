@@ -22,6 +22,7 @@ from tuition.model.folder import ModelFolder
 from tuition.model.load import load_decoder
 from tuition.plan.memory import available_memory, block_bytes, cache_blocks, require_model
 from tuition.runtime.device import Precision, choose_device, choose_precision, set_threads
+from tuition.runtime.memory import free_bytes
 
 AUTO_CACHE_SHARE = {"cpu": 0.3, "mps": 0.3, "cuda": 0.9}
 """Of the free memory, what an unnamed cache may take: a CPU's memory belongs to others too."""
@@ -83,7 +84,7 @@ class TorchRunner:
         else:
             wanted = "bfloat16" if settings.precision == "bf16" else settings.precision
             precision = choose_precision(wanted, device)
-        free = _free_bytes(device)
+        free = available_memory(free_bytes(device))
         require_model(folder.shape, "bf16" if precision.is_autocast else "float32", free)
         with progress.task("load weights"):
             decoder = load_decoder(folder, precision.dtype, device)
@@ -129,14 +130,10 @@ class TorchRunner:
         self._decoder.to_empty(device="meta")
 
 
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-
-
 def room_for_blocks(decoder: Decoder, settings: EngineSettings) -> int:
     """Blocks of the cache: what was asked for, else a share of the free memory. Raises: CapacityError."""
     weight, shape = decoder.embedding.weight, decoder.shape
-    free = _free_bytes(weight.device)
+    free = available_memory(free_bytes(weight.device))
     limit = settings.cache_limit()
     if limit is None:
         one_context = -(-shape.context_length // settings.block_size)

@@ -20,7 +20,7 @@ from tuition.core.errors import (
 )
 from tuition.core.lock import FileLock
 from tuition.core.workspace import Workspace
-from tuition.engine import runner_choice
+from tuition.engine import runner_choice, torch_runner
 from tuition.engine.engine import Engine
 from tuition.engine.offline import generate_file
 from tuition.engine.runner_choice import choose_runner
@@ -258,6 +258,16 @@ def test_a_gpu_is_taken_by_torch_and_integers_are_refused_there(
     for precision in ("int8", "int4"):
         with pytest.raises(SettingsError, match=r"float32, bf16 or auto here.*cuda device.*device cpu"):
             choose_runner(shape, EngineSettings(precision=precision))
+
+
+def test_the_torch_runner_asks_runtime_what_a_device_has_free(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a card would be judged in two ways."""
+    monkeypatch.setattr(torch_runner, "free_bytes", lambda device: 1_000)
+    with pytest.raises(CapacityError) as caught:
+        Engine(folder, settings=SETTINGS)
+    assert caught.value.free == 1_000
 
 
 def test_int8_without_the_native_runner_is_refused(folder: Path) -> None:
