@@ -1,4 +1,9 @@
-"""Spreading a fixed cost over what it makes: depreciation, break-even, crossover. Policy, not measurement."""
+"""Spreading a fixed cost over what it makes: depreciation and crossover. Policy, not measurement."""
+
+from fractions import Fraction
+from typing import TypeVar
+
+Number = TypeVar("Number", float, Fraction)
 
 
 def straight_line(cost_nusd: int, residual_nusd: int, life_ns: int, elapsed_ns: int) -> int:
@@ -28,21 +33,12 @@ def true_up(cost_nusd: int, residual_nusd: int, charged_nusd: int, remaining_tok
     return max(0, cost_nusd - residual_nusd - charged_nusd) / remaining_tokens
 
 
-def break_even_tokens(fixed_nusd: int, price_nusd: float, marginal_nusd: float) -> float | None:
-    """Tokens to sell until the price has paid for the training; None if a token costs what it brings."""
-    return None if price_nusd <= marginal_nusd else fixed_nusd / (price_nusd - marginal_nusd)
+def crossover_tokens(fixed_nusd: int, marginal_nusd: Number) -> Number | None:
+    """Tokens at which the variable cost has grown to the fixed cost; None where a token costs nothing.
 
-
-def crossover_tokens(fixed_nusd: int, marginal_nusd: float) -> float | None:
-    """Tokens at which the variable cost has grown to the fixed cost; None where a token costs nothing."""
+    Exact for a `Fraction`. With the margin of a token instead of its cost: the break-even of plan/breakeven.
+    """
     return fixed_nusd / marginal_nusd if marginal_nusd > 0 else None
-
-
-def usd_per_million_tokens(usd_per_hour: float, tokens_per_s: float, utilisation: float) -> float:
-    """Cost of a million tokens on a machine that is busy for the share `utilisation` of the time."""
-    if not 0 < utilisation <= 1 or tokens_per_s <= 0:
-        raise ValueError(f"no tokens at {tokens_per_s}/s and utilisation {utilisation}")
-    return usd_per_hour / (3_600 * tokens_per_s * utilisation) * 1e6
 
 
 def _check(cost_nusd: int, residual_nusd: int) -> None:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from tuition.core.errors import SettingsError
 from tuition.core.units import NUSD_PER_USD
+from tuition.ledger.amortization import crossover_tokens
 
 TOKENS_PER_MTOK = 1_000_000
 
@@ -45,23 +46,10 @@ class BreakEven:
             return None
         return _tokens(self.fixed_nusd, self.price_nusd_per_mtok - self.marginal_nusd_per_mtok)
 
-    def cost_nusd(self, num_tokens: int) -> int:
-        """Fixed and variable cost of a model after so many tokens, rounded up."""
-        return self.fixed_nusd + math.ceil(
-            Fraction(num_tokens * self.marginal_nusd_per_mtok, TOKENS_PER_MTOK)
-        )
-
-    def average_nusd_per_mtok(self, num_tokens: int) -> int | None:
-        """What a million tokens have cost on average, the fixed cost included;
-        None before the first token.
-        """
-        if num_tokens <= 0:
-            return None
-        return math.ceil(Fraction(self.cost_nusd(num_tokens) * TOKENS_PER_MTOK, num_tokens))
-
 
 def _tokens(fixed_nusd: int, nusd_per_mtok: int) -> int | None:
-    return None if nusd_per_mtok <= 0 else math.ceil(Fraction(fixed_nusd * TOKENS_PER_MTOK, nusd_per_mtok))
+    tokens = crossover_tokens(fixed_nusd, Fraction(nusd_per_mtok, TOKENS_PER_MTOK))
+    return None if tokens is None else math.ceil(tokens)
 
 
 def cost_per_mtok(usd_per_hour: float, tokens_per_s: float, utilisation: float) -> float:

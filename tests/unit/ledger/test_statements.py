@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import time
+from fractions import Fraction
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -12,12 +13,10 @@ from tuition.books.books import Books
 from tuition.core.errors import NotFoundError
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
 from tuition.ledger.amortization import (
-    break_even_tokens,
     crossover_tokens,
     straight_line,
     true_up,
     units_of_production,
-    usd_per_million_tokens,
 )
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
@@ -217,15 +216,7 @@ def test_depreciation_ends_at_the_residual_value() -> None:
             bad()
 
 
-def test_break_even_needs_a_price_above_the_marginal_cost() -> None:
-    assert break_even_tokens(1_000, 3.0, 1.0) == 500
-    assert break_even_tokens(1_000, 1.0, 1.0) is None
+def test_the_crossover_is_exact_where_money_is() -> None:
     assert crossover_tokens(1_000, 2.0) == 500
     assert crossover_tokens(1_000, 0.0) is None
-
-
-def test_the_published_cost_per_million_tokens_is_found_again() -> None:
-    """DeepSeek's day 6: 8 GPUs at 2 USD an hour, 14,800 tokens/s out: 0.3003 USD (facts/identities)."""
-    assert usd_per_million_tokens(8 * 2, 14_800, 1.0) == pytest.approx(0.3003, rel=1e-3)
-    with pytest.raises(ValueError, match="utilisation"):
-        usd_per_million_tokens(1, 1, 0)
+    assert crossover_tokens(10**17 + 1, Fraction(1, 3)) == 3 * 10**17 + 3, "a float has 53 bits"
