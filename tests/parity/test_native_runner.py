@@ -11,14 +11,16 @@ import torch
 
 pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed (make setup builds it)")
 
-from tuition.core.errors import ModelError, SettingsError
+from tuition.core.errors import CapacityError, ModelError, SettingsError
+from tuition.engine import native_runner, native_weights
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner, refusal
-from tuition.engine.native_weights import choose_formats, huge_buffer
+from tuition.engine.native_weights import Formats, choose_formats, huge_buffer
 from tuition.engine.settings import EngineSettings
 from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model
 from tuition.model.save import save_model
+from tuition.plan.memory import weight_bytes
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.training import train_bpe
 
@@ -87,6 +89,28 @@ def test_weights_from_the_cache_compute_the_same(model_path: Path, tmp_path: Pat
     assert "pack weights" not in second.lines
     np.testing.assert_array_equal(one_step(packed_now), one_step(from_cache))
     assert packed_now.weights_digest() == from_cache.weights_digest() == open_model(model_path).digest()
+
+
+def test_minima_are_counted_before_a_model_is_loaded(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in four bits with minima is a ninth larger than one without."""
+    monkeypatch.setattr(native_runner, "available_memory", lambda: weight_bytes(SHAPE, "int4"))
+    formats = Formats("int4min", "int8", "a test")
+    with pytest.raises(CapacityError, match="this model in int4min") as caught:
+        NativeRunner.load(open_model(model_path), settings(), cache_folder=tmp_path, formats=formats)
+    assert caught.value.need == weight_bytes(SHAPE, "int4min")
+
+
+def test_other_rules_of_rounding_use_no_kept_file(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout stays and the bytes change, so a file of the old rules would be served as if it were new."""
+    load(model_path, tmp_path, precision="int4")
+    monkeypatch.setattr(native_weights, "ROUNDING_VERSION", native_weights.ROUNDING_VERSION + 1)
+    listener = Listener()
+    load(model_path, tmp_path, listener, precision="int4")
+    assert "pack weights" in listener.lines
 
 
 def test_a_damaged_cache_is_found_and_made_again(model_path: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class NativeRunner:
         progress = progress or SilentProgress()
         formats = formats or choose_formats(folder, settings.precision)
         free = available_memory()
-        require_model(folder.shape, _planned(formats.body), free)
+        require_model(folder.shape, formats.body, free)
         packed = load_packed(folder, formats, cache_folder or open_workspace().cache, progress)
         block_size = -(-settings.block_size // BLOCK_STEP) * BLOCK_STEP
         num_blocks = room_for_blocks(folder.shape, settings, formats, block_size)
@@ -162,11 +162,6 @@ class NativeRunner:
         if self._packed is None:
             raise ValueError("the runner is closed")
         return self._packed
-
-
-def _planned(format: str) -> str:
-    """The precision as `plan/memory` names it."""
-    return "int4" if format == "int4min" else format
 
 
 def room_for_blocks(shape: ModelShape, settings: EngineSettings, formats: Formats, block_size: int) -> int:

@@ -14,8 +14,10 @@ from tuition.core.errors import CapacityError
 from tuition.spec.counts import kv_bytes_per_token, num_parameters
 from tuition.spec.shape import ModelShape
 
-WEIGHT_BITS: dict[str, float] = {"float32": 32.0, "bf16": 16.0, "int8": 8.5, "int4": 4.5}
-"""Bits per weight in each precision; the halves are the scales of groups of 32."""
+WEIGHT_BITS: dict[str, float] = {"float32": 32.0, "bf16": 16.0, "int8": 8.5, "int4": 4.5, "int4min": 5.0}
+"""Bits per weight in each precision; the halves are the scales of groups of 32, and their minima."""
+_CHOICES = ("float32", "bf16", "int8", "int4")
+"""Those that --precision takes, the largest first; int4 is int4min where the file itself is in that."""
 
 OptimizerName = Literal["adamw", "muon"]
 _OPTIMIZER_COPIES: dict[OptimizerName, int] = {"adamw": 2, "muon": 2}
@@ -147,13 +149,6 @@ def training_memory(
     )
 
 
-def training_bytes(
-    shape: ModelShape, batch_tokens: int, seq_len: int, optimizer: OptimizerName = "adamw"
-) -> int:
-    """Bytes of `training_memory` together."""
-    return training_memory(shape, batch_tokens, seq_len, optimizer).total
-
-
 def require(what: str, need: int, free: int | None = None, *, way_out: str) -> None:
     """Refuse what is larger than the memory that is free, with both numbers. Raises: CapacityError."""
     available = available_memory(free)
@@ -165,7 +160,7 @@ def require_model(
     shape: ModelShape, precision: str = "bf16", free: int | None = None, name: str = "this model"
 ) -> None:
     """Refuse a model whose weights alone do not fit an engine. Raises: CapacityError."""
-    fewer = [kind for kind, bits in WEIGHT_BITS.items() if bits < WEIGHT_BITS[precision]]
+    fewer = _CHOICES[_CHOICES.index("int4" if precision == "int4min" else precision) + 1 :]
     smaller = f"fewer bits (--precision {' or '.join(fewer)}), " if fewer else ""
     require(
         f"{name} in {precision}",
@@ -223,14 +218,6 @@ def require_evaluation(
         if window > TOKENS_AT_ONCE:  # of shorter ones, more are scored at once
             way_out = "lower --window"
     require(what, need, available, way_out=way_out)
-
-
-def require_context(shape: ModelShape, num_tokens: int, what: str = "the prompt") -> None:
-    """Refuse more tokens than the context holds, with both numbers. Raises: CapacityError."""
-    if num_tokens > shape.context_length:
-        raise CapacityError(
-            what, need=num_tokens, free=shape.context_length, unit="tokens", way_out="shorten it"
-        )
 
 
 def block_bytes(shape: ModelShape, block_size: int, bytes_per_value: int = 2) -> int:

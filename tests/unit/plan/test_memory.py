@@ -15,11 +15,9 @@ from tuition.plan.memory import (
     cache_blocks,
     evaluation_bytes,
     require,
-    require_context,
     require_evaluation,
     require_model,
     require_training,
-    training_bytes,
     training_memory,
     weight_bytes,
 )
@@ -39,14 +37,8 @@ def test_a_model_larger_than_memory_is_refused_with_both_numbers() -> None:
     require_model(SMOLLM2, "int8", free=500_000_000)
 
 
-def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers() -> None:
-    require_context(SMOLLM2, 8_192)
-    with pytest.raises(CapacityError, match=r"8,193 tokens, 8,192 are available; shorten it"):
-        require_context(SMOLLM2, 8_193)
-
-
 def test_fewer_bits_take_fewer_bytes() -> None:
-    sizes = [weight_bytes(SMOLLM2, name) for name in ("float32", "bf16", "int8", "int4")]
+    sizes = [weight_bytes(SMOLLM2, name) for name in ("float32", "bf16", "int8", "int4min", "int4")]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 2 * sizes[1]
 
@@ -84,7 +76,7 @@ def test_the_machine_tells_how_much_is_free() -> None:
 
 
 def test_training_takes_more_than_four_copies_of_the_weights() -> None:
-    assert training_bytes(SMOLLM2, 1_024, 256) > 4 * 4 * num_parameters(SMOLLM2)
+    assert training_memory(SMOLLM2, 1_024, 256).total > 4 * 4 * num_parameters(SMOLLM2)
 
 
 def test_the_way_out_names_only_precisions_with_fewer_bits() -> None:
@@ -94,8 +86,9 @@ def test_the_way_out_names_only_precisions_with_fewer_bits() -> None:
     ):
         with pytest.raises(CapacityError, match=wanted):
             require_model(SMOLLM2, precision, free=1)
-    with pytest.raises(CapacityError, match=r"use a smaller model, or a machine with more memory"):
-        require_model(SMOLLM2, "int4", free=1)
+    for precision in ("int4", "int4min"):
+        with pytest.raises(CapacityError, match=r"use a smaller model, or a machine with more memory"):
+            require_model(SMOLLM2, precision, free=1)
 
 
 def test_training_is_refused_for_its_size_or_for_its_batch_with_both_numbers() -> None:
@@ -113,7 +106,8 @@ def test_logits_of_a_large_batch_are_not_all_alive_and_long_rows_keep_no_scores(
     """Else a large vocabulary or a long row would be refused where there is room."""
     tokens = 2**15
     assert training_memory(SMOLLM2, tokens, 512).activations < 4 * tokens * SMOLLM2.vocab_size * 12
-    assert training_bytes(SMOLLM2, tokens, 512) > training_bytes(SMOLLM2, tokens, 1_024)
+    short, long = (training_memory(SMOLLM2, tokens, seq_len) for seq_len in (512, 1_024))
+    assert short.total > long.total
 
 
 def test_a_score_is_refused_for_its_model_or_for_its_window_with_both_numbers() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tuition.model.decoder import Decoder
+from tuition.model.quantize import BITS
 from tuition.plan import memory
 from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
@@ -42,6 +43,7 @@ def test_the_plan_knows_how_much_is_computed_at_once() -> None:
     """It holds no torch, and so it cannot ask."""
     assert memory.CHUNK_ROWS == losses.CHUNK_ROWS
     assert memory.TOKENS_AT_ONCE == scoring.TOKENS_AT_ONCE
+    assert {name: memory.WEIGHT_BITS[name] for name in BITS} == BITS
 
 
 @pytest.mark.parametrize("is_autocast", [False, True], ids=["float32", "bfloat16"])
