@@ -1,6 +1,5 @@
 """The first step of the demo: teach a model on real text, or take the one that an earlier demo taught."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,6 @@ from tuition.ledger.statements import training_receipt
 from tuition.registry.registry import Registry, Version
 from tuition.spec.machine import Machine
 from tuition.tokenizer.tokenizer import Tokenizer
-from tuition.train.folder import find_unfinished
 from tuition.train.recipes.demo import demo_settings
 from tuition.train.run import run_training
 from tuition.train.settings import TrainSettings
@@ -42,9 +40,8 @@ def teach(
     if known is not None:
         scribe.say(f"{known.reference} was taught other text than {corpus.version} holds now; taught again.")
     scribe.say(f"Teaching for {budget} (Ctrl-C keeps what was taught and bills it):")
-    goes_on = can_go_on(settings, workspace, scribe)
     result = run_training(
-        settings, workspace, books, machine, scribe, resume=goes_on, other_settings="begin anew"
+        settings, workspace, books, machine, scribe, resume=True, other_settings="begin anew"
     )
     scribe.say(render(training_receipt(books, result.run_id)).rstrip())
     if result.status == "stopped":
@@ -61,18 +58,6 @@ def find_taught(settings: TrainSettings, workspace: Workspace, books: Books) -> 
         if same and version.path.is_dir() and is_finished(books, version.lineage.run_id):
             return version
     return None
-
-
-def can_go_on(settings: TrainSettings, workspace: Workspace, scribe: Scribe) -> bool:
-    """False, and said, where an earlier demo was stopped and the text has changed since."""
-    run = find_unfinished(workspace, settings.name)
-    if run is None or not run.header.is_file():  # nothing was taught in it
-        return True
-    digest = json.loads(run.header.read_text(encoding="utf-8"))["corpus"]
-    same = is_of(settings, run.tokenizer, digest, workspace)
-    if not same:
-        scribe.say(f"{run.run_id} is unfinished and was taught other text than is here now; a new run begins")
-    return same
 
 
 def is_of(settings: TrainSettings, tokenizer: Path, digest: str | None, workspace: Workspace) -> bool:

@@ -5,6 +5,7 @@ evaluation -> model published -> bill closed. What is killed is billed up to its
 `resume`; what is stopped by Ctrl-C or SIGTERM still becomes a model.
 """
 
+import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,7 +123,11 @@ def _run(
         FileLock(folder.lock, timeout_s=1.0),
         _open_bill(settings, books, machine, folder, found is not None) as bill,
     ):
-        session = _prepare(settings, workspace, folder, bill, machine, progress, process)
+        try:
+            session = _prepare(settings, workspace, folder, bill, machine, progress, process)
+        except OtherTextError as error:  # it ends as it was, and no step of it failed
+            bill.close("stopped", str(error))
+            raise
         try:
             result = _teach_and_publish(session, Registry(workspace, books))
         finally:
@@ -194,11 +199,13 @@ def _prepare(
         header = make_header(settings, state.precision, corpus.digest, tokenizer.digest)
         header["machine"]["process"] = list(process)
         checkpoint = load_latest(folder.checkpoints)
-    bill.describe(corpus_digest=corpus.digest, num_parameters=num_parameters(shape))
     span: Span = _span(settings, _spent_s(checkpoint, folder, bill))
+    if folder.header.is_file():
+        check_same_text(json.loads(folder.header.read_text(encoding="utf-8")), header)
     if checkpoint is not None:
         check_same_text(checkpoint.state["header"], header)
         state.load(checkpoint.tensors, checkpoint.state["train"])
+    bill.describe(corpus_digest=corpus.digest, num_parameters=num_parameters(shape))
     folder.result.unlink(missing_ok=True)  # how the run ended before: it goes on
     write_json(folder.header, header)
     session = Session(

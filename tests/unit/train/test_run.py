@@ -1,6 +1,7 @@
 """A whole run in one process: text in, a registered and billed model out, also when things go wrong."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from functools import partial
@@ -368,17 +369,30 @@ def test_resume_with_other_settings_is_refused_with_both_values(home: Home) -> N
 
 def test_resume_with_other_text_is_refused_or_begins_anew(home: Home) -> None:
     first = leave_unfinished(home)
+    (before,) = home.rows()
     (path,) = home.settings.data.paths
     path.write_text("another play of another king\n" * 500)
     with pytest.raises(
         SettingsError, match=r"corpus: got 'digest .*as the run that is resumed began; or leave"
     ):
         home.run(resume=True)
+    (row,) = home.rows()
+    assert (row["status"], row["reason"][:19]) == ("stopped", "corpus: got 'digest"), "no step of it failed"
+    assert row["corpus_digest"] == before["corpus_digest"] is not None
     anew = home.run(resume=True, other_settings="begin anew")
     assert anew.status == "finished"
     assert anew.run_id != first.run_id
     said = f"{first.run_id} is unfinished and its text has changed"
     assert any(line.startswith(said) for line in home.heard.lines)
+
+
+def test_a_run_killed_before_its_first_checkpoint_knows_its_text_too(home: Home) -> None:
+    """Its tokenizer was learned from that text, and its time is billed for it."""
+    first = leave_unfinished(home)
+    shutil.rmtree(first.folder / "checkpoints")
+    (path,) = home.settings.data.paths
+    path.write_text("another play of another king\n" * 500)
+    assert home.run(resume=True, other_settings="begin anew").run_id != first.run_id
 
 
 def test_two_processes_do_not_teach_in_one_run(home: Home) -> None:
