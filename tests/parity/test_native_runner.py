@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed (make setup builds it)")
 
 from tuition.core.errors import CapacityError, ModelError, SettingsError
-from tuition.engine import native_runner
+from tuition.engine import native_runner, native_weights
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner, refusal
 from tuition.engine.native_weights import Formats, choose_formats, huge_buffer
@@ -100,6 +100,17 @@ def test_minima_are_counted_before_a_model_is_loaded(
     with pytest.raises(CapacityError, match="this model in int4min") as caught:
         NativeRunner.load(open_model(model_path), settings(), cache_folder=tmp_path, formats=formats)
     assert caught.value.need == weight_bytes(SHAPE, "int4min")
+
+
+def test_other_rules_of_rounding_use_no_kept_file(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout stays and the bytes change, so a file of the old rules would be served as if it were new."""
+    load(model_path, tmp_path, precision="int4")
+    monkeypatch.setattr(native_weights, "ROUNDING_VERSION", native_weights.ROUNDING_VERSION + 1)
+    listener = Listener()
+    load(model_path, tmp_path, listener, precision="int4")
+    assert "pack weights" in listener.lines
 
 
 def test_a_damaged_cache_is_found_and_made_again(model_path: Path, tmp_path: Path) -> None:

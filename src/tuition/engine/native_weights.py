@@ -2,9 +2,10 @@
 
 In: a `ModelFolder` and a precision.  Out: `PackedWeights`, one buffer and the digest of what it was made of.
 
-The file's key holds the digests of the model's weight files, the formats and the version of the layout, so
-that anything that could change the bytes changes the name. A file is used only if its content has the digest
-that its label recorded when it was written, and the label its own; otherwise it is packed again.
+The file's key holds the digests of the model's weight files, the formats and the versions of the layout and
+the rounding rules, so that anything that could change the bytes changes the name. A file is used only if its
+content has the digest that its label recorded when it was written, and the label its own; otherwise it is
+packed again.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from tuition.core.progress import Progress, Task
 from tuition.core.units import format_bytes, format_duration
 from tuition.model.digest import weights_digest
 from tuition.model.folder import ModelFolder
-from tuition.model.quantize import BITS, IntegerFormat, from_blocks, quantize
+from tuition.model.quantize import BITS, ROUNDING_VERSION, IntegerFormat, from_blocks, quantize
 from tuition.spec.shape import ModelShape
 
 _BLOCK_ROWS = 16
@@ -297,6 +298,7 @@ def _key(folder: ModelFolder, formats: Formats) -> str:
     files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.gguf")) if path.is_dir() else [path]
     facts = {
         "layout": tuition_kernels.LAYOUT_VERSION,
+        "rounding": ROUNDING_VERSION,
         "formats": [formats.body, formats.head],
         "shape": asdict(folder.shape),
         "files": {file.name: file_digest(file) for file in files},

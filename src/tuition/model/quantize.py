@@ -26,12 +26,19 @@ GROUP = 32
 BITS = {"int8": 8.5, "int4": 4.5, "int4min": 5.0}
 """Bits per weight, scales included."""
 
+ROUNDING_VERSION = 2
+"""Raised whenever `quantize` makes other integers or scales of the same weights: kept files then lapse."""
+
 _CHUNK = 2**18
 """Weights quantised at a time, so that what is tried stays in the processor's cache."""
 
 _SHRINK = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
-"""Scales tried for four bits, relative to the one that clips nothing: clipping the largest weight of a group
+"""Scales tried for int4min, relative to the one that clips nothing: clipping the largest weight of a group
 a little often costs less than the coarser steps that it forces on the others."""
+
+_STEPS = (1.0, 0.9, 0.95, 1.04, 1.08, 1.12, 1.16, 1.2)
+"""Steps tried for int4, relative to the one whose -8 is the largest weight: a coarser one gains as much as a
+finer one that clips. Eight come within half a percent of the error that forty leave."""
 
 
 @dataclass(frozen=True)
@@ -138,25 +145,27 @@ def _round_int8(groups: Tensor) -> tuple[Tensor, Tensor, None]:
 
 
 def _round_int4(groups: Tensor) -> tuple[Tensor, Tensor, None]:
-    """The scale with the least error among a few candidates and the least-squares one for the best of them.
+    """The integers of a few steps that point most nearly where the weights w do, then their unbiased scale.
 
-    The largest weight maps to -8, whatever its sign, since the integers reach further down than up.
+    The scale is <w, w> / <q, w>, so that <rounded, w> = <w, w>: the error stands at a right angle to the
+    weights, and products with them are right on average. The scale of the least error, <q, w> / <q, q>, makes
+    all of them smaller by the error's share of <w, w>, which adds up over the layers and flattens what the
+    model says. Both scales rank the integers alike, by their angle to w. The largest weight maps to -8,
+    whatever its sign, since the integers reach further down than up; the other way round gains nothing.
     """
-    extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True)) / -8  # (rows, groups, 1)
-
-    def attempt(scales: Tensor) -> tuple[Tensor, Tensor]:
-        q = (groups * _inverse(scales)).round_().add_(8).clamp_(0, 15)
-        return q, ((q - 8) * scales).sub_(groups).square_().sum(-1, keepdim=True)
-
-    best, least = _half(extreme), torch.full_like(extreme, torch.inf)
-    for shrink in _SHRINK:
-        scales = _half(extreme * shrink)
-        error = attempt(scales.float())[1]
-        best, least = torch.where(error < least, scales, best), torch.minimum(error, least)
-    q = attempt(best.float())[0] - 8
-    fitted = _half((q * groups).sum(-1, keepdim=True) * _inverse(q.square().sum(-1, keepdim=True)))
-    best = torch.where(attempt(fitted.float())[1] < least, fitted, best)
-    return attempt(best.float())[0], best, None
+    extreme = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))  # (rows, groups, 1)
+    scales = _half(extreme / -8).float()
+    units = groups * _inverse(scales)  # (rows, groups, GROUP), the largest at -8
+    best, chosen = torch.zeros_like(scales), torch.ones_like(scales)
+    for step in _STEPS:
+        q = (units / step).round_().clamp_(-8, 7)
+        along, square = (q * units).sum(-1, keepdim=True), q.square().sum(-1, keepdim=True)
+        cosine = along.square() / square  # squared and times <w, w>; no number in a group of zeros
+        better = cosine > best
+        best, chosen = torch.where(better, cosine, best), torch.where(better, step, chosen)
+    q = (units / chosen).round_().clamp_(-8, 7)
+    longer = units.square().sum(-1, keepdim=True) * _inverse((q * units).sum(-1, keepdim=True))
+    return q + 8, _half(scales * longer), None
 
 
 def _round_int4min(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
