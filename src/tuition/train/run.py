@@ -209,8 +209,9 @@ def _prepare(
     folder.result.unlink(missing_ok=True)  # how the run ended before: it goes on
     write_json(folder.header, header)
     session = Session(
-        settings, folder, state, loader, corpus, tokenizer, span, bill, machine, progress, header
-    )
+        settings, folder, state, loader, pretrain.next_token_loss, corpus, tokenizer, span, bill, machine,
+        progress, header,
+    )  # fmt: skip
     if checkpoint is not None:
         session.not_exact += why_not_exact(checkpoint.state["header"], header)
         session.remember(checkpoint)

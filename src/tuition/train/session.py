@@ -25,12 +25,12 @@ from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.folder import RunFolder
 from tuition.train.listeners import JsonLog, TensorBoardLog, mfu, tokens_per_second
 from tuition.train.loop import fit
-from tuition.train.recipes.pretrain import next_token_loss
 from tuition.train.samples import byte_counts, write_sample
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.scoring import Score, bits_per_byte, score_documents
 from tuition.train.settings import TrainSettings
 from tuition.train.state import TrainState
+from tuition.train.step import Loss
 from tuition.train.stop import StopRequest
 
 _LOG_LINE = "a line of the log"
@@ -58,6 +58,8 @@ class Session:
     folder: RunFolder
     state: TrainState
     loader: Loader
+    loss_fn: Loss
+    """Of the recipe."""
     corpus: Corpus
     tokenizer: Tokenizer
     span: Span
@@ -106,7 +108,7 @@ class Session:
         """The error for a budget that had no room for a step; takes one, to know how long it is."""
         begun_s = self.span.spent_s
         once = StepSpan(1)
-        for record in fit(self.state, self.loader, next_token_loss, self.settings, once, self.bill.meter):
+        for record in fit(self.state, self.loader, self.loss_fn, self.settings, once, self.bill.meter):
             self.bill.add_step(record)
         needed = format_duration(begun_s + once.spent_s)
         return SettingsError(
@@ -116,9 +118,7 @@ class Session:
     def _steps(self) -> Iterator[StepRecord]:
         """The loop's records, each one billed and logged."""
         skipped = len(self.state.guard.skipped)
-        for record in fit(
-            self.state, self.loader, next_token_loss, self.settings, self.span, self.bill.meter
-        ):
+        for record in fit(self.state, self.loader, self.loss_fn, self.settings, self.span, self.bill.meter):
             self.bill.add_step(record)
             with self._alarm(_LOG_LINE):
                 self.log.step(record, self.machine.peak_flops)

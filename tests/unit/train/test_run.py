@@ -30,6 +30,7 @@ from tuition.spec.machine import detect_machine
 from tuition.train import run as run_module
 from tuition.train import session as session_module
 from tuition.train.guard import DivergedError
+from tuition.train.recipes import pretrain
 from tuition.train.recipes.demo import demo_settings
 from tuition.train.run import TrainResult, run_training
 from tuition.train.schedule import BudgetSpan
@@ -154,7 +155,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step_s: float = 0.0, look_s: float = 0.0) -> None:
         self.now, self.num_steps, self.dies_in_step = 0.0, 0, 0
-        loss, score = session_module.next_token_loss, session_module.Session._score
+        loss, score = pretrain.next_token_loss, session_module.Session._score
 
         def slow_loss(*given) -> torch.Tensor:
             self.num_steps, self.now = self.num_steps + 1, self.now + step_s
@@ -166,7 +167,7 @@ class Clock:
             self.now += look_s
             return score(*given)
 
-        monkeypatch.setattr(session_module, "next_token_loss", slow_loss)
+        monkeypatch.setattr(pretrain, "next_token_loss", slow_loss)
         monkeypatch.setattr(session_module.Session, "_score", slow_score)
         monkeypatch.setattr(run_module, "BudgetSpan", partial(BudgetSpan, clock=self))
         monkeypatch.setattr(
@@ -315,7 +316,7 @@ def test_a_bill_that_cannot_be_saved_is_one_alarm_and_the_whole_is_billed(
 
 def test_a_run_that_diverges_is_billed_as_failed(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        session_module, "next_token_loss", lambda model, batch, scale: model.norm.weight.sum() * float("nan")
+        pretrain, "next_token_loss", lambda model, batch, scale: model.norm.weight.sum() * float("nan")
     )
     with pytest.raises(DivergedError):
         home.run()
