@@ -52,6 +52,8 @@ class Eval(Common):
 def run(argv: list[str]) -> int:
     """Score, print, and keep the score with the model's version."""
     arguments = parse(Eval, argv, verb="eval", description=DESCRIPTION)
+    import torch
+
     from tuition.books.books import open_books
     from tuition.cli.terminal import open_progress
     from tuition.data.corpus import prepare_corpus
@@ -61,6 +63,7 @@ def run(argv: list[str]) -> int:
     from tuition.model.load import load_decoder
     from tuition.plan.memory import require_evaluation
     from tuition.registry.registry import Evaluation, Registry
+    from tuition.runtime.crew import MOST_MEMBERS, crew_size
     from tuition.runtime.device import choose_device, choose_precision
     from tuition.runtime.memory import free_bytes
 
@@ -82,6 +85,7 @@ def run(argv: list[str]) -> int:
             min(arguments.window or folder.shape.context_length, folder.shape.context_length),
             "bf16" if precision.is_autocast else "float32",
             free_bytes(device),
+            crew_size(MOST_MEMBERS, torch.get_num_threads(), device),
         )
         decoder = load_decoder(folder, precision.dtype, device)
         score = evaluate(

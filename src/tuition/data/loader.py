@@ -69,11 +69,6 @@ class Loader:
         self.cutter = RowCutter(tokens, seq_len, seed)
         self.sampler = Sampler(self.cutter.num_samples, batch_size, seed, rank, world_size)
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps until every sample has come once."""
-        return self.sampler.num_samples / (self.sampler.batch_size * self.sampler.world_size)
-
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         epochs, sample_ids = self.sampler.step(step)

@@ -213,11 +213,6 @@ class TrainingBill:
             self._flops += record.flops
             self._last_loss = record.loss
 
-    def add_overhead(self, kind: OverheadKind, window: Window) -> None:
-        """Count a window that is not a step: it must not overlap with another that is counted."""
-        with self._lock:
-            self._add(kind, window)
-
     @contextmanager
     def overhead(self, kind: OverheadKind) -> Iterator[None]:
         """Meter what happens inside as overhead, whether or not it succeeds."""

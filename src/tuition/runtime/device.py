@@ -16,15 +16,13 @@ from typing import Literal
 import torch
 
 from tuition.core.errors import SettingsError
+from tuition.spec.hardware import quota_cores
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16"]
 
 FAST_BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 """What /proc/cpuinfo calls instructions that multiply bfloat16 faster than float32, the faster one first."""
-
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-"""Quota and period of control groups, version 2."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _KEPT_BYTES = 1 << 30
@@ -60,20 +58,8 @@ def choose_device(wanted: DeviceChoice = "auto") -> torch.device:
 def usable_cores() -> int:
     """Cores that this process may run on: those it is bound to, fewer where a container grants less time."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _container_cores(CPU_MAX)
+    quota = quota_cores()
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
-
-
-def _container_cores(file: Path) -> float | None:
-    """Cores' worth of time that a Linux container is granted, None without a limit.
-
-    More threads than that wait for each other in every operation.
-    """
-    try:
-        quota, period = file.read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
 
 
 def set_threads(wanted: int | None = None) -> int:

@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 import pynvml
 
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Quota and period of control groups, version 2."""
+
 _ISA_FLAGS = (
     ("amx", ("amx_bf16", "amx_tile")),
     ("avx512_bf16", ("avx512_bf16",)),
@@ -91,15 +94,19 @@ def _mac_name() -> str:
 def _num_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
-    quota = _quota_cores()
+    quota = quota_cores()
     return max(1, min(cores, math.ceil(quota)) if quota else cores)
 
 
-def _quota_cores() -> float | None:
+def quota_cores() -> float | None:
+    """Cores' worth of time that a Linux container is granted, None without a limit.
+
+    More threads than that wait for each other in every operation.
+    """
     try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        limit, period = CPU_MAX.read_text(encoding="ascii").split()
         return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZeroDivisionError):
         return None
 
 

@@ -9,6 +9,8 @@ from tuition.core.errors import SettingsError
 from tuition.runtime import device
 from tuition.runtime.device import choose_device, choose_precision, set_threads, usable_cores
 from tuition.runtime.seed import random_state, restore_random_state, seed_all
+from tuition.spec import hardware
+from tuition.spec.hardware import quota_cores
 
 CPU = torch.device("cpu")
 
@@ -16,16 +18,19 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     ("content", "cores"), [("max 100000", None), ("150000 100000", 1.5), ("", None), ("50000 0", None)]
 )
-def test_the_quota_of_a_container_is_read(tmp_path: Path, content: str, cores: float | None) -> None:
+def test_the_quota_of_a_container_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, cores: float | None
+) -> None:
+    monkeypatch.setattr(hardware, "CPU_MAX", tmp_path / "cpu.max")
+    assert quota_cores() is None, "there is no such file"
     (tmp_path / "cpu.max").write_text(content)
-    assert device._container_cores(tmp_path / "cpu.max") == cores
-    assert device._container_cores(tmp_path / "nothing") is None
+    assert quota_cores() == cores
 
 
 def test_a_quota_below_the_cores_lowers_the_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpu.max").write_text("10000 100000")
-    monkeypatch.setattr(device, "CPU_MAX", tmp_path / "cpu.max")
-    assert usable_cores() == 1
+    monkeypatch.setattr(hardware, "CPU_MAX", tmp_path / "cpu.max")
+    assert usable_cores() == hardware.find_processor().num_cores == 1
 
 
 def test_threads_are_set_as_asked() -> None:
