@@ -48,6 +48,7 @@ struct Product {
     Ending ending = Ending::store;
     int64_t first = 0, last = 0;   // with `gate` both are even
     uint8_t* scratch = nullptr;    // this thread's, scratch_bytes(columns) bytes
+    bool from_memory = false;      // the caches do not hold the model's weights from step to step
 };
 
 constexpr int64_t product_scratch_bytes(int64_t padded_columns) { return padded_columns * 32 * 4 + 65536; }

@@ -12,6 +12,7 @@ namespace tuition {
 namespace {
 
 constexpr int kRowPadding = 32;   // tiles read whole groups of 16 or 32 rows
+constexpr int64_t kCacheBytes = 32 << 20;   // more weights than this come from memory at every step
 
 [[noreturn]] void refuse(const std::string& what, int64_t got, const std::string& wanted) {
     throw std::invalid_argument(what + ": got " + std::to_string(got) + ", wanted " + wanted);
@@ -20,7 +21,8 @@ constexpr int kRowPadding = 32;   // tiles read whole groups of 16 or 32 rows
 }  // namespace
 
 Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options)
-    : config_(config), kernels_(choose_kernels(options.isa)), plan_(config), weights_(weights) {
+    : config_(config), kernels_(choose_kernels(options.isa)), plan_(config), weights_(weights),
+      from_memory_(plan_.bytes > kCacheBytes) {
     if (options.num_threads < 1 || options.num_threads > 1024) refuse("num_threads", options.num_threads, "1 to 1024");
     if (options.num_blocks < 1) refuse("num_blocks", options.num_blocks, "at least 1");
     if (options.block_size < kKeyTile || options.block_size % kKeyTile || options.block_size > 4096)
@@ -266,7 +268,7 @@ Rows& Model::prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64
 void Model::multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride, Ending ending, int thread) {
     const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit, size = team_->size();
     Product product{&weight, &left, num_rows, out, stride, ending, units * thread / size * unit,
-                    units * (thread + 1) / size * unit, workers_[static_cast<size_t>(thread)].scratch.data()};
+                    units * (thread + 1) / size * unit, workers_[static_cast<size_t>(thread)].scratch.data(), from_memory_};
     kernels_.multiply(product);
 }
 

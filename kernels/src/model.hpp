@@ -94,6 +94,7 @@ class Model {
     const Kernels& kernels_;
     Plan plan_;
     const uint8_t* weights_;
+    const bool from_memory_;   // the weights, because they are more than caches hold
     std::vector<Layer> layers_;
     Matrix embedding_, head_;
     const float* final_norm_;

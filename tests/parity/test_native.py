@@ -1,6 +1,7 @@
 """The native runner against the torch decoder on every instruction set here, and against itself."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,20 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(format: str, isa: str) -
             sequences.advance(runner, counts)
     for index in range(4):
         np.testing.assert_array_equal(sequences.whole(index), want[index])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("format", ["float32", "bf16"])
+def test_a_row_has_the_same_bits_alone_where_weights_come_from_memory(format: str, isa: str) -> None:
+    """A lone row reads them block after block once they are more than 32 MiB: the vocabulary is large."""
+    decoder = make_decoder(replace(EVERYTHING, vocab_size=70_001))
+    tokens, packed = draw_tokens(decoder.shape, 1, length=6), pack(decoder, format)
+    assert len(packed.buffer) > 32 << 20
+    want = alone(decoder, packed, tokens, isa)[0]
+    sequences, runner = Sequences(tokens), make_runner(decoder, packed, isa)
+    for _ in tokens[0]:
+        sequences.advance(runner, {0: 1})
+    np.testing.assert_array_equal(sequences.whole(0), want)
 
 
 def test_blocks_of_earlier_sequences_leave_no_trace() -> None:

@@ -42,7 +42,8 @@ struct Strip {
 };
 
 // `right(step)`: where the first block's lines of a step are; `next`: bytes from one block to the next; `line`: bytes
-// from one line to the next; kAhead: bytes that the memory is asked for in advance, 0 where all is near.
+// from one line to the next; kAhead: bytes that the memory is asked for in advance, 0 where all is near. A single stream
+// is asked into the second cache, which has more places for lines under way than the first.
 template <int kRows, int kBlocks, int kAhead, typename Right>
 inline void sum_float(Strip<float> left, int64_t steps, Right right, int64_t next, int64_t line, F16 (&total)[kRows][kBlocks]) {
     F16 sums[kRows][kBlocks];
@@ -57,7 +58,7 @@ inline void sum_float(Strip<float> left, int64_t steps, Right right, int64_t nex
             F16 lines[kBlocks];
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) {
-                if constexpr (kAhead > 0) prefetch(w + b * next + kAhead);
+                if constexpr (kAhead > 0) __builtin_prefetch(w + b * next + kAhead, 0, kBlocks == 1 ? 2 : 3);
                 lines[b] = load(reinterpret_cast<const float*>(w + b * next));
             }
 #pragma GCC unroll 8
@@ -98,7 +99,7 @@ inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next,
             __m512bh lines[kBlocks];
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) {
-                if constexpr (kAhead > 0) prefetch(w + b * next + pair * 64 + kAhead);
+                if constexpr (kAhead > 0) __builtin_prefetch(w + b * next + pair * 64 + kAhead, 0, kBlocks == 1 ? 2 : 3);
                 lines[b] = pairs(w + b * next + pair * 64);
             }
 #pragma GCC unroll 8
@@ -132,7 +133,7 @@ inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next,
         for (int pair = 0; pair < 16; ++pair, w += 64) {
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) {
-                if constexpr (kAhead > 0) prefetch(w + b * next + kAhead);
+                if constexpr (kAhead > 0) __builtin_prefetch(w + b * next + kAhead, 0, kBlocks == 1 ? 2 : 3);
                 const F16 e = even_half(w + b * next), o = odd_half(w + b * next);
 #pragma GCC unroll 8
                 for (int r = 0; r < kRows; ++r) {

@@ -32,7 +32,7 @@ inline void finish_gate(const Product& p, int row, int64_t block, F16 gate, F16 
 // kBlocks neighbouring blocks of kRows rows.
 template <int kRows, int kBlocks>
 inline void finish_all(const Product& p, int row, int64_t block, const F16 (&total)[kRows][kBlocks]) {
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
         if (p.ending == Ending::gate) {
 #pragma GCC unroll 4

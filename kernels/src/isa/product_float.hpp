@@ -8,6 +8,7 @@ namespace tuition {
 namespace TUITION_ISA {
 
 constexpr int kPrefetchAhead = 2048;          // bytes; what keeps the memory's queues full on the machines tried
+constexpr int kStreamAheadFloat = 1024;       // likewise, for one row of weights from memory
 constexpr int64_t kStripBytes = 1 << 19;      // activations that pass at a time: what half of the second cache holds
 
 // The left operand from `row` on; a strip of bf16 must not leave its tile of 16 rows.
@@ -18,29 +19,41 @@ inline Strip<Left> bf16_strip(const Rows& left, int row) { return {reinterpret_c
 inline Strip<Left> bf16_strip(const Rows& left, int row) { return float_strip(left, row); }
 #endif
 
-// kRows rows of activations by kBlocks neighbouring blocks of weights, of which kWide are held in registers.
+// Sums of kRows rows of activations by kBlocks neighbouring blocks of weights.
+template <Format kFormat, int kRows, int kBlocks, int kAhead>
+inline void float_sums(const Product& p, int row, int64_t block, F16 (&total)[kRows][kBlocks]) {
+    const int64_t next = p.weight->block_bytes(), steps = p.left->columns / 32;
+    const uint8_t* w = p.weight->block(block);
+    if constexpr (kFormat == Format::float32)
+        sum_float<kRows, kBlocks, kAhead>(float_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 32 * kLine; }, next, kLine, total);
+    else
+        sum_bf16<kRows, kBlocks, kAhead>(bf16_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 16 * kLine; }, next, total);
+}
+
+// kRows rows by kBlocks blocks, of which kWide are held in registers.
 template <Format kFormat, int kRows, int kBlocks>
 inline void float_part(const Product& p, int row, int64_t block) {
     constexpr int kWide = kRows > 1 && kBlocks > kAcross ? kAcross : kBlocks;
-    const int64_t next = p.weight->block_bytes(), steps = p.left->columns / 32;
     F16 total[kRows][kBlocks];
     for (int first = 0; first < kBlocks; first += kWide) {
-        const uint8_t* w = p.weight->block(block + first);
         F16 part[kRows][kWide];
-        if constexpr (kFormat == Format::float32)
-            sum_float<kRows, kWide, kPrefetchAhead>(float_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 32 * kLine; }, next, kLine, part);
-        else
-            sum_bf16<kRows, kWide, kPrefetchAhead>(bf16_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 16 * kLine; }, next, part);
+        float_sums<kFormat, kRows, kWide, kPrefetchAhead>(p, row, block + first, part);
         for (int r = 0; r < kRows; ++r)
             for (int b = 0; b < kWide; ++b) total[r][first + b] = part[r][b];
     }
-    for (int r = 0; r < kRows; ++r) {
-        if (p.ending == Ending::gate) {
-            for (int b = 0; b + 1 < kBlocks; b += 2) finish_gate(p, row + r, block + b, total[r][b], total[r][b + 1]);
-        } else {
-            for (int b = 0; b < kBlocks; ++b) finish(p, row + r, block + b, total[r][b]);
-        }
+    finish_all(p, row, block, total);
+}
+
+// One row by two blocks, one after the other: weights from memory are fastest in one stream.
+template <Format kFormat>
+inline void float_narrow(const Product& p, int64_t block) {
+    F16 total[1][2];
+    for (int b = 0; b < 2; ++b) {
+        F16 one[1][1];
+        float_sums<kFormat, 1, 1, kStreamAheadFloat>(p, 0, block + b, one);
+        total[0][b] = one[0][0];
     }
+    finish_all(p, 0, block, total);
 }
 
 // Rows first <= row < last, kRows at a time and then fewer.
@@ -52,11 +65,12 @@ inline void float_rows(const Product& p, int row, int last, int64_t block) {
 }
 
 // Many rows: weights of two blocks stay in the second cache while the rows pass. One row: four blocks at once, so that
-// enough independent sums are under way to hide their latency.
+// enough independent sums are under way to hide their latency; unless memory is what it waits for.
 template <Format kFormat>
 inline void multiply_float_as(const Product& p) {
     if (p.num_rows == 1) {
         int64_t block = p.first;
+        for (; p.from_memory && block + 2 <= p.last; block += 2) float_narrow<kFormat>(p, block);
         for (; block + 4 <= p.last; block += 4) float_part<kFormat, 1, 4>(p, 0, block);
         for (; block + 2 <= p.last; block += 2) float_part<kFormat, 1, 2>(p, 0, block);
         for (; block < p.last; ++block) float_part<kFormat, 1, 1>(p, 0, block);
