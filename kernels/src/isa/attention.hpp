@@ -6,6 +6,8 @@
 // begin at multiples of kSpan whatever the chunk; each has its own softmax peak and is merged into the total in order.
 #pragma once
 
+#include <algorithm>
+
 #include "attention_tiles.hpp"
 #include "dot.hpp"
 #include "softmax.hpp"
@@ -23,7 +25,10 @@ inline Strip<Left> query_strip(const SpanOfQueries& s, int first) { return {s.qu
 inline Strip<Left> weight_strip(const SpanWeights& w, int first) { return {w.scores + first * kSpan, kSpan, 32}; }
 #endif
 
-// Scores of kQueries queries against the 32 keys of one tile.
+constexpr int kKeysAhead = 2 * kKeyTile;   // positions: tiles lie apart, so the processor does not guess the next one
+
+// Scores of kQueries queries against the 32 keys of one tile. Beside them it asks the second cache for the values of
+// these keys and for keys to come, a line at a time: asked for all at once most would be dropped.
 template <int kQueries>
 inline void score_tile(const SpanOfQueries& s, int first, int position, float* out) {
     const int64_t dim = s.cache->head_dim, steps = dim / 32;
@@ -31,7 +36,15 @@ inline void score_tile(const SpanOfQueries& s, int first, int position, float* o
         F16 total[kQueries][kAcross];
         if (s.cache->half) {
             const uint8_t* keys = key_tile(s, position) + b * dim * 32;
-            sum_bf16<kQueries, kAcross, 0>(query_strip(s, first), steps, [keys](int64_t step) { return keys + step * 16 * kLine; }, dim * 32, total);
+            const uint8_t* coming = key_tile(s, std::min(position + kKeysAhead, s.end - kKeyTile)) + b * dim * 32;
+            const uint8_t* values = value_tile(s, position) + b * dim * 32;
+            const auto ask = [coming, values, next = dim * 32](int64_t line) {
+                for (int c = 0; c < kAcross; ++c) {
+                    __builtin_prefetch(coming + c * next + line * kLine, 0, 2);
+                    __builtin_prefetch(values + c * next + line * kLine, 0, 2);
+                }
+            };
+            sum_bf16<kQueries, kAcross, 0>(query_strip(s, first), steps, [keys](int64_t step) { return keys + step * 16 * kLine; }, dim * 32, total, ask);
         } else {
             const uint8_t* keys = key_tile(s, position) + b * dim * 64;
             const Strip<float> left{s.queries + first * s.query_stride, s.query_stride, 32};

@@ -33,6 +33,11 @@ using Left = uint16_t;
 using Left = float;
 #endif
 
+// What sums ask of memory beside their own lines, pair of columns by pair: nothing.
+struct AskNothing {
+    void operator()(int64_t) const {}
+};
+
 // Where a left operand lies, in elements.
 template <typename Element>
 struct Strip {
@@ -84,8 +89,8 @@ inline __m512bh fill_pair(const uint16_t* at) {
     return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
-template <int kRows, int kBlocks, int kAhead, typename Right>
-inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next, F16 (&total)[kRows][kBlocks]) {
+template <int kRows, int kBlocks, int kAhead, typename Right, typename Ask = AskNothing>
+inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next, F16 (&total)[kRows][kBlocks], Ask ask = {}) {
     __m512 sums[kRows][kBlocks];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r)
@@ -97,6 +102,7 @@ inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next,
 #pragma GCC unroll 4
         for (int pair = 0; pair < 16; ++pair) {
             __m512bh lines[kBlocks];
+            ask(step * 16 + pair);
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) {
                 if constexpr (kAhead > 0) __builtin_prefetch(w + b * next + pair * 64 + kAhead, 0, kBlocks == 1 ? 2 : 3);
@@ -118,8 +124,8 @@ inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next,
 
 #else
 
-template <int kRows, int kBlocks, int kAhead, typename Right>
-inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next, F16 (&total)[kRows][kBlocks]) {
+template <int kRows, int kBlocks, int kAhead, typename Right, typename Ask = AskNothing>
+inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next, F16 (&total)[kRows][kBlocks], Ask ask = {}) {
     for (int r = 0; r < kRows; ++r)
         for (int b = 0; b < kBlocks; ++b) total[r][b] = fill(0);
     for (int64_t step = 0; step < steps; ++step) {
@@ -131,6 +137,7 @@ inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next,
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) even[r][b] = odd[r][b] = fill(0);
         for (int pair = 0; pair < 16; ++pair, w += 64) {
+            ask(step * 16 + pair);
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) {
                 if constexpr (kAhead > 0) __builtin_prefetch(w + b * next + kAhead, 0, kBlocks == 1 ? 2 : 3);
