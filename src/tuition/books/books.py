@@ -52,7 +52,7 @@ Write = tuple[Callable[[Connection], Any], "Future[Any]"]
 def open_books(workspace: Workspace, url: str | None = None) -> "Books":
     """Open, and create or migrate where needed, the books of `workspace`.
 
-    `url`: another database; only `sqlite` in the workspace works today, anything else is refused.
+    `url`: another database; refused, since only SQLite in the workspace is supported.
     Raises: BooksError if the file cannot be used or is of a newer version; BusyError if it stays locked.
     """
     if url is not None:

@@ -2,7 +2,7 @@
 
 Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd each sum to zero. `entries`,
 `transactions`, `rates` and `prices` are append only; where the database knows triggers, they refuse changes.
-Portable types only: SQLite now, PostgreSQL later by URL.
+Only types that PostgreSQL has too.
 """
 
 from sqlalchemy import (

@@ -34,7 +34,7 @@ class Eval(Common):
     model: tyro.conf.Positional[str]
     """Name, name@version, folder or GGUF file."""
     data: DataSettings = field(default_factory=DataSettings)
-    """The text; its held-out part is scored."""
+    """The text, by its paths or demo; with neither, that of the model's own run, split as it was there."""
     part: Literal["heldout", "train"] = "heldout"
     """Which part of the text to score; train shows how much was learned by heart."""
     max_bytes: int | None = None
@@ -42,7 +42,7 @@ class Eval(Common):
     window: int | None = None
     """Tokens in one forward pass; left out: the model's context."""
     stride: int | None = None
-    """New tokens per window; left out: half of it. Less is slower and gives each token more context."""
+    """New tokens per window; left out: half a window. Less is slower and gives each token more context."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     machine: MachineSettings = field(default_factory=MachineSettings)

@@ -35,7 +35,7 @@ class Generate(Common):
     chat: bool = False
     """The prompt is a user's message: answer it with the model's chat template."""
     prompts: Path | None = None
-    """.jsonl file, one object per line with prompt or messages, and id, max_tokens or sampling if wanted."""
+    """.jsonl file, one object per line: prompt or messages; if wanted id, max_tokens, temperature, ..."""
     out: Path | None = None
     """.jsonl file for the replies; stopped at any moment, a second run goes on where the first was."""
     max_tokens: int | None = None

@@ -1,4 +1,4 @@
-"""`tuition machine probe`: measure how fast this machine computes and reads memory; assume no longer."""
+"""`tuition machine`: what is known of this machine; `probe` measures how fast it computes and reads."""
 
 import importlib
 import importlib.util

@@ -30,7 +30,7 @@ class Serve(Common):
     """What `tuition serve` takes."""
 
     models: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Names, name@version, folders or GGUF files; left out: the model that was made last."""
+    """Names, name@version, folders or GGUF files; left out: the model that was made or added last."""
     serve: Annotated[ServeSettings, Flat] = field(default_factory=ServeSettings)
     """Where to listen, and limits."""
     page: bool = True
@@ -84,7 +84,7 @@ def run(argv: list[str]) -> int:
 
 
 def latest(registry: "Registry") -> str:
-    """The model that was made last. Raises: TuitionError when there is none."""
+    """The model that was made or added last. Raises: TuitionError when there is none."""
     versions = registry.list()
     if not versions:
         raise TuitionError(NOTHING_TO_SERVE)

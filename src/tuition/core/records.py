@@ -1,4 +1,4 @@
-"""The nouns that pass between rooms and cost something. Values only: frozen, plain integers, no behaviour.
+"""The nouns that pass between rooms and cost something. Values only: frozen, without behaviour.
 
 `Window` -> `Posting` is the way of a cost; `StepTrace` tells the ledger who was in an engine step.
 """
@@ -16,7 +16,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of machine time and what it cost. Windows of one device do not overlap."""
+    """A stretch of machine time and what it cost. Windows may be nested; what is booked does not overlap."""
 
     start_ns: int
     """Monotonic clock at the start."""

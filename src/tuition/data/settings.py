@@ -24,7 +24,7 @@ class DataSettings:
     field: str = "text"
     """Where rows have fields (.jsonl, .parquet): the one that holds the text."""
     title_field: str | None = None
-    """Where rows have fields: the one that names a document. None: file and line name it."""
+    """Where rows have fields: the one that names a document; left out: file and line name it."""
     dataset_split: str = "train"
     """Of a Hugging Face dataset folder: the split to take."""
     on_bad: Literal["fail", "skip"] = "fail"

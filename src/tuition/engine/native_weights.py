@@ -215,7 +215,7 @@ def load_packed(
 ) -> PackedWeights:
     """Packed weights, from the cache where they are there and whole, else packed now and kept there.
 
-    `cache_folder`: None keeps nothing. A folder that cannot be written is said, and not needed.
+    `cache_folder`: None keeps nothing. That a folder cannot be written is said, and is no error.
     Raises: ModelError for a model that cannot be read, SettingsError for one that cannot be computed.
     """
     started = time.monotonic()

@@ -31,7 +31,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Added to the logits of these token ids."""
     seed: int | None = None
-    """None draws a fresh one; a draw is a function of (seed, position): neighbours never change a reply."""
+    """Left out: a fresh one. A draw is a function of (seed, position): neighbours never change a reply."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -92,7 +92,7 @@ class Timing:
 
     submitted_ns: int
     admitted_ns: int
-    """First step that computed something for it."""
+    """When it got its place in a step; for one that never did, its end."""
     first_token_ns: int | None
     finished_ns: int
 

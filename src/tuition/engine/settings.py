@@ -35,7 +35,7 @@ class EngineSettings:
     max_waiting: int = 1024
     """Most requests that wait for a place; further ones are refused as busy."""
     prefix_cache: Literal["on", "off"] = "on"
-    """Reuse computed blocks among prompts with the same beginning and the same salt."""
+    """Reuse computed blocks among prompts with the same beginning and the same salt (a server's: its key)."""
     speculation: Literal["auto", "off"] = "auto"
     """Guess tokens from the text so far and keep only those the draw gives; auto stops where it does not pay.
     """
@@ -45,7 +45,7 @@ class EngineSettings:
     """Same tokens and logprob bits alone and in any batch, on one machine and thread count. The native runner
     always does so; the torch runner gets slower."""
     threads: int | None = None
-    """CPU threads; None uses every core."""
+    """CPU threads; left out: one per core this process may use."""
 
     def __post_init__(self) -> None:
         for name, low in (("max_batch", 1), ("block_size", 1), ("max_waiting", 0), ("draft_tokens", 1)):

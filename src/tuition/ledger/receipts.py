@@ -35,7 +35,7 @@ class RequestRow:
     """Of prompt_tokens: taken from the prefix cache."""
     generated_tokens: int
     queue_ns: int | None
-    """From submission to the first step; None if it never got one."""
+    """From submission to a place in a step, or to its end without one; None without times."""
     first_token_ns: int | None
     """From submission; None if there was none."""
     total_ns: int

@@ -25,7 +25,7 @@ _DEFAULT_THETA = 10_000.0
 
 def rope_from_config(config: Fields, context_length: int) -> RopeShape:
     """Rotary settings of a config. Raises:
-    ModelError for kinds and parameters that we would have to look away from.
+    ModelError for kinds and parameters that would have to be ignored.
     """
     table = config.table.get("rope_scaling") or config.table.get("rope_parameters") or {}
     if not isinstance(table, dict):

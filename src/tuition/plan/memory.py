@@ -56,9 +56,7 @@ class ServingMemory:
 
 
 def available_memory(device_free: int | None = None) -> int:
-    """Bytes that can be taken now:
-    the device's free memory if given, else this machine's, limits of a container included.
-    """
+    """Bytes that can be taken now: `device_free` where it is given, else this machine's or its container's."""
     if device_free is not None:
         return device_free
     free = _available_from_kernel()
@@ -134,9 +132,8 @@ def training_memory(
     """What training takes, about.
 
     `batch_tokens`: tokens of one microbatch. `members`: threads that share its rows, each with gradients of
-    its own. Activations are float32 where autocast keeps them so, hence
-    rather too much than too little. Scores of attention are counted for the short rows that keep them; logits
-    are made for some rows at a time and never kept.
+    its own. Activations are counted as float32, rather too much than too little; scores of attention for the
+    short rows that keep them. Logits are made for some rows at a time and never kept.
     """
     kept = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
     if seq_len <= _LONGEST_KEPT_ROW:
@@ -244,7 +241,7 @@ def cache_blocks(
     what is left after a share of `reserve` is kept for everything else (main memory is shared with
     training, the page cache and other programs; a GPU's can be used further). `weights_loaded`: the weights
     are in memory already, so `free` is without them. Never more blocks than `max_batch` full contexts fill.
-    Raises: CapacityError if not even one full context fits, or one step's worth where a limit says so.
+    Raises: CapacityError if not even one full context fits, or `limit` is more than is free.
     """
     available = available_memory(free)
     weights = weight_bytes(shape, precision)

@@ -146,10 +146,7 @@ class Call:
                 self.close()
 
     def _failure(self, last: TokenEvent) -> ApiError:
-        """A sequence that never began did not find room, or no engine.
-
-        Another try may. Else it is our defect.
-        """
+        """One that never began found no room or no engine; another try may. Else it is our defect."""
         if last.timing is None and last.num_generated == 0:
             return overloaded("the engine could not take this request; try again", 2)
         return internal(self.request_id)

@@ -1,6 +1,5 @@
-"""What the server is given.
-
-Models that run, the books, settings, the key. And the gate that closes when it stops.
+"""What the server is given (models that run, the books, settings, the key), and the gate that closes when it
+stops.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ class ServeSettings:
     port: int = 8000
     """TCP port; 0 takes a free one."""
     drain_seconds: float = 30.0
-    """After SIGTERM, how long replies under way may still take, seconds."""
+    """After SIGTERM or Ctrl-C, how long replies under way may still take, seconds."""
     max_body_bytes: int = 4 << 20
     """Largest request body, bytes."""
     max_choices: int = 16

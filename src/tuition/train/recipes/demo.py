@@ -1,4 +1,4 @@
-"""The demo's settings, from a small sweep on plays of its own; the goal of 1.9 is open. No torch here.
+"""The demo's settings, chosen by a small sweep on plays that are neither taught nor held out. No torch here.
 
 In: the name of a demo corpus and a budget.  Out: `TrainSettings`. Why these: bench/sweep_demo.py, one row
 for each choice; rows of 128 tokens do better in its short runs, and would halve the context.
