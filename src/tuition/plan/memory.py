@@ -56,7 +56,7 @@ class ServingMemory:
 
 
 def available_memory(device_free: int | None = None) -> int:
-    """Bytes that can be taken now: `device_free` where it is given, else this machine's or its container's."""
+    """Bytes that can be taken now: `device_free` where it is given, else the machine's or container's."""
     if device_free is not None:
         return device_free
     free = _available_from_kernel()
