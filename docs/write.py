@@ -59,7 +59,7 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
         found.append((README, "inference", "\n\n".join(inference_table(each) for each in inference)))
     home = open_workspace(None if os.environ.get("TUITION_HOME") else ROOT / ".demo").root
     if not check and (home / "demo.txt").exists():
-        told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "~/.tuition")
+        told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "./.demo")
         found.append((README, "demo", f"```text\n{told.replace(str(ROOT), '.')}\n```"))
     return found
 

@@ -169,7 +169,8 @@ def check(arguments: CheckSheet) -> int:
         if not isinstance(amount, dict):
             energy = format_energy(amount.energy_uj)
             seconds = format_duration(amount.wall_ns / 1e9)
-            print(f"{field.name:<14} {seconds:>14} {energy:>14} {format_usd(amount.cost_nusd):>16}")
+            name, money = field.name.replace("_", " "), format_usd(amount.cost_nusd)
+            print(f"{name:<14} {seconds:>14} {energy:>14} {money:>16}")
     print("every identity holds to the last unit" if found.holds else "THE BOOKS DO NOT AGREE WITH THE METER")
     return 0 if found.holds else 1
 

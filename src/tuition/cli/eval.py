@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Measure a model: held-out bits per byte with its standard error over documents, comparable among models "
-    "of any tokenizer. Lower is better. Without --data, on what the model's own run held out."
+    "of any tokenizer. Lower is better. Without --data.paths or --data.demo, on what the "
+    "model's own run held out."
 )
 TASK = "heldout bits per byte"
 OTHER_TASK = "bits per byte of other text"
@@ -135,6 +136,15 @@ def text_of(arguments: Eval, version: "Version | None") -> DataSettings:
     """The text that was named, else that of the model's own run. Raises: SettingsError without either."""
     if names_text(arguments):
         return arguments.data
+    given = {
+        name: value for name, value in vars(arguments.data).items() if value != getattr(DataSettings(), name)
+    }
+    for name, value in given.items():
+        raise SettingsError(
+            f"data.{name}",
+            got=value,
+            wanted="data.paths or data.demo beside it: the model's own text stays split",
+        )
     if version is None or version.lineage.settings is None:
         raise SettingsError(
             "data.paths", got=(), wanted="files or folders of text: the run of this model is not known"

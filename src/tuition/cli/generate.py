@@ -111,6 +111,8 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
 
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt or ""
     engine = biller.opened.engine
+    if arguments.chat and engine.tokenizer.chat is None:
+        raise SettingsError("chat", got=True, wanted="a model with a chat template; this one continues text")
     prompt = engine.encode([{"role": "user", "content": text}] if arguments.chat else text)
     request = engine.request(prompt, priority="interactive", **fields_of(arguments))
     service = EngineService(engine.loop, biller.opened.account.add)

@@ -56,8 +56,8 @@ class StepTrace:
     start_ns: int
     end_ns: int
     work: tuple[SequenceWork, ...]
-    kind: Literal["step", "load", "warmup"] = "step"
-    """`load` and `warmup` are overhead: nobody's request."""
+    kind: Literal["step", "load"] = "step"
+    """`load` is overhead: nobody's request."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,13 +101,6 @@ class BlockPool:
             self._known[name] = block
             self._names[block] = name
 
-    def forget_all(self) -> None:
-        """Give up everything that is known, say after weights changed. Held blocks stay held."""
-        self._free.extend(self._kept)
-        self._kept.clear()
-        self._known.clear()
-        self._names = [None] * self.num_blocks
-
     def _forget(self, block: int) -> None:
         name = self._names[block]
         if name is not None:

@@ -87,11 +87,6 @@ class StepLoop:
         self._end(sequence, "cancelled")
         return True
 
-    def fail_all(self, error: str) -> None:
-        """End every request with an error; the events come with the next `step` or `take_events`."""
-        for sequence in self.scheduler.live:
-            self._end(sequence, "error", error=error)
-
     @property
     def has_work(self) -> bool:
         """Whether `step` would do or tell anything."""

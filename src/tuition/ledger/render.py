@@ -253,7 +253,8 @@ def model_lines(model: ModelStatement) -> list[Line]:
             name = f"{which} tokens" if which != "all" else "tokens"
             lines.append(Line(section, f"per million {name}, {view}", value, "USD per Mtok", money))
         value = model.wh_per_mtok(loaded=loaded)
-        lines.append(Line(section, f"energy per million tokens, {view}", value, "Wh per Mtok", energy))
+        how = f"with PUE; {energy}" if loaded else energy
+        lines.append(Line(section, f"energy per million tokens, {view}", value, "Wh per Mtok", how))
         tokens = model.crossover(loaded=loaded)
         lines.append(
             Line(

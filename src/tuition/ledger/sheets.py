@@ -172,9 +172,9 @@ class ModelStatement:
         return None if not tokens else amount.usd * factor / tokens * 1e6
 
     def wh_per_mtok(self, *, loaded: bool = False) -> float | None:
-        """Watt-hours per million tokens."""
-        energy = (self.loaded if loaded else self.causal).energy_wh
-        return None if energy is None or not self.num_tokens else energy / self.num_tokens * 1e6
+        """Watt-hours per million tokens: of the machine, or fully loaded, of the building."""
+        energy = self.building_uj if loaded else self.causal.energy_uj
+        return None if energy is None or not self.num_tokens else energy / UJ_PER_WH / self.num_tokens * 1e6
 
     def crossover(self, *, loaded: bool = False) -> float | None:
         """Tokens at which the variable cost has grown to the fixed cost; None while either is unknown."""

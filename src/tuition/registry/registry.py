@@ -25,11 +25,6 @@ from tuition.registry.copying import copy_model, files_of
 from tuition.registry.lineage import MANIFEST, Lineage, read_lineage
 from tuition.registry.names import check_name, parse_reference
 
-_ATTEMPTS = 20
-"""Two processes that publish under one name at once take different versions;
-more than this many is a defect.
-"""
-
 
 @dataclass(frozen=True)
 class Version:

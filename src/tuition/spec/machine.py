@@ -171,16 +171,19 @@ def _processor_figures(processor: Processor, *, whole: bool) -> Figures:
     clock = processor.clock_hz or assumption("clock_ghz")[0] * 1e9
     bandwidth, bandwidth_from = assumption("core_memory_gbs")
     idle, power_from = assumption("core_idle_watts")
-    full, _ = assumption("core_full_watts")
+    full, full_from = assumption("core_full_watts")
     memory_watts = assumption("memory_watts_per_gb")[0] * processor.memory_bytes / 1e9
-    power = Origin("assumed", f"{processor.num_cores} cores and their memory: {power_from}")
+    cores = f"{processor.num_cores} cores and their memory"
     speed = f"{processor.isa} in {isa['format']}, {processor.num_cores} cores at {clock / 1e9:.2g} GHz: "
     speed += isa["source"]
     return {
         "peak_flops": (float(isa["flops_per_cycle"]) * clock * processor.num_cores, Origin("assumed", speed)),
         "memory_bandwidth": (bandwidth * 1e9 * processor.num_cores, Origin("assumed", bandwidth_from)),
-        "idle_watts": (idle * processor.num_cores + memory_watts, power),
-        "full_watts": (full * processor.num_cores + memory_watts, power),
+        "idle_watts": (
+            idle * processor.num_cores + memory_watts,
+            Origin("assumed", f"{cores}: {power_from}"),
+        ),
+        "full_watts": (full * processor.num_cores + memory_watts, Origin("assumed", f"{cores}: {full_from}")),
         "usd_per_hour": rate,
     }
 

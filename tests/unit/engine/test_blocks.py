@@ -75,17 +75,6 @@ def test_a_second_block_of_the_same_content_stays_private() -> None:
     pool.check([one])
 
 
-def test_everything_known_can_be_given_up() -> None:
-    pool = BlockPool(4, 16)
-    held = published(pool, NAMES[:2])
-    pool.release(published(pool, NAMES[2:4]))
-    pool.forget_all()
-    assert pool.find(NAMES) == []
-    pool.check([held])
-    pool.release(held)
-    pool.check([])
-
-
 @pytest.mark.parametrize("fault", ["leak", "lost", "twice", "name", "foreign", "both"])
 def test_the_check_finds_each_planted_fault(fault: str) -> None:
     pool = BlockPool(6, 16)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from tuition.books.books import Books
 from tuition.core.errors import NotFoundError
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.core.units import UJ_PER_WH
 from tuition.ledger.amortization import (
     crossover_tokens,
     straight_line,
@@ -95,6 +96,8 @@ def test_law_9_loaded_is_causal_with_idle_and_overhead(filled: Books) -> None:
     assert model.crossover(loaded=True) < model.crossover()
     whole = model.usd_per_mtok(loaded=True) * model.num_tokens / 1e6 * 1e9
     assert whole == pytest.approx(model.loaded.cost_nusd)
+    building = model.wh_per_mtok(loaded=True) * model.num_tokens / 1e6 * UJ_PER_WH
+    assert building == pytest.approx(model.building_uj) == pytest.approx(1.3 * model.loaded.energy_uj)
     assert model.utilisation == pytest.approx(51 / (51 + 59))
 
 
