@@ -58,6 +58,8 @@ class Generate(Common):
             )
         if (self.prompts is None) != (self.out is None):
             raise SettingsError("out", got=self.out, wanted="a file together with --prompts, nothing without")
+        if self.chat and self.prompts is not None:
+            raise SettingsError("chat", got=True, wanted="one prompt; a line of a file has messages instead")
 
 
 def run(argv: list[str]) -> int:

@@ -216,6 +216,7 @@ def test_doctor_finds_the_workspace(tuition, home: Path) -> None:
         (("eval", "tiny", "--data.paths", "/does/not/exist"), FAILURE, "/does/not/exist"),
         (("eval", "tiny", "--data.heldout-share", "0.5"), USAGE, "data.heldout_share"),
         (("generate", "tiny", "x", "--chat"), USAGE, "chat template"),
+        (("generate", "tiny", "--prompts", "p", "--out", "o", "--chat"), USAGE, "chat"),
         (("chat", "--url", "http://127.0.0.1:9"), FAILURE, "tuition serve"),
         (("bill", "run", "nope"), FAILURE, "no run named 'nope'"),
         (("bill", "request", "--limit", "9" * 20), USAGE, "limit"),
