@@ -113,7 +113,8 @@ def show_runs(arguments: RunSheet) -> int:
         if arguments.run is not None:
             return show_named((training_receipt(books, arguments.run),), arguments.format)
         sheets = training_receipts(books, arguments.model)
-    return show_list(sheets, arguments.format, "No run was billed yet; `tuition train` makes one.")
+    nothing = nothing_of("run", arguments.model, "`tuition train` makes one")
+    return show_list(sheets, arguments.format, nothing)
 
 
 def show_requests(arguments: RequestSheet) -> int:
@@ -124,7 +125,13 @@ def show_requests(arguments: RequestSheet) -> int:
         if arguments.request is not None:
             return show_named(call_receipts(books, arguments.request), arguments.format)
         sheets = request_receipts(books, arguments.model, arguments.limit or LIMIT)
-    return show_list(sheets, arguments.format, "No request was billed yet; `tuition serve` answers some.")
+    nothing = nothing_of("request", arguments.model, "`tuition serve` answers some")
+    return show_list(sheets, arguments.format, nothing)
+
+
+def nothing_of(kind: str, model: str | None, way_out: str) -> str:
+    """What a table says where no receipt was found."""
+    return f"No {kind}{f' of {model}' if model else ''} was billed yet; {way_out}."
 
 
 def show_named(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format) -> int:

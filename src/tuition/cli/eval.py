@@ -49,6 +49,12 @@ class Eval(Common):
     machine: MachineSettings = field(default_factory=MachineSettings)
     """What you know better about this machine and its price."""
 
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "window", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(name, got=value, wanted="at least 1, or left out")
+
 
 def run(argv: list[str]) -> int:
     """Score, print, and keep the score with the model's version."""

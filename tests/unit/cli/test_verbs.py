@@ -206,6 +206,11 @@ def test_doctor_finds_the_workspace(tuition, home: Path) -> None:
     assert machine["origins"]["usd_per_hour"]["provenance"] == "user"
 
 
+def test_bills_of_a_model_without_any_do_not_say_that_none_was_made(tuition) -> None:
+    assert tuition("bill", "run", "--model", "other")[1].startswith("No run of other was billed yet")
+    assert tuition("bill", "request", "--model", "other")[1].startswith("No request of other was billed yet")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
@@ -215,6 +220,9 @@ def test_doctor_finds_the_workspace(tuition, home: Path) -> None:
         (("generate", "tinny", "x"), FAILURE, "did you mean 'tiny'"),
         (("eval", "tiny", "--data.paths", "/does/not/exist"), FAILURE, "/does/not/exist"),
         (("eval", "tiny", "--data.heldout-share", "0.5"), USAGE, "data.heldout_share"),
+        (("eval", "tiny", "--max-bytes", "0"), USAGE, "max_bytes"),
+        (("eval", "tiny", "--window", "0"), USAGE, "window"),
+        (("eval", "tiny", "--stride", "-1"), USAGE, "stride: got -1, wanted at least 1"),
         (("generate", "tiny", "x", "--chat"), USAGE, "chat template"),
         (("generate", "tiny", "--prompts", "p", "--out", "o", "--chat"), USAGE, "chat"),
         (("chat", "--url", "http://127.0.0.1:9"), FAILURE, "tuition serve"),
