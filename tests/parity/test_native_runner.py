@@ -215,3 +215,14 @@ def test_describe_names_what_computes_and_how_much(model_path: Path, tmp_path: P
     runner.close()
     with pytest.raises(ValueError, match="closed"):
         runner.weights_digest()
+
+
+@pytest.mark.parametrize("worth", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, worth: float) -> None:
+    tokenizer = train_bpe(["to be or not to be, that is the question\n" * 30], vocab_size=270)
+    decoder = Decoder(SHAPE).initialize(0.1, torch.Generator().manual_seed(2))
+    decoder.layers[1].attention.query.weight.data[3, 5] = worth
+    path = save_model(tmp_path / "model", decoder, SHAPE, tokenizer, dtype="float32")
+    for precision in ("float32", "bf16", "int8", "int4"):
+        with pytest.raises(ModelError, match=re.escape("layers.1.attention.query.weight")):
+            load(path, tmp_path / "cache", precision=precision)

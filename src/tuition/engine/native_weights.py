@@ -23,7 +23,7 @@ import tuition_kernels
 from torch import Tensor
 
 from tuition.core.durable import file_digest, publish_folder, write_json
-from tuition.core.errors import SettingsError
+from tuition.core.errors import ModelError, SettingsError
 from tuition.core.progress import Progress, Task
 from tuition.core.units import format_bytes, format_duration
 from tuition.model.digest import weights_digest
@@ -142,13 +142,17 @@ def _places(shape: ModelShape) -> dict[str, _Place]:
 
 
 def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: Task) -> str:
-    """Pack every tensor of `folder` into a zeroed buffer; returns the digest of the tensors packed."""
+    """Pack every tensor of `folder` into a zeroed buffer; returns the digest of the tensors packed.
+
+    Raises: ModelError for a weight that is no finite number.
+    """
     parts = {name: (format, offset, size) for name, format, _, _, offset, size in
              kernel_config(folder.shape, formats).parts()}  # fmt: skip
     places = _places(folder.shape)
 
     def packed() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in folder.tensors():
+            _require_finite(folder, name, tensor)
             place = places[name]
             format, offset, size = parts[place.part]
             if tensor.dim() == 1:
@@ -160,6 +164,12 @@ def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: T
             yield name, tensor
 
     return weights_digest(packed())
+
+
+def _require_finite(folder: ModelFolder, name: str, tensor: Tensor) -> None:
+    """Rounding makes a number of an infinity, and the softmax passes over a NaN: text would come of both."""
+    if not all(end.isfinite() for end in tensor.aminmax()):
+        raise ModelError(folder.path, f"holds a NaN or an infinity in {name}", way_out="fetch the file again")
 
 
 def _place_vector(out: np.ndarray, values: np.ndarray, place: _Place) -> None:
