@@ -128,6 +128,16 @@ def test_a_damaged_cache_is_found_and_made_again(model_path: Path, tmp_path: Pat
     np.testing.assert_array_equal(one_step(load(model_path, tmp_path, precision="int8")), want)
 
 
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
+def test_a_label_that_is_none_is_packed_again(model_path: Path, tmp_path: Path, text: str) -> None:
+    load(model_path, tmp_path, precision="int8")
+    (kept,) = tmp_path.glob("packed-*")
+    (kept / "packed.json").write_text(text)
+    listener = Listener()
+    load(model_path, tmp_path, listener, precision="int8")
+    assert "pack weights" in listener.lines
+
+
 @pytest.mark.parametrize("field", ["source_digest", "packed_digest", "num_bytes", "label_digest"])
 def test_a_damaged_label_is_found(model_path: Path, tmp_path: Path, field: str) -> None:
     """Otherwise the runner would vouch for tensors that it does not serve."""

@@ -290,7 +290,7 @@ def _open_kept(target: Path, formats: Formats, config: tuition_kernels.Config) -
         source, recorded = str(label["source_digest"]), str(label["packed_digest"])
         with open(target / _WEIGHTS, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     with mapped:
         if len(mapped) != config.num_bytes:
