@@ -3,6 +3,7 @@
 Only the file of the verb that was asked for is imported, so that help comes at once.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -30,6 +31,9 @@ USAGE, FAILURE, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 """Set before anything optional is imported: no library of ours calls home."""
 
+DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What a disk may answer at any moment, and no code of ours can help."""
+
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Set before torch is imported: a thread that waits for another one sleeps. Where it spins, as is usual, two
 threads on a machine that does anything else lose most of their speed (lab log)."""
@@ -56,15 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except Exception as error:
         text = " ".join(str(error).split()) or "no message"
-        complain(f"{type(error).__name__}: {text} (a defect of ours; --debug shows where)", debug)
+        of_ours = not isinstance(error, OSError) or error.errno not in DISK_TROUBLE
+        where = " (a defect of ours; --debug shows where)" if of_ours else ""
+        complain(f"{type(error).__name__}: {text}{where}", debug)
         return FAILURE
 
 
 def complain(message: str, debug: bool) -> None:
-    """One line on stderr, after the traceback if that was asked for."""
+    """One line on stderr, after the traceback if that was asked for.
+
+    A message may quote a model's files, whose line ends and orders to the terminal are not carried out.
+    """
     if debug:
         traceback.print_exc()
-    print(f"tuition: {message}", file=sys.stderr)
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in message)
+    print(f"tuition: {shown}", file=sys.stderr)
 
 
 def dispatch(words: list[str]) -> int:

@@ -5,11 +5,13 @@ In: a decoder or tensors under our names, and a tokenizer.  Out: config.json, ge
 safetensors (in shards when large), the tokenizer's files, and `tuition.json` with the digest of each of them.
 """
 
+import errno
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -101,7 +103,10 @@ def _write_weights(
         shard = {
             hugging_face_name(ours): tensors[ours].detach().to("cpu", dtype).contiguous() for ours in names
         }
-        save_file(shard, folder / name, metadata={"format": "pt"})
+        try:
+            save_file(shard, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:  # its own name for whatever the disk says
+            raise OSError(errno.EIO, str(error), str(folder / name)) from error
         weight_map |= dict.fromkeys(shard, name)
     if len(shards) > 1:
         total = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import re
@@ -13,7 +14,7 @@ import pytest
 from tuition.books.books import open_books
 from tuition.cli import chat
 from tuition.cli.billed import Biller
-from tuition.cli.main import FAILURE, USAGE, main
+from tuition.cli.main import FAILURE, USAGE, complain, main
 from tuition.cli.serving import open_one
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
@@ -204,6 +205,22 @@ def test_doctor_finds_the_workspace(tuition, home: Path) -> None:
     machine = json.loads(tuition("doctor", "--json", "--machine.usd-per-hour", "0.5")[1])["machine"]
     assert machine["usd_per_hour"] == 0.5
     assert machine["origins"]["usd_per_hour"]["provenance"] == "user"
+
+
+def test_a_message_carries_no_orders_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("the template says: \x1b[31mred\nand more", debug=False)
+    assert capsys.readouterr().err == "tuition: the template says: \ufffd[31mred\ufffdand more\n"
+
+
+def test_a_full_disk_is_no_defect_of_ours(tuition, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("tuition.cli.main.dispatch", full)
+    status, _, err = tuition("models", "add", "other", str(tmp_path))
+    assert status == FAILURE
+    assert "No space left on device" in err
+    assert "defect" not in err
 
 
 def test_bills_of_a_model_without_any_do_not_say_that_none_was_made(tuition) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tuition.core.errors import ModelError, ShapeError
@@ -53,6 +54,20 @@ def test_what_was_saved_is_what_is_loaded(
     assert folder.tokenizer().encode("to be") == bpe.encode("to be")
     assert weights_digest(load_decoder(folder).state_dict().items()) == folder.digest()
     assert folder.format == "safetensors F32"
+
+
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("tuition.model.save.save_file", full)
+    shape = ModelShape(
+        vocab_size=32, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=32,
+        context_length=16,
+    )  # fmt: skip
+    with pytest.raises(OSError, match="No space left"):
+        save_model(tmp_path / "model", Decoder(shape).initialize(), shape, None)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_digest_does_not_depend_on_lossless_types_nor_on_order() -> None:
