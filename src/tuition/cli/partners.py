@@ -39,9 +39,15 @@ class Partner(Protocol):
         ...
 
 
+_ORDERS = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
+}
+"""Control characters, by which a text moves the cursor, renames the window or writes to the clipboard."""
+
+
 def show(text: str) -> None:
-    """A piece of the reply, at once."""
-    sys.stdout.write(text)
+    """A piece of the reply, at once: a terminal gets no orders from a model, a file gets what was said."""
+    sys.stdout.write(text.translate(_ORDERS) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 

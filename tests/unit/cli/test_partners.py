@@ -2,9 +2,12 @@
 
 import os
 import signal
+import sys
+
+import pytest
 
 from tuition.cli.billed import cost_line
-from tuition.cli.partners import cancelled_by_ctrl_c
+from tuition.cli.partners import cancelled_by_ctrl_c, show
 
 
 class Stream:
@@ -41,3 +44,14 @@ def test_the_cost_line_says_how_energy_is_known_and_how_the_reply_ended() -> Non
     )
     assert "unknown" in silent
     assert "ended by" not in silent
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_model_gives_a_terminal_no_orders(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "\x1b]52;c;aGk=\x07One\tline\nand ‘another’\x9b2J"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    show(said)
+    told = "\ufffd]52;c;aGk=\ufffdOne\tline\nand ‘another’\ufffd2J"
+    assert capsys.readouterr().out == (told if is_terminal else said)
