@@ -1,7 +1,7 @@
 """The demo's settings, chosen by a small sweep on plays that are neither taught nor held out. No torch here.
 
 In: the name of a demo corpus and a budget.  Out: `TrainSettings`. Why these: bench/sweep_demo.py, one row
-for each choice; rows of 128 tokens do better in its short runs, and would halve the context.
+for each choice; rows of 128 tokens do better in its short runs, and worse in the demo's time (lab log).
 """
 
 from typing import Literal
