@@ -142,15 +142,10 @@ def text_of(arguments: Eval, version: "Version | None") -> DataSettings:
     """The text that was named, else that of the model's own run. Raises: SettingsError without either."""
     if names_text(arguments):
         return arguments.data
-    given = {
-        name: value for name, value in vars(arguments.data).items() if value != getattr(DataSettings(), name)
-    }
-    for name, value in given.items():
-        raise SettingsError(
-            f"data.{name}",
-            got=value,
-            wanted="data.paths or data.demo beside it: the model's own text stays split",
-        )
+    for name, default in vars(DataSettings()).items():
+        if (got := getattr(arguments.data, name)) != default:
+            wanted = "data.paths or data.demo beside it: the model's own text stays split as it was"
+            raise SettingsError(f"data.{name}", got=got, wanted=wanted)
     if version is None or version.lineage.settings is None:
         raise SettingsError(
             "data.paths", got=(), wanted="files or folders of text: the run of this model is not known"

@@ -170,7 +170,7 @@ def _processor_figures(processor: Processor, *, whole: bool) -> Figures:
     isa = next(row for row in read_rows("isa") if row["isa"] == processor.isa)
     clock = processor.clock_hz or assumption("clock_ghz")[0] * 1e9
     bandwidth, bandwidth_from = assumption("core_memory_gbs")
-    idle, power_from = assumption("core_idle_watts")
+    idle, idle_from = assumption("core_idle_watts")
     full, full_from = assumption("core_full_watts")
     memory_watts = assumption("memory_watts_per_gb")[0] * processor.memory_bytes / 1e9
     cores = f"{processor.num_cores} cores and their memory"
@@ -181,7 +181,7 @@ def _processor_figures(processor: Processor, *, whole: bool) -> Figures:
         "memory_bandwidth": (bandwidth * 1e9 * processor.num_cores, Origin("assumed", bandwidth_from)),
         "idle_watts": (
             idle * processor.num_cores + memory_watts,
-            Origin("assumed", f"{cores}: {power_from}"),
+            Origin("assumed", f"{cores}: {idle_from}"),
         ),
         "full_watts": (full * processor.num_cores + memory_watts, Origin("assumed", f"{cores}: {full_from}")),
         "usd_per_hour": rate,
