@@ -7,6 +7,7 @@ docs/how-to/measure-speed.md. Speculation is off: on random prompts it would loo
 import random
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,15 +39,18 @@ class Watched:
         self.load_s = time.perf_counter() - start
         self.task, self.runner_s, self._count = task, 0.0, 0
         runner = self.engine.runner
-        forward = runner.forward
+        for name in ("forward", "decode"):
+            if hasattr(runner, name):
+                setattr(runner, name, self._timed(getattr(runner, name)))
 
-        def timed(batch: Any) -> Any:
+    def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any) -> Any:
             began = time.perf_counter()
-            logits = forward(batch)
+            result = call(*args)
             self.runner_s += time.perf_counter() - began
-            return logits
+            return result
 
-        runner.forward = timed  # type: ignore[method-assign]
+        return timed
 
     def submit(self, prompt: list[int], tokens: int) -> str:
         self._count += 1
@@ -120,18 +124,19 @@ def decode(side: Watched, batch: int, seed: int) -> dict[str, Any]:
         side.submit(prompt, task.generate)
     submitted = time.perf_counter() - start
     steps = side.steps()
-    first_token_s, full, runner_s, count, contexts = submitted, 0.0, 0.0, 0, 0
+    first_token_s, full, runner_s, count, contexts = submitted, 0.0, 0.0, 0, 0.0
     waiting = batch
     for wall, inside, trace in steps:
         if waiting > 0:
             first_token_s += wall
             waiting -= sum(1 for work in trace.work if work.phase == "prefill" and work.num_sampled)
         if len(trace.work) == batch and all(work.phase == "decode" for work in trace.work):
-            full, runner_s, count = full + wall, runner_s + inside, count + 1
-            contexts += sum(work.context_tokens for work in trace.work)
+            full, runner_s, count = full + wall, runner_s + inside, count + trace.num_steps
+            each = (trace.num_steps - 1) / 2  # a burst reads more at each of its steps
+            contexts += trace.num_steps * sum(work.context_tokens + each for work in trace.work)
     row = protocol.decode_row(batch, task, batch * count / full, first_token_s)
     shape = side.engine.folder.shape
-    mean_context = contexts // max(1, batch * count)
+    mean_context = round(contexts / max(1, batch * count))
     read = streamed_bytes(side) + batch * kv_bytes_read(shape, 1, mean_context)
     return row | {
         "python_share": 1 - runner_s / full,
@@ -207,11 +212,12 @@ def _together(side: Watched, sizes: list[tuple[int, int]], seed: int) -> dict[st
         side.submit(prompt, reply)
     steps = side.steps()
     took = time.perf_counter() - start
+    count = sum(trace.num_steps for _, _, trace in steps)
     return {
         "tokens_per_s": sum(reply for _, reply in sizes) / took,
-        "steps": len(steps),
-        "mean_sequences": statistics.mean(len(trace.work) for _, _, trace in steps),
-        "mean_tokens": statistics.mean(sum(w.num_tokens for w in trace.work) for _, _, trace in steps),
+        "steps": count,
+        "mean_sequences": sum(trace.num_steps * len(trace.work) for _, _, trace in steps) / count,
+        "mean_tokens": sum(w.num_tokens for _, _, trace in steps for w in trace.work) / count,
         "python_share": 1 - sum(inside for _, inside, _ in steps) / took,
     }
 

@@ -141,15 +141,18 @@ void Model::check(const Batch& b) const {
             refuse("logit_rows", b.logit_rows[i], "ascending rows below " + std::to_string(b.num_tokens));
 }
 
+void Model::reserve_logits(int num_rows) {
+    const int64_t bytes = int64_t{num_rows} * config_.vocab_size * 4;
+    if (bytes <= logits_.bytes()) return;
+    Buffer larger(std::max(bytes, 2 * logits_.bytes()));
+    std::swap(logits_, larger);
+    retired_logits_.push_back(std::move(larger));   // whoever still holds the array of an earlier step may read it, if not trust it
+}
+
 const float* Model::step(const Batch& batch) {
     check(batch);
     reserve(batch.num_tokens);
-    const int64_t logits = int64_t{batch.num_wanted} * config_.vocab_size * 4;
-    if (logits > logits_.bytes()) {   // whoever still holds the array of an earlier step may read it, if not trust it
-        Buffer larger(std::max(logits, 2 * logits_.bytes()));
-        std::swap(logits_, larger);
-        retired_logits_.push_back(std::move(larger));
-    }
+    reserve_logits(batch.num_wanted);
     plan_items(batch);
     team_->run([this, &batch](int thread) {
         kernels_.enter();

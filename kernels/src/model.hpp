@@ -26,6 +26,14 @@ struct Batch {
     int num_tokens = 0, num_sequences = 0, table_width = 0, num_wanted = 0;
 };
 
+// How far `decode` may go. It ends before that with the step in which a sequence meets one of its stop ids.
+struct Burst {
+    int num_steps = 1;
+    double seconds = 0;                     // no step begins later than this after the first
+    const int32_t* stop_starts = nullptr;   // [num_sequences + 1]
+    const int32_t* stop_ids = nullptr;      // those of sequence s at stop_starts[s] to stop_starts[s + 1]
+};
+
 struct Options {
     int num_blocks = 0, block_size = 32, num_threads = 1;
     bool pin = false;
@@ -42,6 +50,14 @@ class Model {
     // Returns logits [num_wanted][vocab_size], valid until the next call.
     // Throws std::invalid_argument if the batch does not fit the model or the cache.
     const float* step(const Batch& batch);
+
+    // Up to burst.num_steps steps of one row per sequence, each sequence's likeliest token (the first of equals) being
+    // its next input; the tables cover them all. Writes chosen[step][sequence] and returns the number of steps taken: 0
+    // where logits of the first were not finite. Throws as `step`.
+    int decode(const Batch& batch, const Burst& burst, int32_t* chosen);
+
+    // From any thread: whether `decode` should end with the step at hand.
+    void hurry(bool on) { hurry_.store(on, std::memory_order_relaxed); }
 
     const Config& config() const { return config_; }
     const Kernels& kernels() const { return kernels_; }
@@ -73,6 +89,7 @@ class Model {
     const float* vector(const std::string& name) const;
     void check(const Batch& batch) const;
     void reserve(int num_rows);
+    void reserve_logits(int num_rows);
     void plan_items(const Batch& batch);
     void work(const Batch& batch, int thread);
     void embed(const Batch& batch, int thread);
@@ -116,6 +133,7 @@ class Model {
     std::vector<int> sequence_of_;     // [row]
     Buffer partial_sums_, partial_scales_;
     alignas(64) std::atomic<int> next_item_{0};
+    std::atomic<bool> hurry_{false};
 };
 
 }  // namespace tuition

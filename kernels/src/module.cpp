@@ -111,12 +111,7 @@ struct Runner {
     nb::ndarray<nb::numpy, const float, nb::ndim<2>> step(Vector<int32_t> token_ids, Vector<int32_t> positions, Vector<int32_t> starts,
                                                           Vector<int32_t> context_lengths, Table<int32_t> block_tables,
                                                           Vector<int32_t> logit_rows) {
-        want(positions.size() == token_ids.size(), "positions: wanted one per token");
-        want(starts.size() == context_lengths.size() + 1, "starts: wanted one more than context_lengths");
-        want(block_tables.shape(0) == context_lengths.size(), "block_tables: wanted one row per sequence");
-        Batch batch{token_ids.data(), positions.data(), starts.data(), context_lengths.data(), block_tables.data(), logit_rows.data(),
-                    static_cast<int>(token_ids.size()), static_cast<int>(context_lengths.size()),
-                    static_cast<int>(block_tables.shape(1)), static_cast<int>(logit_rows.size())};
+        const Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
         const float* logits = nullptr;
         {
             nb::gil_scoped_release release;
@@ -124,6 +119,31 @@ struct Runner {
         }
         return nb::ndarray<nb::numpy, const float, nb::ndim<2>>(
             logits, {logit_rows.size(), static_cast<size_t>(model.config().vocab_size)}, nb::find(this));
+    }
+
+    int decode(Vector<int32_t> token_ids, Vector<int32_t> positions, Vector<int32_t> starts, Vector<int32_t> context_lengths,
+               Table<int32_t> block_tables, Vector<int32_t> logit_rows, Vector<int32_t> stop_starts, Vector<int32_t> stop_ids,
+               nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> chosen, double seconds) {
+        const Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
+        want(batch.num_tokens == batch.num_sequences && batch.num_wanted == batch.num_sequences, "decode: wanted one row per sequence");
+        want(chosen.shape(0) >= 1 && chosen.shape(0) <= (1 << 20) && chosen.shape(1) == context_lengths.size(), "chosen: wanted (steps, sequences)");
+        want(stop_starts.size() == starts.size(), "stop_starts: wanted as many as starts");
+        for (size_t s = 0; s < stop_starts.size(); ++s)
+            want(stop_starts(s) >= (s == 0 ? 0 : stop_starts(s - 1)) && stop_starts(s) <= static_cast<int64_t>(stop_ids.size()),
+                 "stop_starts: wanted ascending places in stop_ids");
+        const Burst burst{static_cast<int>(chosen.shape(0)), seconds, stop_starts.data(), stop_ids.data()};
+        nb::gil_scoped_release release;
+        return model.decode(batch, burst, chosen.data());
+    }
+
+    static Batch batch_of(const Vector<int32_t>& token_ids, const Vector<int32_t>& positions, const Vector<int32_t>& starts,
+                          const Vector<int32_t>& context_lengths, const Table<int32_t>& block_tables, const Vector<int32_t>& logit_rows) {
+        want(positions.size() == token_ids.size(), "positions: wanted one per token");
+        want(starts.size() == context_lengths.size() + 1, "starts: wanted one more than context_lengths");
+        want(block_tables.shape(0) == context_lengths.size(), "block_tables: wanted one row per sequence");
+        return {token_ids.data(), positions.data(), starts.data(), context_lengths.data(), block_tables.data(), logit_rows.data(),
+                static_cast<int>(token_ids.size()), static_cast<int>(context_lengths.size()),
+                static_cast<int>(block_tables.shape(1)), static_cast<int>(logit_rows.size())};
     }
 };
 
@@ -168,6 +188,12 @@ NB_MODULE(_native, m) {
            "isa"_a = "auto", "pin"_a = false)
         .def("step", &Runner::step, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a,
              "Logits (num_wanted, vocab) float32; the array is overwritten by the next call.")
+        .def("decode", &Runner::decode, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a,
+             "stop_starts"_a, "stop_ids"_a, "chosen"_a, "seconds"_a,
+             "Up to len(chosen) steps of one row per sequence, the likeliest token of each being its next input; ends with the step "
+             "in which a sequence meets one of stop_ids[stop_starts[s]:stop_starts[s + 1]], or when `seconds` have passed. Fills "
+             "chosen (steps, sequences) and returns the number of steps taken, 0 where logits of the first are not finite.")
+        .def("hurry", [](Runner& self, bool on) { self.model.hurry(on); }, "on"_a, "From any thread: whether decode should end with the step at hand.")
         .def_prop_ro("isa", [](const Runner& self) { return std::string(self.model.kernels().name); })
         .def_prop_ro("cache_bytes", [](const Runner& self) { return self.model.cache().bytes(); })
         .def_prop_rw("profiling", [](const Runner& self) { return self.model.profiling; },

@@ -217,6 +217,25 @@ void advance(Model& model, std::vector<Sequence>& sequences, const std::vector<i
     }
 }
 
+// Take decode steps of all sequences in one call, from their token behind `done`; returns the tokens chosen.
+std::vector<int32_t> burst(Model& model, const std::vector<Sequence>& sequences, int num_steps, const std::vector<int32_t>& stops) {
+    std::vector<int32_t> tokens, positions, starts{0}, tables, wanted, stop_starts{0}, chosen(sequences.size() * static_cast<size_t>(num_steps));
+    for (const Sequence& sequence : sequences) {
+        wanted.push_back(static_cast<int32_t>(tokens.size()));
+        tokens.push_back(sequence.tokens[static_cast<size_t>(sequence.done)]);
+        positions.push_back(sequence.done);
+        starts.push_back(static_cast<int32_t>(tokens.size()));
+        stop_starts.push_back(static_cast<int32_t>(stops.size()));   // all of the first sequence
+        tables.insert(tables.end(), sequence.table.begin(), sequence.table.end());
+    }
+    const int n = static_cast<int>(sequences.size());
+    Batch batch{tokens.data(), positions.data(), starts.data(), positions.data(), tables.data(), wanted.data(), n, n,
+                static_cast<int>(sequences[0].table.size()), n};
+    const int done = model.decode(batch, {num_steps, 1e9, stop_starts.data(), stops.data()}, chosen.data());
+    chosen.resize(static_cast<size_t>(done) * sequences.size());
+    return chosen;
+}
+
 std::vector<Sequence> make_sequences(const Config& c, int count, int length, int block_size, std::mt19937& random) {
     std::vector<Sequence> sequences(static_cast<size_t>(count));
     std::vector<int32_t> blocks;
@@ -236,6 +255,42 @@ double relative_error(const std::vector<float>& got, const std::vector<Row>& wan
     for (const Row& row : want)
         for (double value : row) error += std::pow(static_cast<double>(got[at++]) - value, 2), size += value * value;
     return std::sqrt(error / size);
+}
+
+// Several decode steps in one call choose what single steps choose; a stop id, and haste, end them early.
+void try_burst(Model& model, std::vector<Sequence> sequences, const std::string& label) {
+    constexpr int kSteps = 24;
+    for (size_t s = 0; s < sequences.size(); ++s) sequences[s].done = 20 + 7 * static_cast<int>(s);   // what follows is written anew
+    const std::vector<Sequence> before = sequences;
+    std::vector<int32_t> want;
+    const auto vocab = static_cast<long>(model.config().vocab_size);
+    for (int i = 0; i < kSteps; ++i) {
+        for (Sequence& sequence : sequences) sequence.logits.clear();
+        advance(model, sequences, std::vector<int>(sequences.size(), 1));
+        for (Sequence& sequence : sequences) {
+            want.push_back(static_cast<int32_t>(std::max_element(sequence.logits.begin(), sequence.logits.begin() + vocab) - sequence.logits.begin()));
+            sequence.tokens[static_cast<size_t>(sequence.done)] = want.back();
+        }
+    }
+    expect(burst(model, before, kSteps, {}) == want, label + ": a burst chooses other tokens than single steps");
+    const std::vector<int32_t> stops{-1, want[sequences.size() * 5]};
+    const size_t first = [&] {   // where the first sequence meets it for the first time
+        size_t at = 0;
+        while (want[at] != stops[1]) at += sequences.size();
+        return at;
+    }();
+    want.resize(first + sequences.size());
+    expect(burst(model, before, kSteps, stops) == want, label + ": a burst does not end with a stop id");
+    model.hurry(true);
+    expect(burst(model, before, kSteps, {}).size() == sequences.size(), label + ": a burst in a hurry takes more than one step");
+    model.hurry(false);
+    bool refused = false;
+    try {
+        burst(model, before, 1 << 20, {});
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    expect(refused, label + ": accepted a burst beyond the context");
 }
 
 void try_model(const Config& config, const std::string& label, bool quick) {
@@ -283,6 +338,7 @@ void try_model(const Config& config, const std::string& label, bool quick) {
         for (size_t s = 0; s < together.size(); ++s)
             same = same && std::memcmp(together[s].logits.data(), alone[s].logits.data(), alone[s].logits.size() * 4) == 0;
         expect(same, label + " on " + isa + ": bits depend on the batch or the chunks");
+        try_burst(whole, alone, label + " on " + isa);
     }
 }
 

@@ -88,6 +88,20 @@ class Model:
         block_tables: NDArray[np.int32],
         logit_rows: NDArray[np.int32],
     ) -> NDArray[np.float32]: ...
+    def decode(
+        self,
+        token_ids: NDArray[np.int32],
+        positions: NDArray[np.int32],
+        starts: NDArray[np.int32],
+        context_lengths: NDArray[np.int32],
+        block_tables: NDArray[np.int32],
+        logit_rows: NDArray[np.int32],
+        stop_starts: NDArray[np.int32],
+        stop_ids: NDArray[np.int32],
+        chosen: NDArray[np.int32],
+        seconds: float,
+    ) -> int: ...
+    def hurry(self, on: bool) -> None: ...
     @property
     def isa(self) -> str: ...
     @property

@@ -40,24 +40,28 @@ class SequenceWork:
     request_id: str
     phase: Phase
     num_tokens: int
-    """Tokens computed in this step: 1 in a decode, a prefill chunk's length, 1 + drafts in speculation."""
+    """Tokens computed in this step: 1 in a decode, a prefill chunk's length, 1 + drafts in speculation, a
+    burst's steps."""
     context_tokens: int
     """Tokens already in the cache before this step, read by its attention."""
     num_sampled: int
     """Rows of logits computed for it."""
     num_wasted: int = 0
-    """Of num_tokens: rejected drafts, and tokens computed again after preemption."""
+    """Of num_tokens: rejected drafts, tokens behind the end of a reply, and tokens computed again after
+    preemption."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTrace:
-    """One engine step: its time on the monotonic clock, and who was in it."""
+    """One engine step, or a burst of them: its time on the monotonic clock, and who was in it."""
 
     start_ns: int
     end_ns: int
     work: tuple[SequenceWork, ...]
     kind: Literal["step", "load"] = "step"
     """`load` is overhead: nobody's request."""
+    num_steps: int = 1
+    """Passes over the weights: more in a burst of decodes, in each of which everybody computed one token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ The cache is cut into blocks of `block_size` positions. A sequence's positions p
 `block_tables[s, p // block_size]` at offset `p % block_size`, in every layer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,4 +61,29 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free weights and cache."""
+        ...
+
+
+@runtime_checkable
+class BurstRunner(Protocol):
+    """A `Runner` that can take several decode steps in one call, without Python between them."""
+
+    def decode(
+        self,
+        batch: StepBatch,
+        num_steps: int,
+        stop_ids: Sequence[np.ndarray],
+        seconds: float,
+    ) -> np.ndarray:
+        """Up to `num_steps` steps of one row per sequence, each one's likeliest token being its next input.
+
+        Ties go to the lower id. The burst ends with the step in which a sequence chooses one of its
+        `stop_ids`, after `seconds`, or at once in a hurry; and before a step whose logits are not finite.
+        Shapes: stop_ids (count,) int32 for each sequence; `block_tables` covers all steps; the result
+        (steps taken, num_sequences) int32, of no rows where the first step's logits are not finite.
+        """
+        ...
+
+    def hurry(self, on: bool) -> None:
+        """From any thread: whether a burst should end with the step at hand, because somebody waits."""
         ...

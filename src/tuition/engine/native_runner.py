@@ -6,6 +6,7 @@ Every row gets the same bits alone, in any batch, and however its prompt was cut
 price (kernels/src/kernels.hpp says how), so `deterministic` has nothing to switch on here.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,31 @@ class NativeRunner:
             batch.token_ids, batch.positions, batch.starts, batch.context_lengths, batch.block_tables,
             batch.logit_rows,
         )  # fmt: skip
+
+    def decode(
+        self, batch: StepBatch, num_steps: int, stop_ids: Sequence[np.ndarray], seconds: float
+    ) -> np.ndarray:
+        """See `batch.BurstRunner`. Raises: ValueError."""
+        if self._model is None:
+            raise ValueError("the runner is closed")
+        chosen = np.empty((num_steps, len(stop_ids)), np.int32)
+        if len(stop_ids) == 1:
+            stops = stop_ids[0]
+            stop_starts = np.array((0, len(stops)), np.int32)
+        else:
+            stops = np.concatenate(stop_ids)
+            stop_starts = np.cumsum([0, *map(len, stop_ids)], dtype=np.int32)
+        num_taken = self._model.decode(
+            batch.token_ids, batch.positions, batch.starts, batch.context_lengths, batch.block_tables,
+            batch.logit_rows, stop_starts, stops, chosen, seconds,
+        )  # fmt: skip
+        return chosen[:num_taken]
+
+    def hurry(self, on: bool) -> None:
+        """See `batch.BurstRunner`; nothing once it is closed."""
+        model = self._model
+        if model is not None:
+            model.hurry(on)
 
     def weights_digest(self) -> str:
         """The digest of the tensors that this runner serves (see model/digest), proven at every call.

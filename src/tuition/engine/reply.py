@@ -1,6 +1,7 @@
 """One reply as it grows: the tokens chosen for it, its text, and whether it has ended. Knows no scheduler."""
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +11,19 @@ from tuition.engine.request import Request, TokenLogprob
 from tuition.engine.sampler import PoisonedLogitsError, TokenSampler, argmax, token_logprob
 from tuition.engine.stop import ReplyText, TextStream
 
-Choice = tuple[int, TokenLogprob | None, str]
-"""A token, how likely it was where that was asked for, and the text that it makes safe to show."""
+
+@dataclass(slots=True)
+class Choice:
+    """Tokens chosen for a reply in one step or burst."""
+
+    token_ids: list[int]
+    """At least one."""
+    text: str
+    """What they make safe to show."""
+    reason: FinishReason | None
+    """Why the reply ends with the last of them, if it does."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each, where that was asked for."""
 
 
 class StreamingTokenizer(Protocol):
@@ -29,6 +41,7 @@ class Reply:
         "num_generated",
         "sampler",
         "scores",
+        "stop_array",
         "stop_ids",
         "submitted_ns",
         "text",
@@ -41,6 +54,7 @@ class Reply:
         self.sampler = TokenSampler(request.sampling, np.array(request.prompt, np.int32))
         self.text = ReplyText(tokenizer.stream(), request.stop)
         self.stop_ids = frozenset() if request.ignore_eos else frozenset(request.stop_ids)
+        self.stop_array = np.array(sorted(self.stop_ids), np.int32)
         self.scores: list[TokenLogprob] | None = None
         if request.prompt_logprobs is not None:
             self.scores = [TokenLogprob(request.prompt[0], None)]
@@ -64,15 +78,13 @@ class Reply:
         position: int,
         drafts: list[int],
         quick: list[int] | None,
-    ) -> tuple[list[Choice], FinishReason | None]:
+    ) -> Choice:
         """One token for the first row, and one more for each draft that the draw before it confirmed.
 
         Shapes: logits (1 + drafts, vocab); `quick`: their argmaxes, where those are all it needs.
-        Returns the choices and why the reply ends with the last of them, if it does.
         Raises: PoisonedLogitsError, and whatever the tokenizer raises; the reply must then be ended.
         """
-        chosen: list[Choice] = []
-        reason: FinishReason | None = None
+        choice = Choice([], "", None)
         for index in range(1 + len(drafts)):
             row = logits[index]
             if quick is not None:
@@ -83,18 +95,36 @@ class Reply:
                 token_id = argmax(row)
             else:
                 token_id = self.sampler.choose(row, position + index)
-            score = None if request.logprobs is None else token_logprob(row, token_id, request.logprobs)
-            text = ""
+            choice.token_ids.append(token_id)
+            if request.logprobs is not None:
+                choice.logprobs += (token_logprob(row, token_id, request.logprobs),)
             if token_id in self.stop_ids:
-                reason = "stop"
+                choice.reason = "stop"
             else:
-                text = self.text.push(token_id)
+                choice.text += self.text.push(token_id)
                 if self.text.stopped:
-                    reason = "stop"
+                    choice.reason = "stop"
                 elif self.num_generated + index + 1 >= request.max_tokens:
-                    reason = "length"
-            chosen.append((token_id, score, text))
+                    choice.reason = "length"
             self.sampler.add(token_id)
-            if reason is not None or index == len(drafts) or token_id != drafts[index]:
+            if choice.reason is not None or index == len(drafts) or token_id != drafts[index]:
                 break
-        return chosen, reason
+        self.num_generated += len(choice.token_ids)
+        return choice
+
+    def take(self, request: Request, token_ids: list[int]) -> Choice:
+        """Tokens that a burst has chosen, up to the one that ends the reply; at least one.
+
+        Raises: whatever the tokenizer raises; the reply must then be ended.
+        """
+        reason: FinishReason | None = None
+        if token_ids[-1] in self.stop_ids:
+            reason = "stop"
+        elif self.num_generated + len(token_ids) >= request.max_tokens:
+            reason = "length"
+        spoken = token_ids[:-1] if reason == "stop" else token_ids
+        text, count = self.text.push_until_stop(spoken)
+        if self.text.stopped:
+            reason, token_ids = "stop", spoken[:count]
+        self.num_generated += len(token_ids)
+        return Choice(token_ids, text, reason)

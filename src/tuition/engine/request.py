@@ -99,16 +99,18 @@ class Timing:
 
 @dataclass(slots=True)
 class TokenEvent:
-    """One generated token, or the end. Text may be empty while UTF-8 or a possible stop text is held back.
+    """What a step has added to a reply: mostly one token, several of a burst or of guesses that stood, or the
+    end alone. Text may be empty while UTF-8 or a possible stop text is held back.
 
-    Not frozen, since that makes its making five times as long, and one is made for each token.
+    Not frozen, since that makes its making five times as long, and one is made for each step.
     """
 
     request_id: str
-    token_id: int | None
-    """None on an event that carries only the end or the prompt's logprobs."""
+    token_ids: tuple[int, ...]
+    """Empty on an event that carries only the end or the prompt's logprobs."""
     text: str
-    logprob: TokenLogprob | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each token, where they were asked for."""
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
     """Set exactly once, on the last event."""
@@ -116,7 +118,7 @@ class TokenEvent:
     num_cached_tokens: int = 0
     """Prompt tokens taken from the prefix cache."""
     num_generated: int = 0
-    """Tokens generated so far, this one included."""
+    """Tokens generated so far, these included."""
     timing: Timing | None = None
     """On the last event."""
     error: str | None = None
@@ -148,12 +150,12 @@ def complete(events: Sequence[TokenEvent]) -> Completion:
     return Completion(
         request_id=last.request_id,
         text="".join(event.text for event in events),
-        token_ids=tuple(event.token_id for event in events if event.token_id is not None),
+        token_ids=tuple(token_id for event in events for token_id in event.token_ids),
         finish_reason=last.finish_reason,
         num_prompt_tokens=last.num_prompt_tokens,
         num_cached_tokens=last.num_cached_tokens,
         num_generated=last.num_generated,
-        logprobs=tuple(event.logprob for event in events if event.logprob is not None),
+        logprobs=tuple(logprob for event in events for logprob in event.logprobs),
         prompt_logprobs=next((e.prompt_logprobs for e in events if e.prompt_logprobs is not None), None),
         timing=last.timing,
         error=last.error,

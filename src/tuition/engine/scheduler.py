@@ -41,6 +41,8 @@ class Plan:
 
     batch: StepBatch
     sequences: list[Sequence]
+    num_steps: int = 0
+    """Decode steps that may be taken in one call, as `batch.BurstRunner` says; 0: one step of all kinds."""
 
 
 class Scheduler:
@@ -123,8 +125,10 @@ class Scheduler:
 
     # ---- the step
 
-    def next_batch(self, draft: Callable[[Sequence, int], int] | None = None) -> Plan | None:
-        """Choose the rows of the next step, or None when there is nothing to do.
+    def next_batch(
+        self, draft: Callable[[Sequence, int], int] | None = None, most_steps: int = 0
+    ) -> Plan | None:
+        """Choose the rows of the next step, or of a burst of up to `most_steps`; None: nothing is to do.
 
         `draft(sequence, most)` may write up to `most` guesses behind sequence.tokens[num_tokens] and tells
         how many.
@@ -147,9 +151,15 @@ class Scheduler:
                 spare -= sequence.num_drafts
             rows.append(sequence)
             budget -= sequence.rows
-        if len(rows) < len(running) or self._lines[0].length or self._lines[1].length:
+        num_decodes = len(rows)
+        if num_decodes < len(running) or self._lines[0].length or self._lines[1].length:
             self._share_among_prompts(budget)
-        return Plan(self._arrays(rows), list(rows)) if rows else None
+        if not rows:
+            return None
+        num_steps = 0
+        if most_steps and draft is None and len(rows) == num_decodes:  # a newcomer's row would be the last
+            num_steps = self._steps_of(rows, most_steps)
+        return Plan(self._arrays(rows), list(rows), num_steps)
 
     def part(self, sequences: list[Sequence]) -> Plan:
         """A smaller step of these sequences alone, with the rows that the present step gave them."""
@@ -220,6 +230,26 @@ class Scheduler:
                 sequence.add_blocks(blocks)
         sequence.num_drafts = count
         sequence.rows = 1 + count
+
+    def _steps_of(self, decodes: list[Sequence], most: int) -> int:
+        """Steps that these can take without anybody's help: until the first must end or finds no block.
+
+        0 where one of them needs more than the likeliest token. Blocks are taken ahead where none is missed.
+        """
+        size = self.pool.block_size
+        for one in decodes:
+            if not one.reply.is_plain:
+                return 0
+            most = min(most, one.num_prompt + one.request.max_tokens - one.num_tokens)
+        missing = [-(-(one.num_computed + most) // size) - len(one.blocks) for one in decodes]
+        total = sum(count for count in missing if count > 0)
+        if total > self.pool.num_free - len(self.running):
+            return min(most, *(len(one.blocks) * size - one.num_computed for one in decodes))
+        if total:
+            for one, count in zip(decodes, missing, strict=True):
+                if count > 0 and (blocks := self.pool.take(count)) is not None:
+                    one.add_blocks(blocks)
+        return most
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)

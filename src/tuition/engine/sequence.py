@@ -80,6 +80,14 @@ class Sequence:
         self.tokens[self.num_tokens] = token_id
         self.num_tokens += 1
 
+    def extend(self, token_ids: list[int]) -> None:
+        """Add generated tokens."""
+        end = self.num_tokens + len(token_ids)
+        if end > len(self.tokens):
+            self.reserve(len(token_ids))
+        self.tokens[self.num_tokens : end] = token_ids
+        self.num_tokens = end
+
     def reserve(self, count: int) -> None:
         """Make room for `count` more tokens behind num_tokens."""
         if self.num_tokens + count > len(self.tokens):

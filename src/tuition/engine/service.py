@@ -161,7 +161,7 @@ class EngineService:
                 raise RequestError("id", f"{request.id} is in use")
             self._streams[request.id] = stream
             self._inbox.append((request, time.monotonic_ns()))
-            self._wake_up.notify()
+            self._call()
         return stream
 
     def cancel(self, request_id: str) -> None:
@@ -169,7 +169,7 @@ class EngineService:
         with self._lock:
             if request_id in self._streams:
                 self._inbox.append(request_id)
-                self._wake_up.notify()
+                self._call()
 
     def stats(self) -> ServiceStats:
         """What is going on; cheap, from any thread."""
@@ -203,9 +203,14 @@ class EngineService:
             if self._state != "failed":
                 self._state = "stopped"
             self._inbox.extend(list(self._streams))
-            self._wake_up.notify()
+            self._call()
         if threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
+
+    def _call(self) -> None:
+        """With the lock held: the engine's thread should look into the inbox."""
+        self.loop.hurry(True)
+        self._wake_up.notify()
 
     # ---- the engine's thread
 
@@ -231,6 +236,7 @@ class EngineService:
                     return True
                 news = list(self._inbox)
                 self._inbox.clear()
+                self.loop.hurry(False)
             if not news and not self._checked:
                 self._check_when_idle()
             for item in news:
@@ -248,7 +254,7 @@ class EngineService:
                 log.error("request %s could not start", request.id, exc_info=error)
             event = TokenEvent(
                 request.id,
-                None,
+                (),
                 "",
                 finish_reason="error",
                 num_prompt_tokens=len(request.prompt),
@@ -261,7 +267,7 @@ class EngineService:
         events, trace = self.loop.step()
         self._step_started_ns = None
         if trace is not None:
-            self._num_steps += 1
+            self._num_steps += trace.num_steps
             if self._on_trace is not None:
                 try:
                     self._on_trace(trace)
@@ -304,7 +310,7 @@ class EngineService:
             stream.deliver(
                 TokenEvent(
                     request.id,
-                    None,
+                    (),
                     "",
                     finish_reason="error",
                     num_prompt_tokens=len(request.prompt),

@@ -15,16 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuition.core.records import FinishReason, SequenceWork, StepTrace
-from tuition.engine.batch import Runner
+from tuition.engine.batch import BurstRunner, Runner
 from tuition.engine.blocks import BlockPool
-from tuition.engine.reply import Reply, StreamingTokenizer
-from tuition.engine.request import Request, Timing, TokenEvent, TokenLogprob
+from tuition.engine.reply import Choice, Reply, StreamingTokenizer
+from tuition.engine.request import Request, Timing, TokenEvent
 from tuition.engine.scheduler import Plan, Scheduler
 from tuition.engine.sequence import Sequence
 from tuition.engine.settings import EngineSettings
 from tuition.engine.speculation import PromptLookup
 
 log = logging.getLogger(__name__)
+
+BURST_STEPS = 64
+"""Most decode steps in one call of the runner: enough that Python between calls is little beside them."""
+BURST_S = 0.016
+"""No step of a burst begins later than this after the first: readers get words sixty times a second."""
+NO_STEPS = np.empty((0, 0), np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class StepLoop:
             clock=clock,
         )
         self._clock = clock
+        self._bursts = runner if isinstance(runner, BurstRunner) else None
         self._lookup = PromptLookup() if self.settings.speculation == "auto" else None
         self._events: list[TokenEvent] = []
 
@@ -86,6 +93,11 @@ class StepLoop:
             return False
         self._end(sequence, "cancelled")
         return True
+
+    def hurry(self, on: bool) -> None:
+        """From any thread: whether a burst should end with the step at hand, because somebody waits."""
+        if self._bursts is not None:
+            self._bursts.hurry(on)
 
     @property
     def has_work(self) -> bool:
@@ -122,33 +134,50 @@ class StepLoop:
     # ---- the step
 
     def step(self) -> tuple[list[TokenEvent], StepTrace | None]:
-        """Compute once. The trace is None when there was nothing to compute."""
+        """Compute once: a step, or a burst of decodes. The trace is None when there was nothing to do."""
         start_ns = self._clock()
         num_decodes = len(self.scheduler.running)
         guessing = self._lookup is not None and num_decodes > 0 and self._lookup.pays(num_decodes)
-        plan = self.scheduler.next_batch(PromptLookup.draft if guessing else None)
+        most_steps = 0 if self._bursts is None else BURST_STEPS
+        plan = self.scheduler.next_batch(PromptLookup.draft if guessing else None, most_steps)
         if plan is None:
             return self.take_events(), None
         try:
-            logits = self.runner.forward(plan.batch)
+            chosen = self._burst(plan)
+            logits = None if len(chosen) else self.runner.forward(plan.batch)
         except Exception as error:
-            work = self._retry_in_halves(plan, error)
+            num_steps, work = 1, self._retry_in_halves(plan, error)
         else:
-            work = self._accept(plan, logits)
+            if logits is None:
+                tokens = chosen.T.tolist()
+                num_steps, work = (
+                    len(chosen),
+                    [self._take(*one) for one in zip(plan.sequences, tokens, strict=True)],
+                )
+            else:
+                num_steps, work = 1, self._accept(plan, logits)
         end_ns = self._clock()
         if self._lookup is not None and len(work) == num_decodes:
-            self._learn(work, end_ns - start_ns)
-        return self.take_events(), StepTrace(start_ns, end_ns, tuple(work))
+            self._learn(self._lookup, work, num_steps, end_ns - start_ns)
+        return self.take_events(), StepTrace(start_ns, end_ns, tuple(work), num_steps=num_steps)
 
-    def _learn(self, work: list[SequenceWork], took_ns: int) -> None:
+    def _burst(self, plan: Plan) -> np.ndarray:
+        """Tokens of a burst, (steps, sequences) int32; no rows where a step must be taken and looked at."""
+        if self._bursts is None or plan.num_steps == 0:
+            return NO_STEPS
+        stops = [sequence.reply.stop_array for sequence in plan.sequences]
+        return self._bursts.decode(plan.batch, plan.num_steps, stops, BURST_S)
+
+    def _learn(self, lookup: PromptLookup, work: list[SequenceWork], num_steps: int, took_ns: int) -> None:
         computed = wasted = 0
         for one in work:
             if one.phase != "decode":
                 return
             computed += one.num_tokens
             wasted += one.num_wasted
-        if self._lookup is not None:
-            self._lookup.learn(len(work), computed - len(work), computed - wasted, took_ns)
+        if num_steps > 1:  # plain steps: what each took counts
+            computed, wasted, took_ns = len(work), 0, took_ns // num_steps
+        lookup.learn(len(work), computed - len(work), computed - wasted, took_ns)
 
     def _accept(self, plan: Plan, logits: np.ndarray) -> list[SequenceWork]:
         """Choose tokens for every sequence of the step and give the scheduler its rows back."""
@@ -225,32 +254,44 @@ class StepLoop:
         scheduler, reply, request = self.scheduler, sequence.reply, sequence.request
         num_drafts, known = sequence.num_drafts, sequence.num_tokens
         drafts = sequence.tokens[known : known + num_drafts].tolist() if num_drafts else []
-        chosen, reason = reply.choose(request, logits, known, drafts, quick)
-        num_stood = sequence.rows - num_drafts + len(chosen) - 1
+        choice = reply.choose(request, logits, known, drafts, quick)
+        num_stood = sequence.rows - num_drafts + len(choice.token_ids) - 1
         work = scheduler.work(sequence, num_stood)
-        scheduler.commit(sequence, num_stood)
-        if reply.first_token_ns is None:
-            reply.first_token_ns = self._clock()
-        last = len(chosen) - 1
-        for index, (token_id, score, text) in enumerate(chosen):
-            reply.num_generated += 1
-            if reason is not None and index == last:
-                self._end(sequence, reason, token_id=token_id, score=score, text=text)
-            else:
-                sequence.append(token_id)
-                self._tell(sequence, token_id, score, text)
+        self._grow(sequence, choice, num_stood)
         return work
 
-    def _tell(self, sequence: Sequence, token_id: int, score: TokenLogprob | None, text: str) -> None:
-        """Make the event of one token that is not the last."""
+    def _take(self, sequence: Sequence, token_ids: list[int]) -> SequenceWork:
+        """The tokens of a burst; those behind the end of the reply were computed for nothing."""
+        scheduler, reply = self.scheduler, sequence.reply
+        sequence.rows = sequence.num_logits = len(token_ids)
+        try:
+            choice = reply.take(sequence.request, token_ids)
+        except Exception as error:
+            log.error("request %s failed", sequence.request.id, exc_info=error)
+            work = scheduler.work(sequence, sequence.rows)
+            self._end(sequence, "error", error=_one_line(error))
+            return work
+        work = scheduler.work(sequence, len(choice.token_ids))
+        self._grow(sequence, choice, len(choice.token_ids))
+        return work
+
+    def _grow(self, sequence: Sequence, choice: Choice, num_stood: int) -> None:
+        """Add chosen tokens to their sequence, of whose computed rows `num_stood` stand, and tell of them."""
         reply = sequence.reply
+        sequence.extend(choice.token_ids if choice.reason is None else choice.token_ids[:-1])
+        self.scheduler.commit(sequence, num_stood)
+        if reply.first_token_ns is None:
+            reply.first_token_ns = self._clock()
+        if choice.reason is not None:
+            self._end(sequence, choice.reason, choice=choice)
+            return
         scores, reply.scores = reply.scores, None
         self._events.append(
             TokenEvent(
                 sequence.request.id,
-                token_id,
-                text,
-                score,
+                tuple(choice.token_ids),
+                choice.text,
+                choice.logprobs,
                 None if scores is None else tuple(scores),
                 None,
                 sequence.num_prompt,
@@ -264,14 +305,12 @@ class StepLoop:
         sequence: Sequence,
         reason: FinishReason,
         *,
-        token_id: int | None = None,
-        score: TokenLogprob | None = None,
-        text: str = "",
+        choice: Choice | None = None,
         error: str | None = None,
     ) -> None:
         """Take the sequence out and make its last event; text that was held back is shown now."""
         self.scheduler.finish(sequence)
-        reply = sequence.reply
+        reply, text = sequence.reply, "" if choice is None else choice.text
         if reason != "error":
             try:
                 text += reply.text.finish()
@@ -284,9 +323,9 @@ class StepLoop:
         self._events.append(
             TokenEvent(
                 request_id=sequence.request.id,
-                token_id=token_id,
+                token_ids=() if choice is None else tuple(choice.token_ids),
                 text=text,
-                logprob=score,
+                logprobs=() if choice is None else choice.logprobs,
                 prompt_logprobs=scores,
                 finish_reason=reason,
                 num_prompt_tokens=sequence.num_prompt,

@@ -3,7 +3,7 @@
 In: token ids, one by one.  Out: text that can no longer become part of a stop text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -11,6 +11,7 @@ class TextStream(Protocol):
     """What `tokenizer.stream()` gives: ids in, text out, never half a character."""
 
     def push(self, token_id: int) -> str: ...
+    def push_all(self, token_ids: Iterable[int]) -> str: ...
     def finish(self) -> str: ...
 
 
@@ -44,6 +45,17 @@ class ReplyText:
         """Text that this token makes safe to show."""
         text = self._stream.push(token_id)
         return self._admit(text) if self._stops else text
+
+    def push_until_stop(self, token_ids: Sequence[int]) -> tuple[str, int]:
+        """`push` for many ids, up to the one that completes a stop text: the text, and how many were read."""
+        if not self._stops:
+            return self._stream.push_all(token_ids), len(token_ids)
+        text = ""
+        for count, token_id in enumerate(token_ids, 1):
+            text += self.push(token_id)
+            if self.stopped:
+                return text, count
+        return text, len(token_ids)
 
     def finish(self) -> str:
         """What is left when the reply ends without a stop text."""

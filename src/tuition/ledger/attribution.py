@@ -92,7 +92,9 @@ class _Tab:
     computed_tokens: int = 0
     wasted_tokens: int = 0
 
-    def charge(self, work: SequenceWork, load: Load, share_as: int, energy: int, cost: int) -> None:
+    def charge(
+        self, work: SequenceWork, load: Load, num_steps: int, share_as: int, energy: int, cost: int
+    ) -> None:
         book = self.prefill if work.phase == "prefill" else self.decode
         book[0] += share_as
         book[1] += energy
@@ -100,7 +102,7 @@ class _Tab:
         if work.num_wasted:
             for unit, part in enumerate((share_as, energy, cost)):
                 self.waste[unit] += part * work.num_wasted // work.num_tokens
-        self.num_steps += 1
+        self.num_steps += num_steps
         self.flops += load.flops
         self.kv_bytes += load.kv_bytes
         self.computed_tokens += work.num_tokens
@@ -244,7 +246,7 @@ class EngineAccount:
         while self._pending:
             trace, reading = self._pending.popleft()
             step = self._pass_time(trace.end_ns, trace.start_ns, reading)
-            self._num_steps += trace.kind == "step"
+            self._num_steps += trace.num_steps if trace.kind == "step" else 0
             self._charge_step(trace, step)
 
     def _pass_time(self, end_ns: int, start_ns: int | None, reading: int | None) -> Units:
@@ -277,23 +279,22 @@ class EngineAccount:
 
     def _charge_step(self, trace: StepTrace, step: Units) -> None:
         wall_ns, energy_uj, cost_nusd = step
-        costs = self._costs
-        loads = [costs.load(work) for work in trace.work]
+        costs, num_steps = self._costs, trace.num_steps
+        loads = [costs.load(work, num_steps) for work in trace.work]
         flops = sum(load.flops for load in loads)
         kv_bytes = sum(load.kv_bytes for load in loads)
         self._flops += flops
         if trace.kind != "step" or not (flops or kv_bytes):
             _add(self._overhead, step)
             return
-        self._speeds.learn(flops, costs.weight_bytes + kv_bytes, wall_ns)
+        weight_bytes = num_steps * costs.weight_bytes
+        self._speeds.learn(flops, weight_bytes + kv_bytes, wall_ns)
         _add(self._attributed, step)
         if len(loads) == 1:  # alone: it pays the whole step
             whole = (wall_ns * AS_PER_NS, energy_uj << FRACTION_BITS, cost_nusd << FRACTION_BITS)
-            self._charge(trace.work[0], loads[0], *whole)
+            self._charge(trace.work[0], loads[0], num_steps, *whole)
             return
-        shares = split_step(
-            loads, wall_ns, weight_bytes=costs.weight_bytes, speeds=self._speeds, rule=self.rule
-        )
+        shares = split_step(loads, wall_ns, weight_bytes=weight_bytes, speeds=self._speeds, rule=self.rule)
         times = [share.total_as for share in shares]
         weights = times
         if not wall_ns:  # a step of no length still carries its energy
@@ -303,9 +304,11 @@ class EngineAccount:
         for work, load, time_as, energy, money in zip(
             trace.work, loads, times, energies, moneys, strict=True
         ):
-            self._charge(work, load, time_as, energy, money)
+            self._charge(work, load, num_steps, time_as, energy, money)
 
-    def _charge(self, work: SequenceWork, load: Load, time_as: int, energy: int, money: int) -> None:
+    def _charge(
+        self, work: SequenceWork, load: Load, num_steps: int, time_as: int, energy: int, money: int
+    ) -> None:
         if not (load.flops or load.kv_bytes):
             return
         tab = self._tabs.get(work.request_id)
@@ -314,7 +317,7 @@ class EngineAccount:
                 self._charge_late((time_as, energy, money))
                 return
             tab = self._tabs[work.request_id] = _Tab()
-        tab.charge(work, load, time_as, energy, money)
+        tab.charge(work, load, num_steps, time_as, energy, money)
 
     def _charge_late(self, parts: Units) -> None:
         """Work of a request that has been charged already: overhead; fractions stay in the carry."""

@@ -70,8 +70,11 @@ class StepCosts:
         windows = [shape.window(layer) for layer in range(shape.num_layers)]
         self._windows = [(window, windows.count(window)) for window in dict.fromkeys(windows)]
 
-    def load(self, work: SequenceWork) -> Load:
-        """FLOPs (projections, attention, sampled logits) and bytes of keys and values read and written."""
+    def load(self, work: SequenceWork, num_steps: int = 1) -> Load:
+        """FLOPs (projections, attention, sampled logits) and bytes of keys and values read and written.
+
+        In a burst of `num_steps` decodes the keys are read again for each token, in a step only once.
+        """
         new, context = work.num_tokens, work.context_tokens
         if new == 1 and len(self._windows) == 1 and self._windows[0][0] is None:  # most steps: a plain decode
             layers = self._windows[0][1]
@@ -83,8 +86,11 @@ class StepCosts:
         positions = 0
         for window, num_layers in self._windows:
             flops += self._per_pair * num_layers * visible_keys(new, context, window)
-            reach = context if window is None else min(context, window - 1)  # a query is in its own window
-            positions += num_layers * (reach + 2 * new)  # the new ones are written and read
+            if num_steps > 1:
+                read = visible_keys(new, context, window)
+            else:  # a query is in its own window
+                read = new + (context if window is None else min(context, window - 1))
+            positions += num_layers * (read + new)  # the new ones are written
         return Load(work.phase, flops, self._per_position * positions if new else 0)
 
 

@@ -52,8 +52,8 @@ class ChatDialect:
 
     def piece(self, index: int, event: TokenEvent) -> dict[str, Any] | None:
         logprobs = None
-        if self.with_logprobs and event.logprob is not None:
-            logprobs = self._logprobs([event.logprob])
+        if self.with_logprobs and event.logprobs:
+            logprobs = self._logprobs(event.logprobs)
         if not event.text and logprobs is None:
             return None
         return {
@@ -109,14 +109,13 @@ class CompletionDialect:
         return self._choice(index, self._prompt_text(index), None, None)
 
     def piece(self, index: int, event: TokenEvent) -> dict[str, Any] | None:
-        text, logprobs = event.text, []
+        text, logprobs = event.text, list[TokenLogprob]()
         if self.with_logprobs:
             if event.prompt_logprobs is not None and index not in self._echoed:
                 self._echoed.add(index)
                 text = self._prompt_text(index) + text
                 logprobs += event.prompt_logprobs
-            if event.logprob is not None:
-                logprobs.append(event.logprob)
+            logprobs += event.logprobs
         if not text and not logprobs:
             return None
         return self._choice(index, text, logprobs, None)

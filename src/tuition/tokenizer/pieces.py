@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -51,6 +52,11 @@ class Pieces:
     strip_spaces: int = 0
     """Spaces dropped at the start of a text, where encoding has put them."""
 
+    @cached_property
+    def shown(self) -> tuple[bytes, ...]:
+        """The table without what a reader should not see."""
+        return tuple(b"" if i in self.special_ids else piece for i, piece in enumerate(self.table))
+
     def of(self, token_id: int, at_start: bool) -> bytes:
         """Bytes of one id; nothing for ids outside of the table."""
         if at_start and token_id in self.first:
@@ -77,6 +83,12 @@ class IncrementalDecoder:
 
     def push_all(self, token_ids: Iterable[int]) -> str:
         """`push` for many ids."""
+        if not self._at_start and not self._spaces_to_drop:
+            table = self._pieces.shown if self._skip else self._pieces.table
+            ids = list(token_ids)
+            if ids and min(ids) >= 0 and max(ids) < len(table):
+                return self._utf8.decode(b"".join([table[token_id] for token_id in ids]))
+            token_ids = ids
         return self._utf8.decode(b"".join(map(self._bytes, token_ids)))
 
     def finish(self) -> str:

@@ -136,6 +136,7 @@ SETTINGS = st.fixed_dictionaries({
     "speculation": st.sampled_from(["off", "auto"]),
     "prefix_cache": st.sampled_from(["on", "off"]),
     "repetitive": st.booleans(),
+    "bursts": st.booleans(),
     "context_length": st.just(70),
 })  # fmt: skip
 
@@ -168,13 +169,14 @@ def test_ten_thousand_steps_of_random_traffic(kit, seed: int, chosen: dict) -> N
 def test_the_traffic_of_these_tests_preempts_shares_and_guesses(kit) -> None:
     """Otherwise they would prove nothing."""
     chosen = {"num_blocks": 18, "token_budget": 16, "max_batch": 6, "context_length": 70, "repetitive": True}
-    trace = Trace(kit, 4, speculation="auto", **chosen)
-    trace.run(250)
+    trace = Trace(kit, 4, speculation="auto", bursts=True, **chosen)
+    trace.run(400)
     trace.judge()
     assert trace.loop.stats().num_preemptions > 5
     assert sum(complete(events).num_cached_tokens for events in trace.events.values()) > 50
     assert sum(trace.wasted.values()) > 20
     assert len(trace.cancelled) > 5
+    assert max(trace.loop.runner.bursts) > 5
     print(f"traces: {trace.loop.stats().num_preemptions} preemptions, 0 leaked blocks, 0 integrity errors")
 
 
@@ -225,7 +227,7 @@ def test_a_planted_fault_is_found(kit, plant, monkeypatch: pytest.MonkeyPatch) -
     plant(monkeypatch)
     chosen = {"num_blocks": 40, "token_budget": 6, "max_batch": 6, "context_length": 70, "repetitive": True}
     with pytest.raises((AssertionError, CacheIntegrityError, IndexError)):
-        several_traces(kit, {"speculation": "auto", **chosen})
+        several_traces(kit, {"speculation": "auto", "bursts": True, **chosen})
 
 
 def test_keys_never_share_a_block(kit) -> None:

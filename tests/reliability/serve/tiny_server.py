@@ -103,7 +103,7 @@ class ScriptedStream:
             timing = Timing(begin, begin, first, time.monotonic_ns())
             yield TokenEvent(
                 request.id,
-                None,
+                (),
                 decoder.finish(),
                 finish_reason=end,
                 num_prompt_tokens=len(request.prompt),
@@ -117,9 +117,9 @@ class ScriptedStream:
     def _event(self, token_id: int, text: str, count: int, logprob: TokenLogprob | None) -> TokenEvent:
         return TokenEvent(
             self.request.id,
-            token_id,
+            (token_id,),
             text,
-            logprob,
+            () if logprob is None else (logprob,),
             num_prompt_tokens=len(self.request.prompt),
             num_generated=count,
         )

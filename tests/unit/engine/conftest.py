@@ -4,6 +4,7 @@ letters.
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,34 @@ class HashRunner:
         pass
 
 
+class BurstingRunner(HashRunner):
+    """The same, able to take several decode steps in one call, as `engine.batch.BurstRunner` says."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.in_a_hurry = False
+        self.bursts: list[int] = []
+        """Steps of each burst so far."""
+
+    def decode(self, batch: StepBatch, num_steps: int, stop_ids, seconds: float) -> np.ndarray:
+        assert len(batch.token_ids) == len(stop_ids) == len(batch.context_lengths)
+        chosen: list[np.ndarray] = []
+        while len(chosen) < num_steps:
+            at = batch.context_lengths + len(chosen)
+            tokens = chosen[-1] if chosen else batch.token_ids
+            logits = self.forward(replace(batch, token_ids=tokens, positions=at, context_lengths=at))
+            if not np.isfinite(logits).all():
+                break
+            chosen.append(logits.argmax(axis=1).astype(np.int32))
+            if self.in_a_hurry or any(t in s for t, s in zip(chosen[-1], stop_ids, strict=True)):
+                break
+        self.bursts.append(len(chosen))
+        return np.stack(chosen) if chosen else np.empty((0, len(stop_ids)), np.int32)
+
+    def hurry(self, on: bool) -> None:
+        self.in_a_hurry = on
+
+
 class LetterStream:
     def __init__(self, poison: int | None) -> None:
         self.poison = poison
@@ -100,6 +129,9 @@ class LetterStream:
         if token_id == self.poison:
             raise ValueError("poison in the text")
         return chr(48 + token_id)
+
+    def push_all(self, token_ids) -> str:
+        return "".join(map(self.push, token_ids))
 
     def finish(self) -> str:
         return ""
@@ -132,10 +164,12 @@ def make_loop(
     block_size: int = 4,
     repetitive: bool = False,
     context_length: int = 256,
+    bursts: bool = False,
     **settings,
 ) -> StepLoop:
     settings = {"token_budget": 64, "max_batch": 8, "speculation": "off"} | settings
-    runner = HashRunner(num_blocks, block_size, context_length, repetitive)
+    kind = BurstingRunner if bursts else HashRunner
+    runner = kind(num_blocks, block_size, context_length, repetitive)
     return StepLoop(
         runner, LetterTokenizer(), EngineSettings(block_size=block_size, **settings), clock=Clock()
     )

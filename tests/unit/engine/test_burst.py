@@ -1,0 +1,154 @@
+"""Several decode steps in one call of the runner: the same replies, told in fewer events, and paid alike."""
+
+import threading
+
+import pytest
+
+from tuition.core.records import SequenceWork
+from tuition.engine.request import Sampling, complete
+from tuition.engine.service import EngineService
+from tuition.ledger.shares import StepCosts
+
+REPLY = 30
+
+
+def replies(kit, *, bursts: bool, **settings) -> dict:
+    loop = kit.loop(bursts=bursts, **settings)
+    for i in range(3):
+        loop.submit(kit.request(f"plain{i}", range(i, i + 5), REPLY - i))
+    return {name: complete(events) for name, events in kit.run(loop).items()}
+
+
+def test_a_burst_gives_the_reply_of_single_steps_in_fewer_events(kit) -> None:
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("lone", range(5), REPLY))
+    events = kit.run(loop)["lone"]
+    assert list(complete(events).token_ids) == kit.greedy(range(5), REPLY)
+    assert "".join(event.text for event in events) == "".join(
+        chr(48 + i) for i in kit.greedy(range(5), REPLY)
+    )
+    assert [event.num_generated for event in events] == [1, REPLY]
+    assert loop.runner.bursts == [REPLY - 1]
+
+
+@pytest.mark.parametrize("num_blocks", [64, 26])
+def test_bursts_of_several_end_with_the_first_that_is_done(kit, num_blocks: int) -> None:
+    """Also where the cache is too small to take blocks ahead."""
+    single, burst = (replies(kit, bursts=on, num_blocks=num_blocks) for on in (False, True))
+    assert {n: r.token_ids for n, r in single.items()} == {n: r.token_ids for n, r in burst.items()}
+    assert {n: r.text for n, r in single.items()} == {n: r.text for n, r in burst.items()}
+
+
+def test_whoever_needs_more_than_the_likeliest_token_takes_single_steps(kit) -> None:
+    for fields in ({"sampling": Sampling(temperature=0.9, seed=1)}, {"logprobs": 2}):
+        loop = kit.loop(bursts=True)
+        loop.submit(kit.request("plain", range(4), 10))
+        loop.submit(kit.request("other", range(4), 10, **fields))
+        kit.run(loop)
+        assert loop.runner.bursts == []
+
+
+def test_a_trace_tells_the_steps_of_its_burst(kit) -> None:
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("lone", range(5), REPLY))
+    traces = []
+    while loop.has_work:
+        traces.append(loop.step()[1])
+    assert [trace.num_steps for trace in traces] == [1, REPLY - 1]
+    assert traces[1].work == (SequenceWork("lone", "decode", REPLY - 1, 5, REPLY - 1),)
+
+
+def test_tokens_behind_a_stop_text_are_waste_and_not_part_of_the_reply(kit) -> None:
+    want = kit.greedy(range(5), REPLY)
+    stop = "".join(chr(48 + i) for i in want[9:11])
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("stops", range(5), REPLY, stop=(stop,)))
+    loop.submit(kit.request("goes on", range(6), REPLY))
+    work, events = [], {"stops": [], "goes on": []}
+    while loop.has_work:
+        told, trace = loop.step()
+        loop.check()
+        for event in told:
+            events[event.request_id].append(event)
+        work += [one for one in trace.work if one.request_id == "stops"]
+    done = complete(events["stops"])
+    assert (done.finish_reason, done.num_generated) == ("stop", 11)
+    assert done.text == "".join(chr(48 + i) for i in want[:9])
+    assert sum(one.num_tokens for one in work) - sum(one.num_wasted for one in work) == 5 + 10
+    assert list(complete(events["goes on"]).token_ids) == kit.greedy(range(6), REPLY)
+
+
+def test_a_stop_id_ends_the_burst(kit) -> None:
+    want = kit.greedy(range(5), REPLY)
+    stop_id = want[12]
+    first = want.index(stop_id)
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("stops", range(5), REPLY, stop_ids=(stop_id,)))
+    done = complete(kit.run(loop)["stops"])
+    assert (done.finish_reason, list(done.token_ids)) == ("stop", want[: first + 1])
+    assert done.text == "".join(chr(48 + i) for i in want[:first])
+    assert sum(loop.runner.bursts) == first
+
+
+def test_logits_that_are_not_finite_end_their_request_alone(kit) -> None:
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("good", range(5), REPLY))
+    loop.submit(kit.request("bad", [7, 8, 9], REPLY))
+    loop.step()
+    loop.runner.nan_token = 7
+    events = kit.run(loop)
+    assert complete(events["bad"]).finish_reason == "error"
+    assert complete(events["good"]).finish_reason == "length"
+    assert complete(events["good"]).token_ids[-1] == kit.greedy(range(5), REPLY)[-1]
+
+
+def test_in_a_hurry_a_burst_is_one_step(kit) -> None:
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("lone", range(5), REPLY))
+    loop.step()
+    loop.hurry(True)
+    loop.step()
+    loop.hurry(False)
+    kit.run(loop)
+    assert loop.runner.bursts == [1, REPLY - 2]
+
+
+def test_a_newcomer_and_a_cancel_end_the_burst_at_hand(kit) -> None:
+    loop = kit.loop(bursts=True)
+    begun, runner = threading.Event(), loop.runner
+    decode = runner.decode
+
+    def waits_for_haste(*args):
+        begun.set()
+        for _ in range(5_000):
+            if runner.in_a_hurry:
+                break
+            threading.Event().wait(0.001)
+        assert runner.in_a_hurry, "nobody ended the burst"
+        runner.decode = decode
+        return decode(*args)
+
+    service = EngineService(loop)
+    try:
+        for disturb in ("submit", "cancel"):
+            begun.clear()
+            runner.decode = waits_for_haste
+            stream = service.submit(kit.request(f"long {disturb}", range(5), REPLY))
+            assert begun.wait(10)
+            if disturb == "submit":
+                other = service.submit(kit.request("short", range(3), 2))
+                assert other.result().num_generated == 2
+            else:
+                stream.cancel()
+                assert stream.result().num_generated < REPLY
+    finally:
+        service.stop()
+
+
+def test_a_burst_costs_what_its_steps_cost(kit) -> None:
+    shape = kit.loop().runner.shape
+    costs = StepCosts(shape)
+    single = [costs.load(SequenceWork("r", "decode", 1, 40 + i, 1)) for i in range(8)]
+    burst = costs.load(SequenceWork("r", "decode", 8, 40, 8), num_steps=8)
+    assert burst.flops == sum(load.flops for load in single)
+    assert burst.kv_bytes == sum(load.kv_bytes for load in single)
