@@ -60,6 +60,7 @@ def tuned(**changes: Any) -> TrainSettings:
 
 ROWS: dict[str, TrainSettings] = {
     "demo": BASE,
+    "random-weights": replace(BASE, first_weights="random"),
     "muon-lr-6e-3": tuned(muon_lr=6e-3),
     "muon-lr-2e-2": tuned(muon_lr=2e-2),
     "lr-5e-3": tuned(lr=5e-3),

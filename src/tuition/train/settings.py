@@ -251,6 +251,9 @@ class TrainSettings:
     """Tokens in the vocabulary of a tokenizer that is trained here."""
     shape: ShapeSettings = field(default_factory=ShapeSettings)
     """Size of the model."""
+    first_weights: Literal["random", "induction"] = "random"
+    """induction: the first two layers begin with heads that find what followed a token earlier in the text
+    (which a short run does not learn by itself); the rest is random."""
     budget: str | None = None
     """Wall time of the training loop with its unit, like 4min: steps, evaluations and checkpoints; preparing
     the text, the last evaluation and saving come on top. Give this or steps."""
@@ -304,9 +307,20 @@ class TrainSettings:
             self.seq_len,
             f"at most shape.context_length ({self.shape.context_length})",
         )
+        if self.first_weights == "induction":
+            self._check_induction()
         if self.budget is not None:
             parse_duration_s(self.budget, "budget")
             _wants(self.steps is None, "budget", self.budget, f"budget or steps ({self.steps}), not both")
+
+    def _check_induction(self) -> None:
+        shape = self.shape
+        for name, value, least in (
+            ("num_layers", shape.num_layers, 2),
+            ("hidden_size / num_heads", shape.hidden_size // shape.num_heads, 16),
+            ("hidden_size", shape.hidden_size, 32),
+        ):
+            _wants(value >= least, f"shape.{name}", value, f"{least} or more for first_weights=induction")
 
     @property
     def tokens_per_step(self) -> int:

@@ -407,6 +407,17 @@ def test_a_given_tokenizer_is_used(home: Home) -> None:
     assert second.version.lineage.tokenizer_digest == first.version.lineage.tokenizer_digest
 
 
+def test_a_run_can_begin_with_induction_heads(home: Home) -> None:
+    shape = ShapeSettings(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=2, mlp_size=24)
+    plain, begun = (home.run(shape=shape, first_weights=how) for how in ("random", "induction"))
+    with open_books(home.workspace) as books:
+        digests = {
+            Registry(home.workspace, books).get(run.version.reference).digest for run in (plain, begun)
+        }
+    assert len(digests) == 2
+    assert begun.num_parameters == plain.num_parameters
+
+
 def test_neither_budget_nor_steps_is_refused(home: Home) -> None:
     with pytest.raises(SettingsError, match="a budget like 4min"):
         home.run(steps=None)

@@ -86,6 +86,14 @@ def test_a_width_that_heads_do_not_divide_is_refused_with_both_numbers() -> None
         ShapeSettings(hidden_size=100, num_heads=3)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"num_layers": 1}, {"hidden_size": 48, "num_heads": 4, "num_kv_heads": 4}]
+)
+def test_induction_wants_room_for_its_heads(changes: dict) -> None:
+    with pytest.raises(SettingsError, match=r"or more for first_weights=induction"):
+        TrainSettings(first_weights="induction", shape=ShapeSettings(**changes))
+
+
 def header(settings: TrainSettings = SETTINGS, corpus: str = "c" * 64) -> dict:
     return make_header(settings, Precision(torch.float32, ""), corpus, "t" * 64)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tuition.data.corpus import Corpus
 from tuition.data.loader import Batch, Loader
 from tuition.model.decoder import Decoder
+from tuition.model.induction import give_induction
 from tuition.runtime.crew import Crew
 from tuition.runtime.device import choose_device, choose_precision
 from tuition.runtime.seed import seed_all
@@ -29,7 +30,10 @@ def build(settings: TrainSettings, corpus: Corpus, shape: ModelShape) -> tuple[T
     device = choose_device(settings.device)
     precision = choose_precision(settings.precision, device)
     seed_all(settings.seed)
-    model = Decoder(shape).initialize(outputs="zero").to(device)  # drawn on the CPU: all devices begin alike
+    model = Decoder(shape).initialize(outputs="zero")  # drawn on the CPU: all devices begin alike
+    if settings.first_weights == "induction":
+        give_induction(model)
+    model = model.to(device)
     loader = Loader(corpus.train, settings.batch_size, settings.seq_len, settings.seed)
     crew = Crew.for_rows(settings.batch_size, torch.get_num_threads(), device)
     return TrainState.fresh(model, settings, device, precision, crew), loader
