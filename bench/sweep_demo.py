@@ -1,7 +1,7 @@
 """The sweep behind the demo's settings: one thing is changed at a time, all at equal processor time.
 
     python bench/sweep_demo.py                     every row, two minutes of one core each
-    python bench/sweep_demo.py --rows demo batch-4 some of them; rows already in the file are replaced
+    python bench/sweep_demo.py --rows demo batch-2 some of them; rows already in the file are replaced
     python bench/sweep_demo.py --minutes 4 --threads 2 --rows demo   by the clock, on a quiet machine
 
 In: Shakespeare's plays. The held-out plays are never scored and never taught; scores are on the validation
@@ -67,9 +67,10 @@ ROWS: dict[str, TrainSettings] = {
     "lr-2e-2": tuned(lr=2e-2),
     "adamw-lr-3e-3": tuned(kind="adamw", lr=3e-3),
     "weight-decay-0.3": tuned(weight_decay=0.3),
-    "batch-4": replace(BASE, batch_size=4),
-    "batch-16": replace(BASE, batch_size=16),
-    "seq-128": replace(BASE, batch_size=16, seq_len=128),
+    "batch-2": replace(BASE, batch_size=2),
+    "batch-8": replace(BASE, batch_size=8),
+    "seq-256": replace(BASE, batch_size=8, seq_len=256),
+    "seq-1024": replace(BASE, batch_size=2, seq_len=1_024),
     "vocab-1024": replace(BASE, vocab_size=1_024),
     "vocab-4096": replace(BASE, vocab_size=4_096),
     "wide-192": shaped(hidden_size=192, num_heads=3, num_kv_heads=3, mlp_size=512),

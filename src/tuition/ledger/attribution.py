@@ -47,7 +47,7 @@ class RequestCost:
     prefill: Amount
     decode: Amount
     waste: Amount
-    """Inside total: rejected drafts and tokens computed again."""
+    """Inside total: rejected drafts, tokens behind a stop text, and tokens computed again."""
     num_steps: int
     flops: int
     kv_bytes: int

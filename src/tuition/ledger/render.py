@@ -216,7 +216,9 @@ def request_lines(receipt: RequestReceipt) -> list[Line]:
         Line(section, "cost of writing the reply", receipt.decode.cost_nusd, "nUSD", f"rule: {receipt.rule}"),
     ]
     if receipt.wasted_tokens:
-        lines.append(Line(section, "of it waste", receipt.waste.cost_nusd, "nUSD", "drafts, recomputation"))
+        lines.append(
+            Line(section, "of it waste", receipt.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed")
+        )
     lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, receipt.machine)
     return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(receipt.machine))]
 
@@ -239,7 +241,7 @@ def model_lines(model: ModelStatement) -> list[Line]:
         Line(section, "tokens out", model.generated_tokens, "tokens", "counted"),
         Line(section, "VARIABLE: inference", model.causal.cost_nusd, "nUSD", f"causal; {money}"),
         Line(section, "inference energy", model.causal.energy_uj, "uJ", energy),
-        Line(section, "of it waste", model.waste.cost_nusd, "nUSD", "drafts, recomputation"),
+        Line(section, "of it waste", model.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed"),
         Line(section, "idle", model.idle.cost_nusd, "nUSD", money),
         Line(section, "overhead", model.overhead.cost_nusd, "nUSD", money),
         Line(section, "fully loaded", model.loaded.cost_nusd, "nUSD", "causal + idle + overhead"),

@@ -24,35 +24,32 @@ from torch import Tensor
 from tuition.core.errors import ModelError
 from tuition.model.decoder import Attention, Decoder, RMSNorm
 from tuition.model.rope import rope_frequencies
+from tuition.spec.shape import lacks_for_induction
 
 EMBEDDING_STD = 0.05
 """Of an embedding's numbers, and of the part that all share."""
 PAIRS = (0.5, 0.2, 0.15, 0.15)
-"""How much the quickest rotary pairs tell one position from the next; the rest of the head is not used."""
+"""Share of the squared length of a query, and of a key, in each of the quickest rotary pairs."""
 SHARP_PLACE, SHARP_MATCH = 1.4, 1.5
-"""Length of queries and keys in units of sqrt(head_dim): places must be told apart, tokens must match."""
+"""Length of queries and keys in units of sqrt(head_dim), about; scores reach its square * sqrt(head_dim)."""
 VALUE = 0.5
 """Singular values of both heads' value matrices."""
 COPY = 0.1
 """Singular values of what the second head writes."""
-HEAD_STD = 0.01
+HEAD_STD = 0.02
 """Of the output head's first guess, which is what the second head has written."""
 
 
 @torch.no_grad()
 def give_induction(model: Decoder, generator: torch.Generator | None = None) -> Decoder:
-    """Set the first heads of the first two layers, the embedding and an untied head; the rest stays.
+    """Set the first heads of the first two layers, their q/k norms, the embedding and an untied head.
 
-    Raises: ModelError for less than two layers, or heads of less than 16 numbers.
+    Raises: ModelError for a shape without room for them.
     """
     shape = model.shape
-    if shape.num_layers < 2 or shape.head_dim < 16 or shape.hidden_size < 32:
-        raise ModelError(
-            "induction",
-            f"wants 2 layers, a width of 32 and heads of 16, got {shape.num_layers}, {shape.hidden_size} and "
-            f"{shape.head_dim}",
-            way_out="choose a larger shape, or begin with random weights",
-        )
+    if (lack := lacks_for_induction(shape)) is not None:
+        way_out = "choose another shape, or begin with random weights"
+        raise ModelError("induction heads", f"want {lack}", way_out=way_out)
     width, size = shape.hidden_size, shape.head_dim
     first, second = (cast(Attention, model.layers[layer].attention) for layer in (0, 1))
     shared, *_ = _orthonormal(1, width, generator)
@@ -104,12 +101,15 @@ def _match(attention: Attention, before: Tensor, told: Tensor, generator: torch.
     rows = [*range(half - slow, half), *range(size - slow, size)]
     query, key = torch.zeros(size, before.shape[1]), torch.zeros(size, before.shape[1])
     query[rows], key[rows] = mixed @ before, mixed @ told
+    key *= (len(told) / told.shape[1]) ** 0.5  # all of a token was written there, a part of it is read here
     _set_head(attention, query, key, SHARP_MATCH)
 
 
 def _set_head(attention: Attention, query: Tensor, key: Tensor, sharp: float) -> None:
-    """Make `query` and `key` (head_dim, hidden) those of the first head, so that scores reach
-    sharp ** 2 * sqrt(head_dim)."""
+    """Make `query` and `key` (head_dim, hidden) those of the first head, `sharp` times as long.
+
+    Where q/k norms set the length, they are set, for all heads of the layer: their weights are shared.
+    """
     size = attention.head_dim
     norms = attention.query_norm, attention.key_norm
     for linear, matrix, norm in zip((attention.query, attention.key), (query, key), norms, strict=True):

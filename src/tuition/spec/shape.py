@@ -136,3 +136,17 @@ class ModelShape:
         if not self.tied_head:
             shapes["head.weight"] = (self.vocab_size, self.hidden_size)
         return shapes
+
+
+def lacks_for_induction(shape: ModelShape) -> str | None:
+    """What a model of this shape lacks to begin with induction heads (model/induction); None: nothing."""
+    for what, value, low, high in (
+        ("layers", shape.num_layers, 2, None),
+        ("numbers in the residual stream", shape.hidden_size, 32, None),
+        ("numbers in a head", shape.head_dim, 16, shape.hidden_size),
+    ):
+        if value < low:
+            return f"{low} {what} or more, got {value}"
+        if high is not None and value > high:
+            return f"at most {high} {what}, got {value}"
+    return None

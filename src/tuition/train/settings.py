@@ -10,7 +10,7 @@ from typing import Any, Literal
 from tuition.core.errors import SettingsError
 from tuition.core.units import parse_duration_s
 from tuition.data.settings import DataSettings
-from tuition.spec.shape import ModelShape, RopeShape
+from tuition.spec.shape import ModelShape, RopeShape, lacks_for_induction
 
 
 def _wants(condition: bool, name: str, got: object, wanted: str) -> None:
@@ -308,19 +308,11 @@ class TrainSettings:
             f"at most shape.context_length ({self.shape.context_length})",
         )
         if self.first_weights == "induction":
-            self._check_induction()
+            lack = lacks_for_induction(self.shape.model_shape(self.vocab_size, self.seq_len))
+            _wants(lack is None, "first_weights", self.first_weights, f"random, or a shape with {lack}")
         if self.budget is not None:
             parse_duration_s(self.budget, "budget")
             _wants(self.steps is None, "budget", self.budget, f"budget or steps ({self.steps}), not both")
-
-    def _check_induction(self) -> None:
-        shape = self.shape
-        for name, value, least in (
-            ("num_layers", shape.num_layers, 2),
-            ("hidden_size / num_heads", shape.hidden_size // shape.num_heads, 16),
-            ("hidden_size", shape.hidden_size, 32),
-        ):
-            _wants(value >= least, f"shape.{name}", value, f"{least} or more for first_weights=induction")
 
     @property
     def tokens_per_step(self) -> int:

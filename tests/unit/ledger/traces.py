@@ -76,7 +76,9 @@ def play(shape, machine, events, rule, counter_uj_per_s=None, tick_ns=10**8) -> 
             now[0] += length
             named = [sequence_work(f"{w[0]}.{generation[w[0]]}", *w[1:]) for w in works]
             open_now |= {work.request_id for work in named}
-            account.add(StepTrace(start, now[0], tuple(named), kind))
+            is_burst = kind == "step" and all(work.phase == "decode" for work in named)
+            num_steps = 1 + length % 5 if is_burst else 1
+            account.add(StepTrace(start, now[0], tuple(named), kind, num_steps))
     costs += [account.close(name) for name in sorted(open_now)]
     periods.append(account.drain_period())
     parts = ("meter", "attributed", "idle", "overhead", "posted")

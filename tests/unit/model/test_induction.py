@@ -18,6 +18,7 @@ SHAPES = {
     "llama": replace(SHAPE, qk_norm=False),
     "tied": replace(SHAPE, tied_head=True),
     "grouped": replace(SHAPE, num_heads=4, num_kv_heads=2, head_dim=32),
+    "wide llama": replace(SHAPE, hidden_size=512, num_heads=4, num_kv_heads=4, head_dim=32, qk_norm=False),
     "wide": replace(SHAPE, hidden_size=256, num_heads=4, num_kv_heads=1),
 }
 
@@ -83,7 +84,9 @@ def test_it_follows_its_seed_and_leaves_the_other_layers_alone() -> None:
     assert touched == heads | {"embedding.weight", "head.weight"}
 
 
-@pytest.mark.parametrize("changes", [{"num_layers": 1}, {"head_dim": 8}, {"hidden_size": 16}])
+@pytest.mark.parametrize(
+    "changes", [{"num_layers": 1}, {"head_dim": 8}, {"hidden_size": 16}, {"hidden_size": 32}]
+)
 def test_a_shape_without_room_is_refused(changes: dict) -> None:
-    with pytest.raises(ModelError, match="wants 2 layers, a width of 32 and heads of 16"):
+    with pytest.raises(ModelError, match=r"induction heads: want .*, got \d+"):
         give_induction(Decoder(replace(SHAPE, **changes)))

@@ -90,7 +90,7 @@ def test_a_width_that_heads_do_not_divide_is_refused_with_both_numbers() -> None
     "changes", [{"num_layers": 1}, {"hidden_size": 48, "num_heads": 4, "num_kv_heads": 4}]
 )
 def test_induction_wants_room_for_its_heads(changes: dict) -> None:
-    with pytest.raises(SettingsError, match=r"or more for first_weights=induction"):
+    with pytest.raises(SettingsError, match=r"random, or a shape with .* or more, got"):
         TrainSettings(first_weights="induction", shape=ShapeSettings(**changes))
 
 

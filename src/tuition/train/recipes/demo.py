@@ -1,7 +1,7 @@
 """The demo's settings, chosen by a small sweep on plays that are neither taught nor held out. No torch here.
 
 In: the name of a demo corpus and a budget.  Out: `TrainSettings`. Why these: bench/sweep_demo.py, one row
-for each choice; rows of 128 tokens do better in its short runs, and worse in the demo's time (lab log).
+for each choice, and runs of the demo's length in docs/lab-log.md.
 """
 
 from typing import Literal
@@ -31,9 +31,10 @@ def demo_settings(corpus: Literal["shakespeare", "stdlib"], budget: str) -> Trai
         shape=ShapeSettings(
             hidden_size=128, num_layers=4, num_heads=2, num_kv_heads=2, mlp_size=384, tied_head=False
         ),
+        first_weights="induction",
         budget=budget,
-        batch_size=8,
-        seq_len=256,
+        batch_size=4,
+        seq_len=512,
         optimizer=OptimizerSettings(kind="muon", lr=1e-2, muon_lr=1e-2),
         checkpoints=CheckpointSettings(every="1min"),
         evaluation=EvaluationSettings(
