@@ -75,6 +75,8 @@ struct SpanOfQueries {
 
 constexpr int64_t attention_scratch_floats() { return 16 * kSpan * 2; }
 
+constexpr int64_t kDrawSpan = 256;   // values whose weights are added up at once, where a token is drawn
+
 struct Kernels {
     const char* name;
     void (*enter)();   // set the processor's modes for this thread
@@ -92,6 +94,14 @@ struct Kernels {
     // Merge span `sums` with (peak, mass) into `total` with (total_peak, total_mass).
     void (*merge_span)(float* total, float* total_peak, float* total_mass, const float* sums, float peak, float mass, int size);
     void (*divide)(const float* sums, float mass, int size, float* out);
+    // The largest value, not a number if one is none or +infinity; tops[span of kDrawSpan][16]: by span and place % 16.
+    float (*survey)(const float* row, int64_t size, float* tops);
+    // e^((value - top) * scale), and their sums by span; to whole vectors. Zero below e^-87. In place where they are the same.
+    void (*weigh)(const float* values, int64_t size, float top, float scale, float* weights, float* sums);
+    void (*add_up)(const float* weights, int64_t size, float* sums);
+    // Values of `border` and more, above -infinity, and their sources (null: their places), in order; returns their number.
+    // In place where they are the same; to whole vectors.
+    int64_t (*gather)(const float* values, const int32_t* sources, int64_t size, float border, float* kept, int32_t* ids);
     // Roofline probes: read all bytes once; do `rounds` rounds of matrix work and return operations done.
     uint64_t (*read_all)(const uint8_t* data, int64_t bytes);
     double (*matrix_work)(int kind, int64_t rounds);   // kind: Format float32, bf16 or int8

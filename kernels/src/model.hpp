@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cache.hpp"
+#include "draw.hpp"
 #include "kernels.hpp"
 #include "memory.hpp"
 #include "plan.hpp"
@@ -32,6 +33,7 @@ struct Burst {
     double seconds = 0;                     // no step begins later than this after the first
     const int32_t* stop_starts = nullptr;   // [num_sequences + 1]
     const int32_t* stop_ids = nullptr;      // those of sequence s at stop_starts[s] to stop_starts[s + 1]
+    const Sampling* sampling = nullptr;     // [num_sequences]
 };
 
 struct Options {
@@ -51,9 +53,9 @@ class Model {
     // Throws std::invalid_argument if the batch does not fit the model or the cache.
     const float* step(const Batch& batch);
 
-    // Up to burst.num_steps steps of one row per sequence, each sequence's likeliest token (the first of equals) being
-    // its next input; the tables cover them all. Writes chosen[step][sequence] and returns the number of steps taken: 0
-    // where logits of the first were not finite. Throws as `step`.
+    // Up to burst.num_steps steps of one row per sequence, the token that each sequence draws being its next input; the
+    // tables cover them all. Writes chosen[step][sequence] and returns the number of steps taken: 0 where nothing can be
+    // drawn from logits of the first. Throws as `step`.
     int decode(const Batch& batch, const Burst& burst, int32_t* chosen);
 
     // From any thread: whether `decode` should end with the step at hand.
@@ -120,6 +122,7 @@ class Model {
     Buffer cache_memory_;
     std::unique_ptr<Team> team_;
     std::vector<Worker> workers_;
+    std::vector<DrawSpace> draw_spaces_;   // [thread]
 
     int capacity_ = 0;                // rows that the buffers below hold
     int64_t hidden_stride_, query_stride_, mlp_stride_, qkv_stride_;

@@ -1,4 +1,4 @@
-// The part of Model that takes several decode steps in one call: each sequence's likeliest token is its next input.
+// The part of Model that takes several decode steps in one call: the token that each sequence draws is its next input.
 #include <algorithm>
 #include <chrono>
 #include <stdexcept>
@@ -7,24 +7,6 @@
 
 namespace tuition {
 namespace {
-
-// The place of the largest value, the first of equals; -1 if a value is not finite.
-int likeliest(const float* row, int64_t size) {
-    constexpr int64_t kLanes = 16;
-    float largest[kLanes], poison[kLanes] = {};
-    std::fill_n(largest, kLanes, row[0]);
-    int64_t i = 0;
-    for (; i + kLanes <= size; i += kLanes)
-        for (int64_t lane = 0; lane < kLanes; ++lane) {
-            const float value = row[i + lane];
-            largest[lane] = value > largest[lane] ? value : largest[lane];
-            poison[lane] += value * 0.0f;   // not a number for what is none and for infinities
-        }
-    for (; i < size; ++i) largest[0] = std::max(largest[0], row[i]), poison[0] += row[i] * 0.0f;
-    for (float lane : poison)
-        if (lane != 0.0f) return -1;
-    return static_cast<int>(std::find(row, row + size, *std::max_element(largest, largest + kLanes)) - row);
-}
 
 bool holds(const int32_t* ids, int first, int last, int32_t id) { return std::find(ids + first, ids + last, id) != ids + last; }
 
@@ -44,18 +26,26 @@ int Model::decode(const Batch& batch, const Burst& burst, int32_t* chosen) {
     reserve(n);
     reserve_logits(n);
     plan_items(now);
+    const int drawers = std::min(n, team_->size());
+    draw_spaces_.resize(static_cast<size_t>(team_->size()));
+    for (int thread = 0; thread < drawers; ++thread) draw_spaces_[static_cast<size_t>(thread)].reserve(config_.vocab_size);
 
     const auto start = std::chrono::steady_clock::now();
     int done = 0;
     bool more = true;
+    auto choose = [&](int thread) {
+        for (int s = thread; s < n; s += drawers) {
+            const Sampling& sampling = burst.sampling[s];
+            const double at = sampling.temperature == 0 ? 0.0 : uniform(sampling.seed, int64_t{positions[static_cast<size_t>(s)]} + 1);
+            chosen[int64_t{done} * n + s] = draw(kernels_, logits_.as<float>() + int64_t{s} * config_.vocab_size, config_.vocab_size,
+                                                 sampling, at, draw_spaces_[static_cast<size_t>(thread)]);
+        }
+    };
     auto accept = [&] {   // by one thread, while the others wait
-        int32_t* row = chosen + int64_t{done} * n;
-        for (int s = 0; s < n; ++s) {
-            row[s] = likeliest(logits_.as<float>() + int64_t{s} * config_.vocab_size, config_.vocab_size);
-            if (row[s] < 0) {   // this step does not count: the caller takes it again and looks
-                more = false;
-                return;
-            }
+        const int32_t* row = chosen + int64_t{done} * n;
+        if (std::find(row, row + n, -1) != row + n) {   // this step does not count: the caller takes it again and looks
+            more = false;
+            return;
         }
         ++done;
         more = done < burst.num_steps && !hurry_.load(std::memory_order_relaxed) &&
@@ -72,6 +62,8 @@ int Model::decode(const Batch& batch, const Burst& burst, int32_t* chosen) {
         while (true) {
             work(now, thread);
             team_->wait();
+            if (thread < drawers) choose(thread);
+            if (n > 1) team_->wait();
             if (thread == 0) accept();
             team_->wait();
             if (!more) break;

@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "cpuid.hpp"
+#include "draw.hpp"
 #include "model.hpp"
 #include "probe.hpp"
 
@@ -84,6 +85,27 @@ void unpack_into(Bytes buffer, int64_t offset, const std::string& format, nb::nd
         unpack_row(matrix, (first + row / kBlockRows * step) * kBlockRows + row % kBlockRows, out.data() + row * columns);
 }
 
+Sampling sampling_of(double temperature, double top_k, double top_p, double min_p, uint64_t seed) {
+    want(temperature >= 0 && temperature <= 1e6, "temperature: wanted 0 or more");
+    want(top_k >= 0 && top_k <= 0x1p31, "top_k: wanted 0 or more");
+    want(top_p > 0 && top_p <= 1, "top_p: wanted more than 0 and at most 1");
+    want(min_p >= 0 && min_p <= 1, "min_p: wanted 0 to 1");
+    return {temperature, static_cast<int64_t>(top_k), top_p, min_p, seed};
+}
+
+int draw_from(Vector<float> row, double temperature, double top_k, double top_p, double min_p, double at, const std::string& isa) {
+    const Sampling sampling = sampling_of(temperature, top_k, top_p, min_p, 0);
+    want(row.size() > 0 && row.size() < (1u << 31), "row: wanted one logit at least");
+    want(at >= 0 && at < 1, "at: wanted 0 to 1, and not 1");
+    const Kernels& kernels = choose_kernels(isa);
+    thread_local DrawSpace space;
+    space.reserve(static_cast<int64_t>(row.size()));
+    kernels.enter();
+    const int token = draw(kernels, row.data(), static_cast<int64_t>(row.size()), sampling, at, space);
+    kernels.leave();
+    return token;
+}
+
 nb::list parts_of(const Config& config) {
     nb::list parts;
     for (const Part& part : Plan(config).parts)
@@ -123,7 +145,8 @@ struct Runner {
 
     int decode(Vector<int32_t> token_ids, Vector<int32_t> positions, Vector<int32_t> starts, Vector<int32_t> context_lengths,
                Table<int32_t> block_tables, Vector<int32_t> logit_rows, Vector<int32_t> stop_starts, Vector<int32_t> stop_ids,
-               nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> chosen, double seconds) {
+               Table<double> sampling, Vector<uint64_t> seeds, nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> chosen,
+               double seconds) {
         const Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
         want(batch.num_tokens == batch.num_sequences && batch.num_wanted == batch.num_sequences, "decode: wanted one row per sequence");
         want(chosen.shape(0) >= 1 && chosen.shape(0) <= (1 << 20) && chosen.shape(1) == context_lengths.size(), "chosen: wanted (steps, sequences)");
@@ -131,7 +154,12 @@ struct Runner {
         for (size_t s = 0; s < stop_starts.size(); ++s)
             want(stop_starts(s) >= (s == 0 ? 0 : stop_starts(s - 1)) && stop_starts(s) <= static_cast<int64_t>(stop_ids.size()),
                  "stop_starts: wanted ascending places in stop_ids");
-        const Burst burst{static_cast<int>(chosen.shape(0)), seconds, stop_starts.data(), stop_ids.data()};
+        want(sampling.shape(0) == context_lengths.size() && sampling.shape(1) == 4, "sampling: wanted (sequences, 4)");
+        want(seeds.size() == context_lengths.size(), "seeds: wanted one per sequence");
+        std::vector<Sampling> each;
+        for (size_t s = 0; s < seeds.size(); ++s)
+            each.push_back(sampling_of(sampling(s, 0), sampling(s, 1), sampling(s, 2), sampling(s, 3), seeds(s)));
+        const Burst burst{static_cast<int>(chosen.shape(0)), seconds, stop_starts.data(), stop_ids.data(), each.data()};
         nb::gil_scoped_release release;
         return model.decode(batch, burst, chosen.data());
     }
@@ -164,6 +192,9 @@ NB_MODULE(_native, m) {
           "step"_a = 1, "Pack integers with their float16 scales (as uint16), see layout.hpp.");
     m.def("unpack", &unpack_into, "buffer"_a, "offset"_a, "format"_a, "out"_a, "first"_a = 0, "step"_a = 1,
           "Write the packed weights as float32 into out (rows, columns).");
+    m.def("uniform", &uniform, "seed"_a, "position"_a, "The draw of a position, in [0, 1).");
+    m.def("draw", &draw_from, "row"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "at"_a, "isa"_a = "auto",
+          "The token under `at` after temperature and cuts, as decode draws it; -1 if the largest logit is not finite or one is no number.");
 
     nb::class_<Config>(m, "Config", "The shape of a model as the kernels need it.")
         .def("__init__", [](Config* self, int64_t vocab_size, int64_t hidden_size, int64_t num_layers, int64_t num_heads,
@@ -189,10 +220,11 @@ NB_MODULE(_native, m) {
         .def("step", &Runner::step, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a,
              "Logits (num_wanted, vocab) float32; the array is overwritten by the next call.")
         .def("decode", &Runner::decode, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a,
-             "stop_starts"_a, "stop_ids"_a, "chosen"_a, "seconds"_a,
-             "Up to len(chosen) steps of one row per sequence, the likeliest token of each being its next input; ends with the step "
-             "in which a sequence meets one of stop_ids[stop_starts[s]:stop_starts[s + 1]], or when `seconds` have passed. Fills "
-             "chosen (steps, sequences) and returns the number of steps taken, 0 where logits of the first are not finite.")
+             "stop_starts"_a, "stop_ids"_a, "sampling"_a, "seeds"_a, "chosen"_a, "seconds"_a,
+             "Up to len(chosen) steps of one row per sequence, the token that each draws being its next input; ends with the step "
+             "in which a sequence meets one of stop_ids[stop_starts[s]:stop_starts[s + 1]], or when `seconds` have passed. "
+             "sampling (sequences, 4): temperature (0: the likeliest token), top_k, top_p, min_p. Fills chosen (steps, sequences) "
+             "and returns the number of steps taken, 0 where nothing can be drawn from logits of the first.")
         .def("hurry", [](Runner& self, bool on) { self.model.hurry(on); }, "on"_a, "From any thread: whether decode should end with the step at hand.")
         .def_prop_ro("isa", [](const Runner& self) { return std::string(self.model.kernels().name); })
         .def_prop_ro("cache_bytes", [](const Runner& self) { return self.model.cache().bytes(); })

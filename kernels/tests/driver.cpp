@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "cpuid.hpp"
+#include "draw.hpp"
 #include "model.hpp"
 #include "probe.hpp"
 
@@ -218,7 +219,8 @@ void advance(Model& model, std::vector<Sequence>& sequences, const std::vector<i
 }
 
 // Take decode steps of all sequences in one call, from their token behind `done`; returns the tokens chosen.
-std::vector<int32_t> burst(Model& model, const std::vector<Sequence>& sequences, int num_steps, const std::vector<int32_t>& stops) {
+std::vector<int32_t> burst(Model& model, const std::vector<Sequence>& sequences, int num_steps, const std::vector<int32_t>& stops,
+                           const std::vector<Sampling>& sampling) {
     std::vector<int32_t> tokens, positions, starts{0}, tables, wanted, stop_starts{0}, chosen(sequences.size() * static_cast<size_t>(num_steps));
     for (const Sequence& sequence : sequences) {
         wanted.push_back(static_cast<int32_t>(tokens.size()));
@@ -231,7 +233,7 @@ std::vector<int32_t> burst(Model& model, const std::vector<Sequence>& sequences,
     const int n = static_cast<int>(sequences.size());
     Batch batch{tokens.data(), positions.data(), starts.data(), positions.data(), tables.data(), wanted.data(), n, n,
                 static_cast<int>(sequences[0].table.size()), n};
-    const int done = model.decode(batch, {num_steps, 1e9, stop_starts.data(), stops.data()}, chosen.data());
+    const int done = model.decode(batch, {num_steps, 1e9, stop_starts.data(), stops.data(), sampling.data()}, chosen.data());
     chosen.resize(static_cast<size_t>(done) * sequences.size());
     return chosen;
 }
@@ -257,8 +259,17 @@ double relative_error(const std::vector<float>& got, const std::vector<Row>& wan
     return std::sqrt(error / size);
 }
 
+int draw_alone(const Kernels& kernels, const float* row, int64_t size, const Sampling& sampling, double at) {
+    DrawSpace space;
+    space.reserve(size);
+    kernels.enter();
+    const int token = draw(kernels, row, size, sampling, at, space);
+    kernels.leave();
+    return token;
+}
+
 // Several decode steps in one call choose what single steps choose; a stop id, and haste, end them early.
-void try_burst(Model& model, std::vector<Sequence> sequences, const std::string& label) {
+void try_burst(Model& model, std::vector<Sequence> sequences, const std::vector<Sampling>& sampling, const std::string& label) {
     constexpr int kSteps = 24;
     for (size_t s = 0; s < sequences.size(); ++s) sequences[s].done = 20 + 7 * static_cast<int>(s);   // what follows is written anew
     const std::vector<Sequence> before = sequences;
@@ -267,12 +278,15 @@ void try_burst(Model& model, std::vector<Sequence> sequences, const std::string&
     for (int i = 0; i < kSteps; ++i) {
         for (Sequence& sequence : sequences) sequence.logits.clear();
         advance(model, sequences, std::vector<int>(sequences.size(), 1));
-        for (Sequence& sequence : sequences) {
-            want.push_back(static_cast<int32_t>(std::max_element(sequence.logits.begin(), sequence.logits.begin() + vocab) - sequence.logits.begin()));
+        for (size_t s = 0; s < sequences.size(); ++s) {
+            Sequence& sequence = sequences[s];
+            want.push_back(sampling[s].temperature == 0
+                ? static_cast<int32_t>(std::max_element(sequence.logits.begin(), sequence.logits.begin() + vocab) - sequence.logits.begin())
+                : draw_alone(model.kernels(), sequence.logits.data(), vocab, sampling[s], uniform(sampling[s].seed, sequence.done)));
             sequence.tokens[static_cast<size_t>(sequence.done)] = want.back();
         }
     }
-    expect(burst(model, before, kSteps, {}) == want, label + ": a burst chooses other tokens than single steps");
+    expect(burst(model, before, kSteps, {}, sampling) == want, label + ": a burst chooses other tokens than single steps");
     const std::vector<int32_t> stops{-1, want[sequences.size() * 5]};
     const size_t first = [&] {   // where the first sequence meets it for the first time
         size_t at = 0;
@@ -280,13 +294,13 @@ void try_burst(Model& model, std::vector<Sequence> sequences, const std::string&
         return at;
     }();
     want.resize(first + sequences.size());
-    expect(burst(model, before, kSteps, stops) == want, label + ": a burst does not end with a stop id");
+    expect(burst(model, before, kSteps, stops, sampling) == want, label + ": a burst does not end with a stop id");
     model.hurry(true);
-    expect(burst(model, before, kSteps, {}).size() == sequences.size(), label + ": a burst in a hurry takes more than one step");
+    expect(burst(model, before, kSteps, {}, sampling).size() == sequences.size(), label + ": a burst in a hurry takes more than one step");
     model.hurry(false);
     bool refused = false;
     try {
-        burst(model, before, 1 << 20, {});
+        burst(model, before, 1 << 20, {}, sampling);
     } catch (const std::invalid_argument&) {
         refused = true;
     }
@@ -338,8 +352,60 @@ void try_model(const Config& config, const std::string& label, bool quick) {
         for (size_t s = 0; s < together.size(); ++s)
             same = same && std::memcmp(together[s].logits.data(), alone[s].logits.data(), alone[s].logits.size() * 4) == 0;
         expect(same, label + " on " + isa + ": bits depend on the batch or the chunks");
-        try_burst(whole, alone, label + " on " + isa);
+        try_burst(whole, alone, std::vector<Sampling>(count), label + " on " + isa);
+        try_burst(whole, alone, {{0.8, 0, 1, 0, 5}, {0, 0, 1, 0, 6}, {1.2, 20, 0.95, 0.01, ~uint64_t{0}}}, label + ", drawn, on " + isa);
     }
+}
+
+// The weights of the rule written out, in double precision and by full sorting.
+std::vector<double> plain_weights(const std::vector<float>& row, const Sampling& sampling) {
+    std::vector<size_t> order(row.size());
+    for (size_t i = 0; i < row.size(); ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(), [&row](size_t a, size_t b) { return row[a] > row[b]; });
+    if (sampling.top_k > 0) order.resize(std::min(order.size(), static_cast<size_t>(sampling.top_k)));
+    const double top = static_cast<double>(row[order[0]]);
+    auto weight = [&](size_t i) { return std::exp((static_cast<double>(row[i]) - top) / std::max(sampling.temperature, 1e-6)); };
+    double total = 0, sum = 0;
+    for (size_t i : order) total += weight(i);
+    std::vector<double> weights(row.size());
+    for (size_t i : order) {
+        if (sampling.top_p < 1 && sum >= sampling.top_p * total * (1 - 1e-12)) break;
+        sum += weight(i);
+        if (weight(i) >= sampling.min_p) weights[i] = weight(i);
+    }
+    return weights;
+}
+
+// The token under the draw is the one that the rule says; what is at the very edge of a cut may fall on either side.
+void try_draws(const std::string& isa, bool quick) {
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal;
+    const Kernels& kernels = choose_kernels(isa);
+    const Sampling all[] = {{1, 0, 1, 0, 0}, {2, 0, 1, 0, 0}, {1e-6, 0, 1, 0, 0}, {1, 1, 1, 0, 0}, {0.7, 40, 1, 0, 0}, {1, 2000, 1, 0, 0}, {1, 0, 0.95, 0, 0},
+                            {1.5, 0, 1e-9, 0, 0}, {1, 0, 0.5, 0.2, 0}, {1, 0, 1, 0.05, 0}, {1, 0, 1, 1, 0}, {1, 300, 0.9, 0.01, 0}, {1, 30, 0.999, 0, 0}};
+    for (int64_t size : {1, 16, 61, 700, 2048, quick ? 3000 : 49152})
+        for (float levels : {0.0f, 1.0f}) {   // few levels: many ties
+            std::vector<float> row(static_cast<size_t>(size));
+            for (float& value : row) value = levels > 0 ? std::round(2 * normal(random)) : 2 * normal(random);
+            for (const Sampling& sampling : all) {
+                const std::vector<double> weights = plain_weights(row, sampling);
+                double total = 0;
+                for (double weight : weights) total += weight;
+                for (double at : {0.0, 0.25, 0.7, 1 - 1e-15}) {
+                    const int token = draw_alone(kernels, row.data(), size, sampling, at);
+                    double low = 0;
+                    for (int i = 0; i < token; ++i) low += weights[static_cast<size_t>(i)] / total;
+                    const double high = low + weights[static_cast<size_t>(std::max(token, 0))] / total;
+                    expect(token >= 0 && low - 1e-4 <= at && at <= high + 1e-4,
+                           "a draw of " + std::to_string(size) + " on " + isa + ": " + std::to_string(at) + " is not in " + std::to_string(low) + " to " + std::to_string(high));
+                }
+            }
+            expect(draw_alone(kernels, row.data(), size, {}, 0) == std::max_element(row.begin(), row.end()) - row.begin(), "the likeliest on " + isa);
+            row.back() = std::nanf("");
+            expect(draw_alone(kernels, row.data(), size, {}, 0) == -1, "a token from what is no number on " + isa);
+            row.back() = -INFINITY;
+            expect(draw_alone(kernels, row.data(), size, {1, 0, 1, 0, 0}, 0.999999999) == (size == 1 ? -1 : static_cast<int>(size) - 2), "a token that is ruled out on " + isa);
+        }
 }
 
 void try_refusals() {
@@ -395,6 +461,7 @@ int main(int argc, char** argv) {
                      .norm_eps = 1e-6f, .windows = {0, 0}, .format = f, .head_format = is_integer(f) ? Format::int8 : f};
         try_model(plain, std::string(names[format]) + ", head_dim 48, 5 to 1", quick);
     }
+    for (const std::string& isa : isas) try_draws(isa, quick);
     try_refusals();
     expect(read_bandwidth(1 << 20, 2, 0.01, false) > 0, "no bandwidth");
     for (const char* kind : {"float32", "bf16", "int8"}) expect(matrix_rate(kind, 2, 0.01, "auto", false) > 0, "no matrix rate");

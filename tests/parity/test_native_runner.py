@@ -12,11 +12,13 @@ import torch
 pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed (make setup builds it)")
 
 from tuition.core.errors import CapacityError, ModelError, SettingsError
-from tuition.engine import native_runner, native_weights
+from tuition.engine import native_runner, native_weights, step
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner, refusal
 from tuition.engine.native_weights import Formats, choose_formats, huge_buffer
+from tuition.engine.request import Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
+from tuition.engine.step import StepLoop
 from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model
 from tuition.model.save import save_model
@@ -89,6 +91,47 @@ def test_weights_from_the_cache_compute_the_same(model_path: Path, tmp_path: Pat
     assert "pack weights" not in second.lines
     np.testing.assert_array_equal(one_step(packed_now), one_step(from_cache))
     assert packed_now.weights_digest() == from_cache.weights_digest() == open_model(model_path).digest()
+
+
+DRAWN = [
+    Sampling(seed=5), Sampling(temperature=0.0), Sampling(temperature=0.7, top_k=40, seed=-3),
+    Sampling(temperature=2.0, top_p=0.9, min_p=0.02, seed=2**63 - 1),
+    Sampling(temperature=1.3, min_p=0.1, seed=2),
+]  # fmt: skip
+
+
+def replies(path: Path, cache: Path, order: list[int], max_batch: int) -> dict:
+    """Token ids of each of `DRAWN` in this order, and the most steps that a call took."""
+    runner = load(path, cache, precision="float32", threads=2, max_batch=max_batch)
+    loop = StepLoop(runner, open_model(path).tokenizer(), settings(max_batch=max_batch, speculation="off"))
+    for i in order:
+        prompt = tuple(range(10 + i, 30 + 2 * i))
+        loop.submit(Request(f"r{i}", prompt, 50, DRAWN[i], ignore_eos=True))
+    events: dict[str, list] = {}
+    most = 0
+    while loop.has_work:
+        told, trace = loop.step()
+        most = max(most, trace.num_steps if trace else 0)
+        for event in told:
+            events.setdefault(event.request_id, []).append(event)
+    return {name: complete(found).token_ids for name, found in events.items()} | {"most": most}
+
+
+def test_drawn_replies_are_the_same_alone_in_a_batch_in_bursts_and_in_single_steps(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step, "BURST_S", 60.0)  # a busy machine does not cut bursts short
+    order = list(range(len(DRAWN)))
+    together = replies(model_path, tmp_path, order, 4)
+    alone = replies(model_path, tmp_path, order[::-1], 1)
+    assert together.pop("most") > 30
+    assert alone.pop("most") > 30
+    monkeypatch.setattr(step, "BURST_STEPS", 0)
+    single = replies(model_path, tmp_path, order, 4)
+    assert single.pop("most") == 1
+    assert together == alone == single
+    assert len(set(single.values())) == len(DRAWN)
+    assert {len(tokens) for tokens in single.values()} == {50}
 
 
 def test_minima_are_counted_before_a_model_is_loaded(

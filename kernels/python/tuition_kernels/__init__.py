@@ -5,10 +5,12 @@ from tuition_kernels._native import (
     Config,
     Model,
     available_isas,
+    draw,
     matrix_rate,
     pack_float,
     pack_integer,
     read_bandwidth,
+    uniform,
     unpack,
 )
 
@@ -17,9 +19,11 @@ __all__ = [
     "Config",
     "Model",
     "available_isas",
+    "draw",
     "matrix_rate",
     "pack_float",
     "pack_integer",
     "read_bandwidth",
+    "uniform",
     "unpack",
 ]

@@ -38,6 +38,16 @@ def unpack(
     first: int = 0,
     step: int = 1,
 ) -> None: ...
+def uniform(seed: int, position: int) -> float: ...
+def draw(
+    row: NDArray[np.float32],
+    temperature: float,
+    top_k: float,
+    top_p: float,
+    min_p: float,
+    at: float,
+    isa: str = "auto",
+) -> int: ...
 
 class Config:
     def __init__(
@@ -98,6 +108,8 @@ class Model:
         logit_rows: NDArray[np.int32],
         stop_starts: NDArray[np.int32],
         stop_ids: NDArray[np.int32],
+        sampling: NDArray[np.float64],
+        seeds: NDArray[np.uint64],
         chosen: NDArray[np.int32],
         seconds: float,
     ) -> int: ...

@@ -3,6 +3,7 @@
 
 #include "../kernels.hpp"
 #include "attention.hpp"
+#include "draw.hpp"
 #include "modes.hpp"
 #include "norm.hpp"
 #include "prepare.hpp"
@@ -43,6 +44,7 @@ inline Kernels table(const char* name) {
     k.norm = norm, k.prepare = prepare, k.multiply = multiply, k.rotate = rotate;
     k.store_key = store_key, k.store_value = store_value, k.scale_query = scale_query;
     k.attend_span = attend_span, k.merge_span = merge_span, k.divide = divide;
+    k.survey = survey, k.weigh = weigh, k.add_up = add_up, k.gather = gather;
     k.read_all = read_all, k.matrix_work = matrix_work;
 #if defined(TUITION_AMX)
     k.leave = leave_tiles;

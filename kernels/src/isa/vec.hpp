@@ -60,6 +60,10 @@ inline I16 shift_right(I16 a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32
 inline I16 operator&(I16 a, I16 b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline I16 operator|(I16 a, I16 b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline void store_low16(uint16_t* at, I16 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm512_cvtepi32_epi16(a.v)); }
+// Bit i: lane i of a is at least that of b. The lanes in `which` go one behind the other; sixteen values may be written.
+inline uint32_t at_least(F16 a, F16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+inline void keep(uint32_t which, F16 a, float* at) { _mm512_storeu_ps(at, _mm512_maskz_compress_ps(static_cast<__mmask16>(which), a.v)); }
+inline void keep(uint32_t which, I16 a, int32_t* at) { _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(static_cast<__mmask16>(which), a.v)); }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
 #elif defined(TUITION_AVX2)
@@ -120,6 +124,10 @@ inline void store_low16(uint16_t* at, I16 x) {
     __m256i m = _mm256_set1_epi32(0xffff);
     __m256i packed = _mm256_packus_epi32(_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm256_permute4x64_epi64(packed, 0xd8));
+}
+inline uint32_t at_least(F16 x, F16 y) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ))) |
+           static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ))) << 8;
 }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
@@ -191,11 +199,26 @@ inline F16 load_float16(const void* at) {
     return r;
 }
 inline void store_low16(uint16_t* at, const I16& a) { for (int i = 0; i < 16; ++i) at[i] = static_cast<uint16_t>(a.v[i]); }
+inline uint32_t at_least(const F16& a, const F16& b) {
+    uint32_t which = 0;
+    for (int i = 0; i < 16; ++i) which |= static_cast<uint32_t>(a.v[i] >= b.v[i]) << i;
+    return which;
+}
 inline void prefetch(const void* at) { __builtin_prefetch(at); }
 
 #endif
 
 #if !defined(TUITION_AVX512)
+inline void keep(uint32_t which, F16 a, float* at) {
+    float lanes[16];
+    store(lanes, a);
+    for (; which != 0; which &= which - 1) *at++ = lanes[__builtin_ctz(which)];
+}
+inline void keep(uint32_t which, I16 a, int32_t* at) {
+    int32_t lanes[16];
+    store(lanes, a);
+    for (; which != 0; which &= which - 1) *at++ = lanes[__builtin_ctz(which)];
+}
 inline void store_first(float* at, F16 a, int count) {
     float lanes[16];
     store(lanes, a);

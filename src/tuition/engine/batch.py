@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tuition.engine.request import Sampling
 from tuition.spec.shape import ModelShape
 
 
@@ -66,21 +67,35 @@ class Runner(Protocol):
 
 @runtime_checkable
 class BurstRunner(Protocol):
-    """A `Runner` that can take several decode steps in one call, without Python between them."""
+    """A `Runner` that can take several decode steps in one call, without Python between them.
+
+    It draws tokens itself, in bursts and for single steps alike, so that both give the same reply.
+    """
 
     def decode(
         self,
         batch: StepBatch,
         num_steps: int,
         stop_ids: Sequence[np.ndarray],
+        sampling: np.ndarray,
+        seeds: np.ndarray,
         seconds: float,
     ) -> np.ndarray:
-        """Up to `num_steps` steps of one row per sequence, each one's likeliest token being its next input.
+        """Up to `num_steps` steps of one row per sequence, the token that each draws being its next input.
 
-        Ties go to the lower id. The burst ends with the step in which a sequence chooses one of its
-        `stop_ids`, after `seconds`, or at once in a hurry; and before a step whose logits are not finite.
-        Shapes: stop_ids (count,) int32 for each sequence; `block_tables` covers all steps; the result
+        A draw is that of `sampler.TokenSampler.choose`, without penalties and bias. The burst ends with the
+        step in which a sequence chooses one of its `stop_ids`, after `seconds`, or at once in a hurry; and
+        before a step whose logits are not finite.
+        Shapes: stop_ids (count,) int32 for each sequence; sampling (num_sequences, 4) float64: temperature,
+        top_k, top_p, min_p; seeds (num_sequences,) uint64; `block_tables` covers all steps; the result
         (steps taken, num_sequences) int32, of no rows where the first step's logits are not finite.
+        """
+        ...
+
+    def draw(self, row: np.ndarray, sampling: Sampling, at: float) -> int:
+        """The token that `sampler.draw` means, also for rows that were changed: (vocab,) float32.
+
+        Raises: PoisonedLogitsError.
         """
         ...
 

@@ -26,6 +26,8 @@ from tuition.engine.native_weights import (
     kernel_config,
     load_packed,
 )
+from tuition.engine.request import Sampling
+from tuition.engine.sampler import PoisonedLogitsError
 from tuition.engine.settings import EngineSettings
 from tuition.model.folder import ModelFolder
 from tuition.model.rope import Rotary
@@ -136,8 +138,9 @@ class NativeRunner:
         )  # fmt: skip
 
     def decode(
-        self, batch: StepBatch, num_steps: int, stop_ids: Sequence[np.ndarray], seconds: float
-    ) -> np.ndarray:
+        self, batch: StepBatch, num_steps: int, stop_ids: Sequence[np.ndarray], sampling: np.ndarray,
+        seeds: np.ndarray, seconds: float,
+    ) -> np.ndarray:  # fmt: skip
         """See `batch.BurstRunner`. Raises: ValueError."""
         if self._model is None:
             raise ValueError("the runner is closed")
@@ -150,9 +153,18 @@ class NativeRunner:
             stop_starts = np.cumsum([0, *map(len, stop_ids)], dtype=np.int32)
         num_taken = self._model.decode(
             batch.token_ids, batch.positions, batch.starts, batch.context_lengths, batch.block_tables,
-            batch.logit_rows, stop_starts, stops, chosen, seconds,
+            batch.logit_rows, stop_starts, stops, sampling, seeds, chosen, seconds,
         )  # fmt: skip
         return chosen[:num_taken]
+
+    def draw(self, row: np.ndarray, sampling: Sampling, at: float) -> int:
+        """See `batch.BurstRunner`. Raises: PoisonedLogitsError."""
+        token_id = tuition_kernels.draw(
+            row, sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, at, self.isa
+        )
+        if token_id < 0:
+            raise PoisonedLogitsError(f"the largest logit is {row.max()}")
+        return token_id
 
     def hurry(self, on: bool) -> None:
         """See `batch.BurstRunner`; nothing once it is closed."""

@@ -8,7 +8,15 @@ import numpy as np
 
 from tuition.core.records import FinishReason
 from tuition.engine.request import Request, TokenLogprob
-from tuition.engine.sampler import PoisonedLogitsError, TokenSampler, argmax, token_logprob
+from tuition.engine.sampler import (
+    MASK,
+    Draw,
+    PoisonedLogitsError,
+    TokenSampler,
+    argmax,
+    draw,
+    token_logprob,
+)
 from tuition.engine.stop import ReplyText, TextStream
 
 
@@ -37,29 +45,44 @@ class Reply:
 
     __slots__ = (
         "first_token_ns",
-        "is_plain",
+        "is_greedy",
         "num_generated",
         "sampler",
         "scores",
+        "seed_array",
+        "settings_array",
         "stop_array",
         "stop_ids",
         "submitted_ns",
+        "takes_bursts",
         "text",
     )
 
-    def __init__(self, request: Request, tokenizer: StreamingTokenizer, submitted_ns: int) -> None:
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: StreamingTokenizer,
+        submitted_ns: int,
+        draw: Draw = draw,
+    ) -> None:
         self.submitted_ns = submitted_ns
         self.first_token_ns: int | None = None
         self.num_generated = 0
-        self.sampler = TokenSampler(request.sampling, np.array(request.prompt, np.int32))
+        sampling = request.sampling
+        self.sampler = TokenSampler(sampling, np.array(request.prompt, np.int32), draw)
         self.text = ReplyText(tokenizer.stream(), request.stop)
         self.stop_ids = frozenset() if request.ignore_eos else frozenset(request.stop_ids)
         self.stop_array = np.array(sorted(self.stop_ids), np.int32)
         self.scores: list[TokenLogprob] | None = None
         if request.prompt_logprobs is not None:
             self.scores = [TokenLogprob(request.prompt[0], None)]
-        self.is_plain = self.sampler.plain and request.logprobs is None
-        """The argmax of its rows is all that it needs."""
+        self.takes_bursts = self.sampler.takes_raw_rows and request.logprobs is None
+        """Tokens drawn from its rows as they are is all that it needs."""
+        self.is_greedy = self.takes_bursts and sampling.temperature == 0
+        """Their argmax is all that it needs."""
+        settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        self.settings_array = np.array([settings], np.float64)
+        self.seed_array = np.array([self.sampler.seed & MASK], np.uint64)
 
     def score_prompt(self, request: Request, logits: np.ndarray, first: int, last: int) -> None:
         """Take in prompt rows `first` to `last`: the row of position p tells how likely token p + 1 was.
@@ -91,7 +114,7 @@ class Reply:
                 token_id = quick[index]
                 if not math.isfinite(row.item(token_id)):
                     raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
-            elif self.is_plain:
+            elif self.is_greedy:
                 token_id = argmax(row)
             else:
                 token_id = self.sampler.choose(row, position + index)

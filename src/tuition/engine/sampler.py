@@ -6,16 +6,21 @@ In: a row of logits, (vocab,) float32.  Out: a token id, and where asked its log
 The draw is a number in [0, 1) that depends on (seed, position) alone; the token is the one under which that
 number falls when the kept tokens' probabilities are laid end to end in order of their ids. Log-probabilities
 are those of the raw distribution, before penalties, bias, temperature and cuts, as in the OpenAI protocol.
+
+A runner that takes bursts (`batch.BurstRunner`) draws by the same rule in its own arithmetic, and then draws
+always: numpy's exponentials have other last bits, and a reply must not depend on how its steps were taken.
 """
 
 import math
 import secrets
+from collections.abc import Callable
 
 import numpy as np
 
 from tuition.engine.request import Sampling, TokenLogprob
 
-_MASK = (1 << 64) - 1
+MASK = (1 << 64) - 1
+"""Of a seed, what counts."""
 _STEP = 0x9E3779B97F4A7C15
 BIN_SHIFT = 15
 """Bits of a float32 that are left out of its bin: eight bits of the fraction stay, so bins are narrow."""
@@ -25,6 +30,8 @@ COLDEST = 1e-6
 """Below this temperature nothing but the likeliest token has weight in float32."""
 SPAN = 256
 """Weights summed up at once when the place under a draw is looked for."""
+Draw = Callable[[np.ndarray, Sampling, float], int]
+"""As `draw` below: from a row, settings and a number in [0, 1) to a token id."""
 
 
 class PoisonedLogitsError(ValueError):
@@ -33,15 +40,15 @@ class PoisonedLogitsError(ValueError):
 
 def mix(value: int) -> int:
     """A bijection of 64 bits in which every bit depends on every bit (SplitMix64, Steele et al. 2014)."""
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _MASK
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
     return value ^ (value >> 31)
 
 
 def uniform(seed: int, position: int) -> float:
     """The draw of a position, in [0, 1): the SplitMix64 stream that begins at mix(seed)."""
-    start = mix((seed + _STEP) & _MASK)
-    return (mix((start + (position + 1) * _STEP) & _MASK) >> 11) * 2.0**-53
+    start = mix((seed + _STEP) & MASK)
+    return (mix((start + (position + 1) * _STEP) & MASK) >> 11) * 2.0**-53
 
 
 def argmax(row: np.ndarray) -> int:
@@ -120,45 +127,6 @@ class TokenCounts:
         row[ids] = values
 
 
-class TokenSampler:
-    """The choices of one request. `plain` marks the cheap case: the argmax of untouched logits."""
-
-    __slots__ = ("_bias_ids", "_bias_values", "_counts", "_sampling", "plain", "seed")
-
-    def __init__(self, sampling: Sampling, prompt: np.ndarray) -> None:
-        self._sampling = sampling
-        penalised = (
-            sampling.repetition_penalty != 1
-            or sampling.presence_penalty != 0
-            or sampling.frequency_penalty != 0
-        )
-        self._counts = TokenCounts(prompt) if penalised else None
-        self._bias_ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
-        self._bias_values = np.array([value for _, value in sampling.logit_bias], np.float32)
-        self.plain = sampling.temperature == 0 and not penalised and not sampling.logit_bias
-        self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-
-    def choose(self, row: np.ndarray, position: int) -> int:
-        """The token at `position` (counted from the prompt's first token). `row` stays as it is.
-
-        Raises: PoisonedLogitsError.
-        """
-        sampling = self._sampling
-        if not self.plain and (self._counts is not None or len(self._bias_ids)):
-            row = row.copy()
-            if self._counts is not None:
-                self._counts.apply(row, sampling)
-            np.add.at(row, self._bias_ids, self._bias_values)
-        if sampling.temperature == 0:
-            return argmax(row)
-        return draw(row, sampling, uniform(self.seed, position))
-
-    def add(self, token_id: int) -> None:
-        """Tell it that `token_id` now stands in the reply."""
-        if self._counts is not None:
-            self._counts.add(token_id)
-
-
 def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
     """The token under `at` in [0, 1) after temperature and cuts. Raises: PoisonedLogitsError."""
     top = row.max()
@@ -181,6 +149,53 @@ def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
         weights = weights[among]
     place = _place_under(weights, at)
     return place if kept is None else int(kept[place])
+
+
+class TokenSampler:
+    """The choices of one request. `takes_raw_rows`: nothing is added to its logits.
+
+    `draw`: the runner's own, where it has one.
+    """
+
+    __slots__ = ("_bias_ids", "_bias_values", "_counts", "_draw", "_sampling", "seed", "takes_raw_rows")
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: np.ndarray,
+        draw: Draw = draw,
+    ) -> None:
+        self._sampling, self._draw = sampling, draw
+        penalised = (
+            sampling.repetition_penalty != 1
+            or sampling.presence_penalty != 0
+            or sampling.frequency_penalty != 0
+        )
+        self._counts = TokenCounts(prompt) if penalised else None
+        self._bias_ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
+        self._bias_values = np.array([value for _, value in sampling.logit_bias], np.float32)
+        self.takes_raw_rows = not penalised and not sampling.logit_bias
+        self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+
+    def choose(self, row: np.ndarray, position: int) -> int:
+        """The token at `position` (counted from the prompt's first token). `row` stays as it is.
+
+        Raises: PoisonedLogitsError.
+        """
+        sampling = self._sampling
+        if not self.takes_raw_rows:
+            row = row.copy()
+            if self._counts is not None:
+                self._counts.apply(row, sampling)
+            np.add.at(row, self._bias_ids, self._bias_values)
+        if sampling.temperature == 0:
+            return argmax(row)
+        return self._draw(row, sampling, uniform(self.seed, position))
+
+    def add(self, token_id: int) -> None:
+        """Tell it that `token_id` now stands in the reply."""
+        if self._counts is not None:
+            self._counts.add(token_id)
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:

@@ -234,11 +234,11 @@ class Scheduler:
     def _steps_of(self, decodes: list[Sequence], most: int) -> int:
         """Steps that these can take without anybody's help: until the first must end or finds no block.
 
-        0 where one of them needs more than the likeliest token. Blocks are taken ahead where none is missed.
+        0 where one of them needs its rows in Python. Blocks are taken ahead where none is missed.
         """
         size = self.pool.block_size
         for one in decodes:
-            if not one.reply.is_plain:
+            if not one.reply.takes_bursts:
                 return 0
             most = min(most, one.num_prompt + one.request.max_tokens - one.num_tokens)
         missing = [-(-(one.num_computed + most) // size) - len(one.blocks) for one in decodes]

@@ -19,6 +19,7 @@ from tuition.engine.batch import BurstRunner, Runner
 from tuition.engine.blocks import BlockPool
 from tuition.engine.reply import Choice, Reply, StreamingTokenizer
 from tuition.engine.request import Request, Timing, TokenEvent
+from tuition.engine.sampler import draw
 from tuition.engine.scheduler import Plan, Scheduler
 from tuition.engine.sequence import Sequence
 from tuition.engine.settings import EngineSettings
@@ -72,6 +73,7 @@ class StepLoop:
         )
         self._clock = clock
         self._bursts = runner if isinstance(runner, BurstRunner) else None
+        self._draw = draw if self._bursts is None else self._bursts.draw
         self._lookup = PromptLookup() if self.settings.speculation == "auto" else None
         self._events: list[TokenEvent] = []
 
@@ -83,7 +85,7 @@ class StepLoop:
 
     def submit(self, request: Request, submitted_ns: int | None = None) -> None:
         """Take a request; later steps tell of it. Raises: RequestError, CapacityError, BusyError."""
-        reply = Reply(request, self.tokenizer, submitted_ns or self._clock())
+        reply = Reply(request, self.tokenizer, submitted_ns or self._clock(), self._draw)
         self.scheduler.submit(request, reply)
 
     def cancel(self, request_id: str) -> bool:
@@ -165,8 +167,13 @@ class StepLoop:
         """Tokens of a burst, (steps, sequences) int32; no rows where a step must be taken and looked at."""
         if self._bursts is None or plan.num_steps == 0:
             return NO_STEPS
-        stops = [sequence.reply.stop_array for sequence in plan.sequences]
-        return self._bursts.decode(plan.batch, plan.num_steps, stops, BURST_S)
+        replies = [sequence.reply for sequence in plan.sequences]
+        settings, seeds = replies[0].settings_array, replies[0].seed_array
+        if len(replies) > 1:
+            settings = np.concatenate([reply.settings_array for reply in replies])
+            seeds = np.concatenate([reply.seed_array for reply in replies])
+        stops = [reply.stop_array for reply in replies]
+        return self._bursts.decode(plan.batch, plan.num_steps, stops, settings, seeds, BURST_S)
 
     def _learn(self, lookup: PromptLookup, work: list[SequenceWork], num_steps: int, took_ns: int) -> None:
         computed = wasted = 0
@@ -182,7 +189,7 @@ class StepLoop:
     def _accept(self, plan: Plan, logits: np.ndarray) -> list[SequenceWork]:
         """Choose tokens for every sequence of the step and give the scheduler its rows back."""
         choices: list[int] | None = None
-        if len(plan.sequences) > 1 and all(s.reply.is_plain for s in plan.sequences):
+        if len(plan.sequences) > 1 and all(s.reply.is_greedy for s in plan.sequences):
             choices = logits.argmax(axis=1).tolist() if len(logits) else []
         work = []
         for sequence in plan.sequences:

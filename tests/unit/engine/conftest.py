@@ -12,6 +12,7 @@ import pytest
 from tuition.core.units import NS_PER_S
 from tuition.engine.batch import StepBatch
 from tuition.engine.request import Request, Sampling
+from tuition.engine.sampler import draw, uniform
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
 from tuition.spec.shape import ModelShape
@@ -99,11 +100,14 @@ class BurstingRunner(HashRunner):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.in_a_hurry = False
+        self.num_draws = 0
         self.bursts: list[int] = []
         """Steps of each burst so far."""
 
-    def decode(self, batch: StepBatch, num_steps: int, stop_ids, seconds: float) -> np.ndarray:
-        assert len(batch.token_ids) == len(stop_ids) == len(batch.context_lengths)
+    def decode(self, batch: StepBatch, num_steps: int, stop_ids, sampling, seeds, seconds) -> np.ndarray:
+        assert (
+            len(batch.token_ids) == len(stop_ids) == len(sampling) == len(seeds) == len(batch.context_lengths)
+        )
         chosen: list[np.ndarray] = []
         while len(chosen) < num_steps:
             at = batch.context_lengths + len(chosen)
@@ -111,11 +115,23 @@ class BurstingRunner(HashRunner):
             logits = self.forward(replace(batch, token_ids=tokens, positions=at, context_lengths=at))
             if not np.isfinite(logits).all():
                 break
-            chosen.append(logits.argmax(axis=1).astype(np.int32))
+            rows = zip(logits, sampling.tolist(), seeds.tolist(), at.tolist(), strict=True)
+            chosen.append(np.array([self._choose(*one) for one in rows], np.int32))
             if self.in_a_hurry or any(t in s for t, s in zip(chosen[-1], stop_ids, strict=True)):
                 break
         self.bursts.append(len(chosen))
         return np.stack(chosen) if chosen else np.empty((0, len(stop_ids)), np.int32)
+
+    def _choose(self, row: np.ndarray, settings: list[float], seed: int, at: int) -> int:
+        temperature, top_k, top_p, min_p = settings
+        if temperature == 0:
+            return int(row.argmax())
+        sampling = Sampling(temperature=temperature, top_k=int(top_k), top_p=top_p, min_p=min_p)
+        return self.draw(row, sampling, uniform(seed, at + 1))
+
+    def draw(self, row: np.ndarray, sampling: Sampling, at: float) -> int:
+        self.num_draws += 1
+        return draw(row, sampling, at)
 
     def hurry(self, on: bool) -> None:
         self.in_a_hurry = on

@@ -1,6 +1,7 @@
 """Several decode steps in one call of the runner: the same replies, told in fewer events, and paid alike."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -39,13 +40,48 @@ def test_bursts_of_several_end_with_the_first_that_is_done(kit, num_blocks: int)
     assert {n: r.text for n, r in single.items()} == {n: r.text for n, r in burst.items()}
 
 
-def test_whoever_needs_more_than_the_likeliest_token_takes_single_steps(kit) -> None:
-    for fields in ({"sampling": Sampling(temperature=0.9, seed=1)}, {"logprobs": 2}):
-        loop = kit.loop(bursts=True)
-        loop.submit(kit.request("plain", range(4), 10))
-        loop.submit(kit.request("other", range(4), 10, **fields))
-        kit.run(loop)
-        assert loop.runner.bursts == []
+DRAWN = (
+    Sampling(temperature=0.9, seed=1),
+    Sampling(temperature=0.0),
+    Sampling(temperature=1.4, top_k=20, top_p=0.9, min_p=0.01, seed=-7),
+    Sampling(temperature=2.0, seed=2**80 + 3),
+)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_drawn_tokens_are_those_of_single_steps(kit, together: bool) -> None:
+    found = []
+    for bursts in (False, True):
+        loop, tokens = kit.loop(bursts=bursts), {}
+        for i, sampling in enumerate(DRAWN):
+            loop.submit(kit.request(f"r{i}", range(i, i + 5), REPLY - i, sampling=sampling))
+            if not together:
+                tokens |= {name: complete(events).token_ids for name, events in kit.run(loop).items()}
+        tokens |= {name: complete(events).token_ids for name, events in kit.run(loop).items()}
+        found.append(tokens)
+        assert not bursts or sum(loop.runner.bursts) >= REPLY - 1
+    assert found[0] == found[1]
+    assert found[0]["r0"] != kit.greedy(range(5), REPLY)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"logprobs": 2},
+        {"sampling": Sampling(temperature=0.9, seed=1), "logprobs": 0},
+        {"sampling": Sampling(temperature=0.9, seed=1, presence_penalty=0.5)},
+        {"sampling": Sampling(temperature=0.0, repetition_penalty=1.1)},
+        {"sampling": Sampling(temperature=0.9, seed=1, logit_bias=((3, 1.0),))},
+    ],
+)
+def test_whoever_needs_rows_in_python_takes_single_steps_with_the_runners_draw(kit, fields) -> None:
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("plain", range(4), 10))
+    loop.submit(kit.request("other", range(4), 10, **fields))
+    kit.run(loop)
+    assert loop.runner.bursts == []
+    drawn = fields.get("sampling", Sampling(temperature=0.0)).temperature > 0
+    assert loop.runner.num_draws == (10 if drawn else 0)
 
 
 def test_a_trace_tells_the_steps_of_its_burst(kit) -> None:
@@ -145,8 +181,11 @@ def test_a_newcomer_and_a_cancel_end_the_burst_at_hand(kit) -> None:
         service.stop()
 
 
-def test_a_burst_costs_what_its_steps_cost(kit) -> None:
-    shape = kit.loop().runner.shape
+@pytest.mark.parametrize("window", [None, 1, 5, 43, 500])
+def test_a_burst_costs_what_its_steps_cost(kit, window: int | None) -> None:
+    shape = replace(
+        kit.loop().runner.shape, num_layers=2, sliding_window=window, window_layers=(1,) if window else ()
+    )
     costs = StepCosts(shape)
     single = [costs.load(SequenceWork("r", "decode", 1, 40 + i, 1)) for i in range(8)]
     burst = costs.load(SequenceWork("r", "decode", 8, 40, 8), num_steps=8)
