@@ -21,7 +21,8 @@ int Model::decode(const Batch& batch, const Burst& burst, int32_t* chosen) {
     Batch now = batch;
     now.token_ids = ids.data(), now.positions = now.context_lengths = positions.data();
     for (int32_t& position : positions) position += burst.num_steps - 1;
-    check(now);   // where there is a place for the last step, there is one for all
+    check(now);        // where there is a place for the last step, there is one for all
+    plan_items(now);   // makes room for the longest plan: nothing may be allocated, and so fail, among the threads
     for (int32_t& position : positions) position -= burst.num_steps - 1;
     reserve(n);
     reserve_logits(n);

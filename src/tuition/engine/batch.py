@@ -84,8 +84,8 @@ class BurstRunner(Protocol):
         """Up to `num_steps` steps of one row per sequence, the token that each draws being its next input.
 
         A draw is that of `sampler.TokenSampler.choose`, without penalties and bias. The burst ends with the
-        step in which a sequence chooses one of its `stop_ids`, after `seconds`, or at once in a hurry; and
-        before a step whose logits are not finite.
+        step in which a sequence chooses one of its `stop_ids`, after `seconds`, or with the step at hand in
+        a hurry; and before a step whose logits are not finite.
         Shapes: stop_ids (count,) int32 for each sequence; sampling (num_sequences, 4) float64: temperature,
         top_k, top_p, min_p; seeds (num_sequences,) uint64; `block_tables` covers all steps; the result
         (steps taken, num_sequences) int32, of no rows where the first step's logits are not finite.

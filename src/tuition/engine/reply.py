@@ -135,7 +135,7 @@ class Reply:
         self.num_generated += len(choice.token_ids)
         return choice
 
-    def take(self, request: Request, token_ids: list[int]) -> Choice:
+    def extend(self, request: Request, token_ids: list[int]) -> Choice:
         """Tokens that a burst has chosen, up to the one that ends the reply; at least one.
 
         Raises: whatever the tokenizer raises; the reply must then be ended.

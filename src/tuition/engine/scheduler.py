@@ -151,14 +151,11 @@ class Scheduler:
                 spare -= sequence.num_drafts
             rows.append(sequence)
             budget -= sequence.rows
-        num_decodes = len(rows)
-        if num_decodes < len(running) or self._lines[0].length or self._lines[1].length:
+        if len(rows) < len(running) or self._lines[0].length or self._lines[1].length:
             self._share_among_prompts(budget)
         if not rows:
             return None
-        num_steps = 0
-        if most_steps and draft is None and len(rows) == num_decodes:  # a newcomer's row would be the last
-            num_steps = self._steps_of(rows, most_steps)
+        num_steps = self._steps_of(rows, most_steps) if most_steps else 0
         return Plan(self._arrays(rows), list(rows), num_steps)
 
     def part(self, sequences: list[Sequence]) -> Plan:
@@ -178,6 +175,12 @@ class Scheduler:
                 for index in range(sequence.num_published, full):
                     self.pool.publish(sequence.blocks[index], names[index])
                 sequence.num_published = full
+
+    def trim(self, sequence: Sequence) -> None:
+        """Give back blocks that were taken ahead for a burst that ended early."""
+        needed = sequence.num_computed // self.pool.block_size + 1
+        if len(sequence.blocks) > needed:
+            self.pool.release(sequence.drop_blocks_behind(needed))
 
     def work(self, sequence: Sequence, num_stood: int) -> SequenceWork:
         """What the sequence did in this step, before `commit`; `num_stood` of its rows stand."""
@@ -231,22 +234,25 @@ class Scheduler:
         sequence.num_drafts = count
         sequence.rows = 1 + count
 
-    def _steps_of(self, decodes: list[Sequence], most: int) -> int:
+    def _steps_of(self, rows: list[Sequence], most: int) -> int:
         """Steps that these can take without anybody's help: until the first must end or finds no block.
 
-        0 where one of them needs its rows in Python. Blocks are taken ahead where none is missed.
+        0 where one of them reads its prompt, has guesses, or needs its rows in Python; or may end with any
+        token while somebody waits for its place. Takes the blocks for all steps now, if enough stay free.
         """
-        size = self.pool.block_size
-        for one in decodes:
-            if not one.reply.takes_bursts:
+        size, is_awaited = self.pool.block_size, self.num_waiting > 0
+        for one in rows:
+            if not (one.decoding and one.reply.takes_bursts) or one.num_drafts:
+                return 0
+            if is_awaited and one.request.stop:
                 return 0
             most = min(most, one.num_prompt + one.request.max_tokens - one.num_tokens)
-        missing = [-(-(one.num_computed + most) // size) - len(one.blocks) for one in decodes]
+        missing = [-(-(one.num_computed + most) // size) - len(one.blocks) for one in rows]
         total = sum(count for count in missing if count > 0)
         if total > self.pool.num_free - len(self.running):
-            return min(most, *(len(one.blocks) * size - one.num_computed for one in decodes))
+            return min(most, *(len(one.blocks) * size - one.num_computed for one in rows))
         if total:
-            for one, count in zip(decodes, missing, strict=True):
+            for one, count in zip(rows, missing, strict=True):
                 if count > 0 and (blocks := self.pool.take(count)) is not None:
                     one.add_blocks(blocks)
         return most

@@ -73,13 +73,6 @@ class Sequence:
         """The prompt is computed, and exactly the newest token is not."""
         return self.num_computed >= self.num_prompt and self.num_tokens - self.num_computed == 1
 
-    def append(self, token_id: int) -> None:
-        """Add one generated token."""
-        if self.num_tokens == len(self.tokens):
-            self.reserve(1)
-        self.tokens[self.num_tokens] = token_id
-        self.num_tokens += 1
-
     def extend(self, token_ids: list[int]) -> None:
         """Add generated tokens."""
         end = self.num_tokens + len(token_ids)
@@ -109,6 +102,12 @@ class Sequence:
         """Forget every block and everything computed; the caller releases them."""
         blocks, self.blocks = self.blocks, []
         self.num_computed = self.num_published = 0
+        return blocks
+
+    def drop_blocks_behind(self, count: int) -> list[int]:
+        """Forget all blocks but the first `count`, in which everything computed is; the caller releases
+        them."""
+        self.blocks, blocks = self.blocks[:count], self.blocks[count:]
         return blocks
 
     def name_blocks(self, count: int, block_size: int) -> list[bytes]:

@@ -222,6 +222,8 @@ class EngineService:
         except BaseException as error:
             log.critical("the engine's thread failed", exc_info=error)
             self._fail(f"the engine failed: {type(error).__name__}")
+        finally:
+            self.loop.hurry(False)  # whoever uses the loop after this is not disturbed
 
     def _take_inbox(self) -> bool:
         """Wait for something to do and take it in; False when it is time to end."""

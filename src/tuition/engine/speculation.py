@@ -15,7 +15,9 @@ LONGEST = 3
 """Tokens that must repeat for a guess; shorter repeats are tried next."""
 SHORTEST = 2
 EXPLORE_EVERY = 32
-"""Of the choice that looks worse, one step in so many is taken, since prices change with context and load."""
+"""After so many steps of one kind the other is tried again, since prices change with context and load."""
+TRIAL_STEPS = 4
+"""Most plain steps of a trial, where a burst could take more."""
 SLOW = 0.1
 """Weight of the newest measurement."""
 
@@ -44,13 +46,19 @@ def look_up(tokens: np.ndarray, most: int) -> np.ndarray:
 class _Prices:
     """Moving means of one batch size: a plain step, a step with guesses, and what the latter yields."""
 
-    __slots__ = ("guessing_ns", "plain_ns", "turn", "yielded")
+    __slots__ = ("guessing_ns", "plain_ns", "since_trial", "yielded")
 
     def __init__(self) -> None:
         self.plain_ns: float | None = None
         self.guessing_ns: float | None = None
         self.yielded = 1.0
-        self.turn = 0
+        self.since_trial = 0
+
+    @property
+    def favours_guessing(self) -> bool:
+        if self.guessing_ns is None or self.plain_ns is None:
+            return self.guessing_ns is None
+        return self.yielded * self.plain_ns > self.guessing_ns
 
 
 class PromptLookup:
@@ -61,16 +69,22 @@ class PromptLookup:
 
     def pays(self, num_decodes: int) -> bool:
         """Whether the next step with this many decodes should guess."""
-        prices = self._prices[num_decodes.bit_length()]
-        prices.turn += 1
-        if prices.guessing_ns is None or prices.plain_ns is None:
-            return (prices.turn & 1) == 0 or prices.guessing_ns is None
-        better = prices.yielded * prices.plain_ns > prices.guessing_ns
-        return better != (prices.turn % EXPLORE_EVERY == 0)
+        return self._prices[num_decodes.bit_length()].favours_guessing != self.is_trial(num_decodes)
 
-    def learn(self, num_decodes: int, num_drafts: int, num_tokens: int, took_ns: int) -> None:
-        """Take in one step made of decodes only: its guesses, the tokens it gave in all, and its time."""
+    def is_trial(self, num_decodes: int) -> bool:
+        """Whether the next step is there to learn what the other choice costs."""
+        return self._prices[num_decodes.bit_length()].since_trial >= EXPLORE_EVERY
+
+    def learn(
+        self, num_decodes: int, num_drafts: int, num_tokens: int, took_ns: int, num_steps: int = 1
+    ) -> None:
+        """Take in a step made of decodes only: its guesses, the tokens it gave in all, and its time.
+
+        Of `num_steps` plain ones in a row, what each took and gave.
+        """
         prices = self._prices[num_decodes.bit_length()]
+        as_favoured = (num_drafts > 0) == prices.favours_guessing
+        prices.since_trial = prices.since_trial + num_steps if as_favoured else 0
         if num_drafts == 0:
             prices.plain_ns = _mean(prices.plain_ns, took_ns)
         else:

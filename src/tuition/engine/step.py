@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuition.core.records import FinishReason, SequenceWork, StepTrace
+from tuition.core.units import NS_PER_S
 from tuition.engine.batch import BurstRunner, Runner
 from tuition.engine.blocks import BlockPool
 from tuition.engine.reply import Choice, Reply, StreamingTokenizer
@@ -23,7 +24,7 @@ from tuition.engine.sampler import draw
 from tuition.engine.scheduler import Plan, Scheduler
 from tuition.engine.sequence import Sequence
 from tuition.engine.settings import EngineSettings
-from tuition.engine.speculation import PromptLookup
+from tuition.engine.speculation import TRIAL_STEPS, PromptLookup
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class StepLoop:
         self._clock = clock
         self._bursts = runner if isinstance(runner, BurstRunner) else None
         self._draw = draw if self._bursts is None else self._bursts.draw
+        self._step_s = 0.0
+        """What a step of the last burst took."""
         self._lookup = PromptLookup() if self.settings.speculation == "auto" else None
         self._events: list[TokenEvent] = []
 
@@ -140,7 +143,7 @@ class StepLoop:
         start_ns = self._clock()
         num_decodes = len(self.scheduler.running)
         guessing = self._lookup is not None and num_decodes > 0 and self._lookup.pays(num_decodes)
-        most_steps = 0 if self._bursts is None else BURST_STEPS
+        most_steps = self._most_steps(num_decodes, guessing)
         plan = self.scheduler.next_batch(PromptLookup.draft if guessing else None, most_steps)
         if plan is None:
             return self.take_events(), None
@@ -151,20 +154,29 @@ class StepLoop:
             num_steps, work = 1, self._retry_in_halves(plan, error)
         else:
             if logits is None:
-                tokens = chosen.T.tolist()
-                num_steps, work = (
-                    len(chosen),
-                    [self._take(*one) for one in zip(plan.sequences, tokens, strict=True)],
-                )
+                num_steps, work = len(chosen), self._accept_burst(plan, chosen)
             else:
                 num_steps, work = 1, self._accept(plan, logits)
         end_ns = self._clock()
-        if self._lookup is not None and len(work) == num_decodes:
+        if num_steps > 1:
+            self._step_s = (end_ns - start_ns) / num_steps / NS_PER_S
+        if self._lookup is not None and len(work) == num_decodes and (num_steps > 1 or plan.num_steps < 2):
             self._learn(self._lookup, work, num_steps, end_ns - start_ns)
         return self.take_events(), StepTrace(start_ns, end_ns, tuple(work), num_steps=num_steps)
 
+    def _most_steps(self, num_decodes: int, guessing: bool) -> int:
+        """Steps that a burst may take: none without them, few in a trial, and what fits into its time."""
+        if self._bursts is None:
+            return 0
+        if self._lookup is not None and not guessing and self._lookup.is_trial(num_decodes):
+            return TRIAL_STEPS
+        return BURST_STEPS if BURST_STEPS * self._step_s <= BURST_S else 1 + int(BURST_S / self._step_s)
+
     def _burst(self, plan: Plan) -> np.ndarray:
-        """Tokens of a burst, (steps, sequences) int32; no rows where a step must be taken and looked at."""
+        """Tokens of a burst, (steps, sequences) int32; no rows where a step must be taken and looked at.
+
+        A burst that raises gives none: the step decides whose fault it is.
+        """
         if self._bursts is None or plan.num_steps == 0:
             return NO_STEPS
         replies = [sequence.reply for sequence in plan.sequences]
@@ -173,7 +185,11 @@ class StepLoop:
             settings = np.concatenate([reply.settings_array for reply in replies])
             seeds = np.concatenate([reply.seed_array for reply in replies])
         stops = [reply.stop_array for reply in replies]
-        return self._bursts.decode(plan.batch, plan.num_steps, stops, settings, seeds, BURST_S)
+        try:
+            return self._bursts.decode(plan.batch, plan.num_steps, stops, settings, seeds, BURST_S)
+        except Exception as error:
+            log.error("a burst failed; a single step follows", exc_info=error)
+            return NO_STEPS
 
     def _learn(self, lookup: PromptLookup, work: list[SequenceWork], num_steps: int, took_ns: int) -> None:
         computed = wasted = 0
@@ -184,7 +200,15 @@ class StepLoop:
             wasted += one.num_wasted
         if num_steps > 1:  # plain steps: what each took counts
             computed, wasted, took_ns = len(work), 0, took_ns // num_steps
-        lookup.learn(len(work), computed - len(work), computed - wasted, took_ns)
+        lookup.learn(len(work), computed - len(work), computed - wasted, took_ns, num_steps)
+
+    def _accept_burst(self, plan: Plan, chosen: np.ndarray) -> list[SequenceWork]:
+        """Give each sequence the tokens that it has drawn, and the pool the blocks that were not needed."""
+        work = [self._extend(*one) for one in zip(plan.sequences, chosen.T.tolist(), strict=True)]
+        if len(chosen) < plan.num_steps:
+            for sequence in plan.sequences:
+                self.scheduler.trim(sequence)
+        return work
 
     def _accept(self, plan: Plan, logits: np.ndarray) -> list[SequenceWork]:
         """Choose tokens for every sequence of the step and give the scheduler its rows back."""
@@ -267,15 +291,15 @@ class StepLoop:
         self._grow(sequence, choice, num_stood)
         return work
 
-    def _take(self, sequence: Sequence, token_ids: list[int]) -> SequenceWork:
-        """The tokens of a burst; those behind the end of the reply were computed for nothing."""
+    def _extend(self, sequence: Sequence, token_ids: list[int]) -> SequenceWork:
+        """The tokens of a burst; what nobody is told of was computed for nothing."""
         scheduler, reply = self.scheduler, sequence.reply
         sequence.rows = sequence.num_logits = len(token_ids)
         try:
-            choice = reply.take(sequence.request, token_ids)
+            choice = reply.extend(sequence.request, token_ids)
         except Exception as error:
             log.error("request %s failed", sequence.request.id, exc_info=error)
-            work = scheduler.work(sequence, sequence.rows)
+            work = scheduler.work(sequence, 0)
             self._end(sequence, "error", error=_one_line(error))
             return work
         work = scheduler.work(sequence, len(choice.token_ids))

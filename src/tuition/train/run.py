@@ -216,7 +216,8 @@ def _prepare(
         session.not_exact += why_not_exact(checkpoint.state["header"], header)
         session.remember(checkpoint)
         _say_resumed(checkpoint, session)
-    size = f"{num_parameters(shape):,} parameters on {state.device.type}"
+    begins = "with induction heads" if settings.begins_with_induction else "random"
+    size = f"{num_parameters(shape):,} parameters ({begins}) on {state.device.type}"
     progress.say(f"{size}, matrix products in {state.precision.reason}")
     return session
 

@@ -251,9 +251,9 @@ class TrainSettings:
     """Tokens in the vocabulary of a tokenizer that is trained here."""
     shape: ShapeSettings = field(default_factory=ShapeSettings)
     """Size of the model."""
-    first_weights: Literal["random", "induction"] = "random"
+    first_weights: Literal["auto", "random", "induction"] = "auto"
     """induction: the first two layers begin with heads that find what followed a token earlier in the text
-    (which a short run does not learn by itself); the rest is random."""
+    (which a short run does not learn by itself); the rest is random. auto: so where the shape has room."""
     budget: str | None = None
     """Wall time of the training loop with its unit, like 4min: steps, evaluations and checkpoints; preparing
     the text, the last evaluation and saving come on top. Give this or steps."""
@@ -308,11 +308,19 @@ class TrainSettings:
             f"at most shape.context_length ({self.shape.context_length})",
         )
         if self.first_weights == "induction":
-            lack = lacks_for_induction(self.shape.model_shape(self.vocab_size, self.seq_len))
+            lack = self._lack()
             _wants(lack is None, "first_weights", self.first_weights, f"random, or a shape with {lack}")
         if self.budget is not None:
             parse_duration_s(self.budget, "budget")
             _wants(self.steps is None, "budget", self.budget, f"budget or steps ({self.steps}), not both")
+
+    @property
+    def begins_with_induction(self) -> bool:
+        """Whether the first weights have induction heads."""
+        return self.first_weights != "random" and self._lack() is None
+
+    def _lack(self) -> str | None:
+        return lacks_for_induction(self.shape.model_shape(self.vocab_size, self.seq_len))
 
     @property
     def tokens_per_step(self) -> int:

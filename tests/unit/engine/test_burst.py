@@ -191,3 +191,62 @@ def test_a_burst_costs_what_its_steps_cost(kit, window: int | None) -> None:
     burst = costs.load(SequenceWork("r", "decode", 8, 40, 8), num_steps=8)
     assert burst.flops == sum(load.flops for load in single)
     assert burst.kv_bytes == sum(load.kv_bytes for load in single)
+
+
+def test_an_interactive_newcomer_that_takes_a_place_is_no_decode(kit) -> None:
+    loop = kit.loop(bursts=True, max_batch=1)
+    loop.submit(kit.request("batch", range(4), REPLY, priority="batch"))
+    loop.step()
+    loop.submit(kit.request("now", range(6), 4, priority="interactive"))
+    done = {name: complete(events) for name, events in kit.run(loop).items()}
+    assert list(done["now"].token_ids) == kit.greedy(range(6), 4)
+    assert done["batch"].token_ids[-1] == kit.greedy(range(4), REPLY)[-1]
+
+
+def test_blocks_taken_ahead_are_given_back_when_somebody_waits(kit) -> None:
+    loop = kit.loop(bursts=True, num_blocks=40, context_length=160)
+    loop.submit(kit.request("long", range(4), 100))
+    loop.step()
+    loop.hurry(True)
+    loop.step()
+    loop.hurry(False)
+    assert loop.stats().num_free_blocks == 38  # it has six tokens, in blocks of four
+    loop.submit(kit.request("second", [*range(50), *range(50)], 2))
+    told = {event.request_id for _ in range(2) for event in loop.step()[0]}
+    assert "second" in told
+
+
+def test_a_stop_text_keeps_to_single_steps_while_somebody_waits(kit) -> None:
+    loop = kit.loop(bursts=True, max_batch=1)
+    loop.submit(kit.request("may stop", range(4), 10, stop=("never",)))
+    loop.submit(kit.request("waits", range(5), 10))
+    kit.run(loop)
+    assert loop.runner.bursts == [9]
+
+
+def test_after_a_burst_that_raises_the_single_step_decides(kit) -> None:
+    want = kit.greedy(range(5), REPLY)
+    loop = kit.loop(bursts=True)
+    loop.runner.poison = next(token for token in want[8:] if token not in want[:8])
+    loop.submit(kit.request("lone", range(5), REPLY))
+    done = complete(kit.run(loop)["lone"])
+    assert done.finish_reason == "error"
+    assert list(done.token_ids) == want[: 1 + want.index(loop.runner.poison)]
+
+
+def test_a_slow_model_takes_only_what_fits_into_the_time_of_a_burst(kit, monkeypatch) -> None:
+    monkeypatch.setattr("tuition.engine.step.BURST_S", 10e-6)  # the double's clock: some microseconds a step
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("lone", range(5), REPLY))
+    asked = []
+    decode = loop.runner.decode
+
+    def slow(batch, num_steps, *rest):
+        asked.append(num_steps)
+        loop._clock.now += 8_000 * num_steps
+        return decode(batch, min(num_steps, 2), *rest)
+
+    loop.runner.decode = slow
+    kit.run(loop)
+    assert asked[0] == REPLY - 1
+    assert max(asked[1:]) <= 2

@@ -31,7 +31,6 @@ def demo_settings(corpus: Literal["shakespeare", "stdlib"], budget: str) -> Trai
         shape=ShapeSettings(
             hidden_size=128, num_layers=4, num_heads=2, num_kv_heads=2, mlp_size=384, tied_head=False
         ),
-        first_weights="induction",
         budget=budget,
         batch_size=4,
         seq_len=512,
