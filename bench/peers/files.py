@@ -64,7 +64,9 @@ class BenchModel:
 
     @property
     def home(self) -> Path:
-        return MODELS / self.name
+        """Its own for each demo's model, of which every `make demo` makes another."""
+        named = MODELS / self.name
+        return named / open_model(self.source).digest()[:12] if self.name == "demo" else named
 
     def gguf(self, precision: str) -> Path:
         """The file with as many bits as our `precision`; int4min: the one that the weights came in."""

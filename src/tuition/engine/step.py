@@ -28,7 +28,7 @@ from tuition.engine.speculation import TRIAL_STEPS, PromptLookup
 
 log = logging.getLogger(__name__)
 
-BURST_STEPS = 64
+BURST_STEPS = 128
 """Most decode steps in one call of the runner: enough that Python between calls is little beside them."""
 BURST_S = 0.016
 """No step of a burst begins later than this after the first: readers get words sixty times a second."""

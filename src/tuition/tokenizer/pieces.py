@@ -85,10 +85,9 @@ class IncrementalDecoder:
         """`push` for many ids."""
         if not self._at_start and not self._spaces_to_drop:
             table = self._pieces.shown if self._skip else self._pieces.table
-            ids = list(token_ids)
-            if ids and min(ids) >= 0 and max(ids) < len(table):
-                return self._utf8.decode(b"".join([table[token_id] for token_id in ids]))
-            token_ids = ids
+            token_ids = list(token_ids)
+            if token_ids and min(token_ids) >= 0 and max(token_ids) < len(table):
+                return self._utf8.decode(b"".join(map(table.__getitem__, token_ids)))
         return self._utf8.decode(b"".join(map(self._bytes, token_ids)))
 
     def finish(self) -> str:
