@@ -86,8 +86,8 @@ void unpack_into(Bytes buffer, int64_t offset, const std::string& format, nb::nd
 }
 
 Sampling sampling_of(double temperature, double top_k, double top_p, double min_p, uint64_t seed) {
-    want(temperature >= 0 && temperature <= 1e6, "temperature: wanted 0 or more");
-    want(top_k >= 0 && top_k <= 0x1p31, "top_k: wanted 0 or more");
+    want(temperature >= 0 && temperature <= 1e6, "temperature: wanted 0 to 1e6");
+    want(top_k >= 0 && top_k <= 0x1p31, "top_k: wanted 0 to 2^31");
     want(top_p > 0 && top_p <= 1, "top_p: wanted more than 0 and at most 1");
     want(min_p >= 0 && min_p <= 1, "min_p: wanted 0 to 1");
     return {temperature, static_cast<int64_t>(top_k), top_p, min_p, seed};
@@ -186,11 +186,11 @@ NB_MODULE(_native, m) {
     m.def("matrix_rate", &matrix_rate, "kind"_a, "num_threads"_a, "seconds"_a = 0.5, "isa"_a = "auto", "pin"_a = false,
           nb::call_guard<nb::gil_scoped_release>(),
           "Operations per second (a multiply-add is two) of kind float32, bf16 or int8, on registers alone.");
-    m.def("pack_float", &pack_float_into, "buffer"_a, "offset"_a, "format"_a, "values"_a, "first"_a = 0, "step"_a = 1,
+    m.def("pack_float", &pack_float_into, "buffer"_a.noconvert(), "offset"_a, "format"_a, "values"_a, "first"_a = 0, "step"_a = 1,
           "Pack (rows, columns) float32 values; rows 16i.. go to block first + i * step.");
-    m.def("pack_integer", &pack_integer_into, "buffer"_a, "offset"_a, "format"_a, "q"_a, "scales"_a, "minima"_a.none(), "first"_a = 0,
+    m.def("pack_integer", &pack_integer_into, "buffer"_a.noconvert(), "offset"_a, "format"_a, "q"_a, "scales"_a, "minima"_a.none(), "first"_a = 0,
           "step"_a = 1, "Pack integers with their float16 scales (as uint16), see layout.hpp.");
-    m.def("unpack", &unpack_into, "buffer"_a, "offset"_a, "format"_a, "out"_a, "first"_a = 0, "step"_a = 1,
+    m.def("unpack", &unpack_into, "buffer"_a, "offset"_a, "format"_a, "out"_a.noconvert(), "first"_a = 0, "step"_a = 1,
           "Write the packed weights as float32 into out (rows, columns).");
     m.def("uniform", &uniform, "seed"_a, "position"_a, "The draw of a position, in [0, 1).");
     m.def("draw", &draw_from, "row"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "at"_a, "isa"_a = "auto",
@@ -220,7 +220,7 @@ NB_MODULE(_native, m) {
         .def("step", &Runner::step, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a,
              "Logits (num_wanted, vocab) float32; the array is overwritten by the next call.")
         .def("decode", &Runner::decode, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a, "block_tables"_a, "logit_rows"_a,
-             "stop_starts"_a, "stop_ids"_a, "sampling"_a, "seeds"_a, "chosen"_a, "seconds"_a,
+             "stop_starts"_a, "stop_ids"_a, "sampling"_a.noconvert(), "seeds"_a.noconvert(), "chosen"_a.noconvert(), "seconds"_a,
              "Up to len(chosen) steps of one row per sequence, the token that each draws being its next input; ends with the step "
              "in which a sequence meets one of stop_ids[stop_starts[s]:stop_starts[s + 1]], or when `seconds` have passed. "
              "sampling (sequences, 4): temperature (0: the likeliest token), top_k, top_p, min_p. Fills chosen (steps, sequences) "

@@ -90,7 +90,8 @@ class Corpus:
             return f"{size} in {info.num_documents:,} blocks: too few documents to hold some out whole"
         if self.split_by == "titles":
             return f"{size}: {', '.join(self.heldout_titles)}"
-        return f"{size} in {info.num_documents:,} documents, chosen by a hash of their text"
+        documents = "1 document" if info.num_documents == 1 else f"{info.num_documents:,} documents"
+        return f"{size} in {documents}, chosen by a hash of their text"
 
 
 def prepare_corpus(

@@ -72,7 +72,8 @@ class Reply:
         self.sampler = TokenSampler(sampling, np.array(request.prompt, np.int32), draw)
         self.text = ReplyText(tokenizer.stream(), request.stop)
         self.stop_ids = frozenset() if request.ignore_eos else frozenset(request.stop_ids)
-        self.stop_array = np.array(sorted(self.stop_ids), np.int32)
+        known = [i for i in sorted(self.stop_ids) if 0 <= i < 1 << 31]  # no other is ever chosen
+        self.stop_array = np.array(known, np.int32)
         self.scores: list[TokenLogprob] | None = None
         if request.prompt_logprobs is not None:
             self.scores = [TokenLogprob(request.prompt[0], None)]

@@ -147,6 +147,7 @@ class StepLoop:
         plan = self.scheduler.next_batch(PromptLookup.draft if guessing else None, most_steps)
         if plan is None:
             return self.take_events(), None
+        chosen = NO_STEPS
         try:
             chosen = self._burst(plan)
             logits = None if len(chosen) else self.runner.forward(plan.batch)
@@ -158,7 +159,7 @@ class StepLoop:
             else:
                 num_steps, work = 1, self._accept(plan, logits)
         end_ns = self._clock()
-        if num_steps > 1:
+        if len(chosen):
             self._step_s = (end_ns - start_ns) / num_steps / NS_PER_S
         if self._lookup is not None and len(work) == num_decodes and (num_steps > 1 or plan.num_steps < 2):
             self._learn(self._lookup, work, num_steps, end_ns - start_ns)
@@ -170,7 +171,7 @@ class StepLoop:
             return 0
         if self._lookup is not None and not guessing and self._lookup.is_trial(num_decodes):
             return TRIAL_STEPS
-        return BURST_STEPS if BURST_STEPS * self._step_s <= BURST_S else 1 + int(BURST_S / self._step_s)
+        return BURST_STEPS if BURST_STEPS * self._step_s <= BURST_S else 2 + int(BURST_S / self._step_s)
 
     def _burst(self, plan: Plan) -> np.ndarray:
         """Tokens of a burst, (steps, sequences) int32; no rows where a step must be taken and looked at.

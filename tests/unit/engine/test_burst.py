@@ -249,4 +249,20 @@ def test_a_slow_model_takes_only_what_fits_into_the_time_of_a_burst(kit, monkeyp
     loop.runner.decode = slow
     kit.run(loop)
     assert asked[0] == REPLY - 1
-    assert max(asked[1:]) <= 2
+    assert max(asked[1:]) <= 3
+
+
+def test_one_slow_burst_does_not_end_bursts(kit) -> None:
+    loop = kit.loop(bursts=True)
+    loop._step_s = 1.0
+    for name in ("first", "second"):
+        loop.submit(kit.request(name, range(5), REPLY))
+        kit.run(loop)
+    assert loop._step_s < 0.001
+    assert loop.runner.bursts[-1] == REPLY - 1
+
+
+def test_stop_ids_that_no_vocabulary_has_are_never_met(kit) -> None:
+    loop = kit.loop(bursts=True)
+    loop.submit(kit.request("lone", range(5), REPLY, stop_ids=(-1, 1 << 40)))
+    assert list(complete(kit.run(loop)["lone"]).token_ids) == kit.greedy(range(5), REPLY)
