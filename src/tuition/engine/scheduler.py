@@ -274,7 +274,7 @@ class Scheduler:
         while budget > 0 and (sequence := self._admit_one()) is not None:
             budget -= self._cut_chunk(sequence, min(share, budget))
             prompts.append(sequence)
-        for sequence in prompts:
+        for sequence in dict.fromkeys(prompts):  # one that was preempted may have been admitted again
             if sequence.blocks:  # else it was preempted by an admission
                 budget -= self._cut_chunk(sequence, budget)
                 if sequence.rows:

@@ -180,6 +180,11 @@ def test_the_traffic_of_these_tests_preempts_shares_and_guesses(kit) -> None:
     print(f"traces: {trace.loop.stats().num_preemptions} preemptions, 0 leaked blocks, 0 integrity errors")
 
 
+def test_a_prompt_preempted_and_admitted_again_in_one_plan_is_computed_once(kit) -> None:
+    chosen = {"num_blocks": 40, "token_budget": 16, "max_batch": 6, "context_length": 70}
+    traffic(kit, 21_382, 100, chosen | {"speculation": "off", "prefix_cache": "on"})
+
+
 def several_traces(kit, chosen: dict) -> None:
     for seed in range(6):
         traffic(kit, seed, 60, chosen)
