@@ -147,7 +147,9 @@ def text_of(arguments: Eval, version: "Version | None") -> DataSettings:
             wanted = "data.paths or data.demo beside it: the model's own text stays split as it was"
             raise SettingsError(f"data.{name}", got=got, wanted=wanted)
     if version is None or version.lineage.settings is None:
-        raise SettingsError(
-            "data.paths", got=(), wanted="files or folders of text: the run of this model is not known"
+        wanted = (
+            "the text to score, as --data.paths FILE or --data.demo shakespeare: "
+            f"{arguments.model} was not taught here, so no text of its own is known"
         )
+        raise SettingsError("data.paths", got=(), wanted=wanted)
     return from_table(DataSettings, tomllib.loads(version.lineage.settings).get("data", {}))

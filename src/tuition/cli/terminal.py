@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from tuition.core.progress import LineProgress, Task, format_amount
+from tuition.core.progress import QUICK_S, LineProgress, Task, format_amount
 from tuition.core.progress import Progress as ProgressProtocol
 from tuition.core.units import format_duration
 
@@ -52,10 +53,12 @@ class _Elapsed(TextColumn):
 
 
 class LiveProgress:
-    """`core.progress.Progress` drawn by rich: bars at the bottom, said lines above them."""
+    """`core.progress.Progress` drawn by rich: bars at the bottom, said lines above them. A bar that was full
+    within `quick_s` goes again."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, quick_s: float = QUICK_S) -> None:
         self.console = Console(file=stream, highlight=False)
+        self.quick_s = quick_s
         self._lock = threading.Lock()
         self._bars: Progress | None = None
         self._open = 0
@@ -65,12 +68,13 @@ class LiveProgress:
 
     @contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
-        bars = self._enter()
+        started, bars = time.monotonic(), self._enter()
         task_id = bars.add_task(label, total=total, amount="", note="")
         try:
             yield _LiveTask(bars, task_id, total, unit)
         finally:
             bars.stop_task(task_id)
+            bars.update(task_id, visible=time.monotonic() - started >= self.quick_s)
             self._leave()
 
     def _enter(self) -> Progress:

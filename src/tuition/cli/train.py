@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
     settings = arguments.train
     if not settings.data.paths and settings.data.demo is None:
         raise SettingsError(
-            "data.paths", got=(), wanted="files or folders of text, or --data.demo shakespeare"
+            "data.paths", got=(), wanted="the text to teach, as --data.paths FILE or --data.demo shakespeare"
         )
     from tuition.books.books import open_books
     from tuition.cli.terminal import open_progress

@@ -13,11 +13,12 @@ class TuitionError(Exception):
 
 
 class SettingsError(TuitionError):
-    """A setting has a value that cannot be used."""
+    """A setting has a value that cannot be used, or none."""
 
     def __init__(self, field: str, *, got: object, wanted: str) -> None:
         self.field, self.got, self.wanted = field, got, wanted
-        super().__init__(f"{field}: got {got!r}, wanted {wanted}")
+        came = "nothing given" if got is None or got == () else f"got {got!r}"
+        super().__init__(f"{field}: {came}, wanted {wanted}")
 
 
 class ShapeError(TuitionError):

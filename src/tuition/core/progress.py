@@ -12,6 +12,9 @@ from typing import Protocol, TextIO
 
 from tuition.core.units import format_bytes, format_count, format_duration
 
+QUICK_S = 1.0
+"""What is done sooner than this was not waited for, and leaves nothing behind."""
+
 
 class Task(Protocol):
     """One piece of work with a known or unknown length."""
@@ -29,7 +32,7 @@ class Progress(Protocol):
         ...
 
     def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
-        """`with progress.task("tokenize", total, "B") as task: task.advance(n)`."""
+        """`with progress.task("tokenize", total, "B") as task: task.advance(n)`. `total`: None, unknown."""
         ...
 
 
@@ -53,16 +56,19 @@ class _LineTask:
     note: str = ""
     started: float = field(default_factory=time.monotonic)
     printed: float = field(default_factory=time.monotonic)
+    is_news: bool = True
+    """Whether anything has happened since the last line."""
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self.done += amount
         self.note = note or self.note
+        self.is_news = True
         if time.monotonic() - self.printed >= self.every_s:
             self.print()
 
     def print(self) -> None:
-        self.printed = time.monotonic()
-        amount = format_amount(self.done, self.unit) if self.done or self.unit else ""
+        self.printed, self.is_news = time.monotonic(), False
+        amount = format_amount(self.done, self.unit) if self.done else ""
         if self.total:
             share = min(1.0, self.done / self.total)
             amount = f"{share:4.0%}  {amount} of {format_amount(self.total, self.unit)}"
@@ -72,10 +78,11 @@ class _LineTask:
 
 
 class LineProgress:
-    """Plain lines, for logs and pipes: one every `every_s` seconds for each task, and one when it ends."""
+    """Plain lines, for logs and pipes: one every `every_s` seconds for each task, and one when it ends, unless
+    that was within `quick_s`."""
 
-    def __init__(self, stream: TextIO | None = None, every_s: float = 10.0) -> None:
-        self.stream, self.every_s = stream or sys.stderr, every_s
+    def __init__(self, stream: TextIO | None = None, every_s: float = 10.0, quick_s: float = QUICK_S) -> None:
+        self.stream, self.every_s, self.quick_s = stream or sys.stderr, every_s, quick_s
 
     def say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -86,7 +93,8 @@ class LineProgress:
         try:
             yield task
         finally:
-            task.print()
+            if task.is_news and time.monotonic() - task.started >= self.quick_s:
+                task.print()
 
 
 class SilentProgress:

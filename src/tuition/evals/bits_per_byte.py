@@ -16,7 +16,7 @@ from tuition.runtime.crew import MOST_MEMBERS, Crew
 from tuition.runtime.device import Precision, choose_precision
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.samples import byte_counts
-from tuition.train.scoring import Score, nats_per_token, score_documents
+from tuition.train.scoring import Score, beginnings, nats_per_token, score_documents
 from tuition.train.scoring import bits_per_byte as summarize
 
 
@@ -52,16 +52,18 @@ def evaluate(
     """
     device = model.embedding.weight.device
     window = min(window or model.shape.context_length, model.shape.context_length)
-    documents = [heldout.document(index) for index in range(heldout.info.num_documents)]
-    with (progress or SilentProgress()).task("evaluate", heldout.num_bytes, "B") as task:
+    counts = np.asarray(byte_counts(tokenizer))
+    whole = [heldout.document(index) for index in range(heldout.info.num_documents)]
+    documents = beginnings(whole, counts, max_bytes)
+    num_bytes = sum(int(counts[document].sum()) for document in documents)
+    with (progress or SilentProgress()).task("evaluate", num_bytes, "B") as task:
         scores = score_documents(
             model,
             documents,
-            np.asarray(byte_counts(tokenizer)),
+            counts,
             window=window,
             stride=stride or max(1, window // 2),
             precision=precision or choose_precision("auto", device),
-            max_bytes=max_bytes,
             advance=task.advance,
             crew=Crew.for_rows(MOST_MEMBERS, torch.get_num_threads(), device),
         )

@@ -68,15 +68,11 @@ def score_documents(
     `documents`: ids as `TokenSet.document` gives them: the first is the mark that begins a document, which
     is read and not scored.  `byte_counts`: UTF-8 bytes of each token id, (vocab,).
     """
-    share = 1.0
-    if max_bytes is not None:
-        total = sum(int(byte_counts[document].sum()) for document in documents)
-        share = min(1.0, max_bytes / max(1, total))
     scores = []
     was_training = model.training
     model.eval()
-    for document in documents:
-        taken = np.asarray(document[: max(2, round(len(document) * share))], dtype=np.int64)
+    for document in beginnings(documents, byte_counts, max_bytes):
+        taken = np.asarray(document, dtype=np.int64)
         num_bytes = int(byte_counts[taken].sum())
         nats = score_tokens(model, taken, window, stride, precision, crew)
         scores.append(DocumentScore(nats, max(0, len(taken) - 1), num_bytes))
@@ -84,6 +80,16 @@ def score_documents(
             advance(num_bytes)
     model.train(was_training)
     return scores
+
+
+def beginnings(
+    documents: Sequence[np.ndarray], byte_counts: np.ndarray, max_bytes: int | None
+) -> Sequence[np.ndarray]:
+    """The documents, or an equal share from the start of each, of about `max_bytes` together."""
+    if max_bytes is None:
+        return documents
+    share = min(1.0, max_bytes / max(1, sum(int(byte_counts[document].sum()) for document in documents)))
+    return [document[: max(2, round(len(document) * share))] for document in documents]
 
 
 def score_tokens(

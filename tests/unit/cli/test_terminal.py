@@ -18,7 +18,7 @@ def test_a_terminal_gets_bars_and_a_pipe_gets_lines() -> None:
 
 def test_nested_bars_show_amounts_notes_and_what_is_said() -> None:
     stream = Terminal()
-    progress = LiveProgress(stream)
+    progress = LiveProgress(stream, quick_s=0)
     with progress.task("outer", 10, "tokens") as outer:
         with progress.task("inner", 2048, "B") as inner:
             inner.advance(1024, note="half")
@@ -29,6 +29,17 @@ def test_nested_bars_show_amounts_notes_and_what_is_said() -> None:
     assert "10 tokens of 10 tokens" in shown
     assert "half" in shown
     assert "in [brackets] between" in shown
+
+
+def test_a_bar_that_was_full_at_once_goes_again() -> None:
+    """The last frame has no bar, and the next line begins where the bar was."""
+    for quick_s, is_left in ((0, True), (1_000, False)):
+        stream = Terminal()
+        with LiveProgress(stream, quick_s).task("pack weights", 1) as task:
+            task.advance()
+        last = stream.getvalue().rpartition("\x1b[2K")[2]
+        assert ("pack weights" in last) is is_left
+        assert ("\n" in last) is is_left
 
 
 def test_the_display_ends_with_its_last_bar_also_after_an_error() -> None:

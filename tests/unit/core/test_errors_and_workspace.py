@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import stat
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def test_messages_carry_both_numbers_and_the_way_out() -> None:
     error = CapacityError("the prompt", need=5_000, free=4_096, unit="tokens", way_out="shorten it")
     assert str(error) == "the prompt needs 5,000 tokens, 4,096 are available; shorten it"
     assert str(SettingsError("steps", got=0, wanted="1 or more")) == "steps: got 0, wanted 1 or more"
+    assert str(SettingsError("paths", got=(), wanted="a file")) == "paths: nothing given, wanted a file"
     broken = DataError("a.jsonl", "no field 'text'", line=1204, way_out="set --data.field")
     assert str(broken) == "a.jsonl, line 1,204: no field 'text'; set --data.field"
     assert "pip install 'tuition[parquet]'" in str(MissingExtraError("x", package="pyarrow", extra="parquet"))
@@ -54,11 +56,32 @@ def test_a_workspace_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_line_progress_ends_each_task_with_a_line_also_after_an_error() -> None:
     stream = io.StringIO()
-    progress = LineProgress(stream, every_s=1_000)
+    progress = LineProgress(stream, every_s=1_000, quick_s=0)
     with contextlib.suppress(KeyError), progress.task("tokenize", 2048, "B") as task:
         task.advance(1024, note="half")
         raise KeyError
     assert "tokenize:  50%  1.0 KiB of 2.0 KiB  half" in stream.getvalue()
+
+
+def test_the_end_of_a_task_is_told_once() -> None:
+    stream = io.StringIO()
+    with LineProgress(stream, every_s=0, quick_s=0).task("evaluate", 10, "B") as task:
+        task.advance(10)
+    assert stream.getvalue().count("100%") == 1
+
+
+def test_what_was_done_at_once_leaves_no_line() -> None:
+    stream = io.StringIO()
+    with LineProgress(stream, quick_s=1_000).task("look at files", 10, "B") as task:
+        task.advance(10)
+    assert stream.getvalue() == ""
+
+
+def test_no_amount_is_told_of_a_task_that_had_nothing_to_do() -> None:
+    stream = io.StringIO()
+    with LineProgress(stream, quick_s=0).task("look at files", 0, "B"):
+        pass
+    assert re.fullmatch(r"  look at files: \[.* ms\]\n", stream.getvalue())
 
 
 def test_silence_takes_everything() -> None:

@@ -83,5 +83,5 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_a_value_that_is_missing_is_named() -> None:
     from tuition.spec.settings import MachineSettings
 
-    with pytest.raises(SettingsError, match=r"machine\.owned\.price_usd: got None"):
+    with pytest.raises(SettingsError, match=r"machine\.owned\.price_usd: nothing given"):
         from_table(MachineSettings, {"owned": {"life_years": 2.0}}, "machine.")

@@ -1,10 +1,13 @@
 """Bits per byte of a model with known predictions."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from tuition.core.progress import SilentProgress, Task
 from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.settings import DataSettings
 from tuition.evals.bits_per_byte import bits_per_byte, evaluate
@@ -60,3 +63,30 @@ def test_a_smaller_stride_never_scores_fewer_bytes(tokenizer: Tokenizer, corpus:
     assert bits_per_byte(model, tokenizer, corpus.heldout).mean == pytest.approx(
         found.bits_per_byte.mean, rel=0.05
     )
+
+
+class Counted(SilentProgress):
+    """How much was to do, and how much was done."""
+
+    def __init__(self) -> None:
+        self.total, self.done = 0.0, 0.0
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        self.done += amount
+
+    @contextmanager
+    def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        self.total = total or 0.0
+        yield self
+
+
+@pytest.mark.parametrize("max_bytes", [None, 100, 10**9])
+def test_progress_ends_with_all_of_what_is_scored(
+    tokenizer: Tokenizer, corpus: Corpus, max_bytes: int | None
+) -> None:
+    progress = Counted()
+    found = evaluate(
+        blank(tokenizer), tokenizer, corpus.heldout, max_bytes=max_bytes, progress=progress
+    ).bits_per_byte
+    assert progress.done == progress.total == found.num_bytes
+    assert (found.num_bytes < corpus.heldout_bytes) is (max_bytes == 100)
