@@ -2,9 +2,11 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -126,11 +128,12 @@ def show_model(arguments: ShowModel) -> int:
         print(f"  digest            {version.digest}")
         print(f"  made              {when(version.created_unix_ns)}")
         for name, value in vars(version.lineage).items():
-            if value is not None and name != "settings":
-                print(f"  {name:<18}{json.dumps(value) if isinstance(value, dict) else value}")
+            if value is not None and name != "settings" and not (name == "evaluation" and scores):
+                print(f"  {name.replace('_', ' '):<18}{told(name, value)}")
     for score in scores:
         error = "" if score.stderr is None else f" ± {score.stderr:.4f}"
-        print(f"  score             {score.task}: {score.mean:.4f}{error} {score.unit}, {score.num_items:,}")
+        amount = f"over {score.num_items:,} bytes, {when(score.created_unix_ns)}"
+        print(f"  score             {score.mean:.4f}{error} {score.task} {amount}")
     if arguments.check:
         digest = folder.digest()
         if version is not None and digest != version.digest:
@@ -139,7 +142,7 @@ def show_model(arguments: ShowModel) -> int:
             )
         print(f"  checked           every file reads, digest {digest[:12]}")
     if version is not None and version.lineage.settings:
-        print("  settings of its run:")
+        print("  settings of its run, as they were given:")
         sys.stdout.writelines(f"    {line}\n" for line in version.lineage.settings.strip().splitlines())
     return 0
 
@@ -171,6 +174,18 @@ def remove_model(arguments: RemoveModel) -> int:
         kept = "" if version.owned else f" (its files stay: {version.path})"
         print(f"{version.reference} is removed{kept}; its bills stay readable")
     return 0
+
+
+def told(name: str, value: str | Mapping[str, Any]) -> str:
+    """What a lineage says; of a score in a model's own file only what gives no orders to a terminal."""
+    from tuition.ledger.amount import Amount
+    from tuition.ledger.render import totals_line
+
+    if isinstance(value, str):
+        return value
+    if name == "bill":
+        return totals_line(Amount(value["wall_ns"], value["energy_uj"], value["cost_nusd"]))
+    return ", ".join(f"{json.dumps(key)[1:-1]} {json.dumps(figure)}" for key, figure in value.items())
 
 
 def when(unix_ns: int) -> str:

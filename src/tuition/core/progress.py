@@ -78,8 +78,8 @@ class _LineTask:
 
 
 class LineProgress:
-    """Plain lines, for logs and pipes: one every `every_s` seconds for each task, and one when it ends, unless
-    that was within `quick_s`."""
+    """Plain lines, for logs and pipes: one every `every_s` seconds for each task, and one when it ends,
+    unless that was within `quick_s`."""
 
     def __init__(self, stream: TextIO | None = None, every_s: float = 10.0, quick_s: float = QUICK_S) -> None:
         self.stream, self.every_s, self.quick_s = stream or sys.stderr, every_s, quick_s

@@ -22,6 +22,8 @@ class Lineage:
     tokenizer_digest: str | None = None
     settings: str | None = None
     """The resolved settings of the run, TOML."""
+    first_weights: str | None = None
+    """How training began, random or induction: what `auto` in the settings has come to."""
     parent: str | None = None
     """`name@version` that training began from."""
     run_id: str | None = None

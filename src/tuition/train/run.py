@@ -216,7 +216,7 @@ def _prepare(
         session.not_exact += why_not_exact(checkpoint.state["header"], header)
         session.remember(checkpoint)
         _say_resumed(checkpoint, session)
-    begins = "with induction heads" if settings.begins_with_induction else "random"
+    begins = f"first weights: {settings.resolved_first_weights}"
     size = f"{num_parameters(shape):,} parameters ({begins}) on {state.device.type}"
     progress.say(f"{size}, matrix products in {state.precision.reason}")
     return session
@@ -293,6 +293,7 @@ def _publish(session: Session, registry: Registry, final: Probe, status: str) ->
         corpus_digest=corpus.digest,
         tokenizer_digest=session.tokenizer.digest,
         settings=to_toml(settings),
+        first_weights=settings.resolved_first_weights,
         run_id=session.folder.run_id,
         evaluation=asdict(score),
     )

@@ -315,9 +315,9 @@ class TrainSettings:
             _wants(self.steps is None, "budget", self.budget, f"budget or steps ({self.steps}), not both")
 
     @property
-    def begins_with_induction(self) -> bool:
-        """Whether the first weights have induction heads."""
-        return self.first_weights != "random" and self._lack() is None
+    def resolved_first_weights(self) -> Literal["random", "induction"]:
+        """What `auto` comes to with this shape."""
+        return "random" if self.first_weights == "random" or self._lack() is not None else "induction"
 
     def _lack(self) -> str | None:
         return lacks_for_induction(self.shape.model_shape(self.vocab_size, self.seq_len))

@@ -67,7 +67,8 @@ def test_the_run_is_listed_with_its_settings(tuition, home: Path) -> None:
     status, out, _ = tuition("models", "show", "tiny")
     assert status == 0
     assert 'name = "tiny"' in out
-    assert "heldout bits per byte" in out
+    assert out.count("heldout bits per byte") == out.count("bits per byte") == 1, "a score is shown once"
+    assert re.search(r"^  first weights +random$", out, re.MULTILINE), "what auto has become"
     rows = [json.loads(line) for line in tuition("models", "list", "--json")[1].splitlines()]
     assert [(row["name"], row["version"]) for row in rows] == [("tiny", 1)]
     stored = next(home.glob("runs/*/settings.toml"))

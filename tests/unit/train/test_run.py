@@ -409,12 +409,11 @@ def test_a_given_tokenizer_is_used(home: Home) -> None:
 
 def test_a_run_can_begin_with_induction_heads(home: Home) -> None:
     shape = ShapeSettings(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=2, mlp_size=24)
-    plain, begun = (home.run(shape=shape, first_weights=how) for how in ("random", "induction"))
-    with open_books(home.workspace) as books:
-        digests = {
-            Registry(home.workspace, books).get(run.version.reference).digest for run in (plain, begun)
-        }
-    assert len(digests) == 2
+    plain, begun, auto = (home.run(shape=shape, first_weights=how) for how in ("random", "induction", "auto"))
+    assert plain.version.digest != begun.version.digest == auto.version.digest
+    for run, became in ((plain, "random"), (begun, "induction"), (auto, "induction"), (home.run(), "random")):
+        manifest = json.loads((run.version.path / "tuition.json").read_text())
+        assert run.version.lineage.first_weights == manifest["lineage"]["first_weights"] == became
     assert begun.num_parameters == plain.num_parameters
 
 

@@ -31,7 +31,7 @@ def build(settings: TrainSettings, corpus: Corpus, shape: ModelShape) -> tuple[T
     precision = choose_precision(settings.precision, device)
     seed_all(settings.seed)
     model = Decoder(shape).initialize(outputs="zero")  # drawn on the CPU: all devices begin alike
-    if settings.begins_with_induction:
+    if settings.resolved_first_weights == "induction":
         give_induction(model)
     model = model.to(device)
     loader = Loader(corpus.train, settings.batch_size, settings.seq_len, settings.seed)
