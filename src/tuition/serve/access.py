@@ -38,7 +38,8 @@ class Access:
     settings: ServeSettings
     api_key: str | None = field(repr=False)
     _pepper: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
-    _page_paths: set[str] = field(default_factory=set)
+    page_paths: set[str] = field(default_factory=set)
+    """What pages answer themselves, beside what they fetch."""
     _page_prefixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -46,7 +47,7 @@ class Access:
 
     def admit_pages(self, paths: Iterable[str], prefixes: Iterable[str]) -> None:
         """Let a session cookie open these paths as well; called by whoever mounts pages."""
-        self._page_paths |= set(paths)
+        self.page_paths |= set(paths)
         self._page_prefixes += tuple(prefixes)
 
     def is_key(self, presented: str) -> bool:
@@ -67,7 +68,7 @@ class Access:
 
     def is_page(self, path: str) -> bool:
         """The path belongs to the pages."""
-        return path in self._page_paths or path.startswith(self._page_prefixes or ("\0",))
+        return path in self.page_paths or path.startswith(self._page_prefixes or ("\0",))
 
     def check(self, scope: Scope) -> None:
         """Raises: ApiError if this request may not pass."""
@@ -78,7 +79,7 @@ class Access:
             self._check_host(scope)
         if (self.api_key is None or self.is_page(path)) and scope["type"] in ("http", "websocket"):
             self._check_origin(scope)
-        if self.api_key is None or (path == SIGN_IN_PATH and self._page_paths):
+        if self.api_key is None or (path == SIGN_IN_PATH and self.page_paths):
             return
         kind, _, presented = (header(scope, b"authorization") or "").partition(" ")
         if kind.lower() == "bearer" and self.is_key(presented.strip()):
@@ -155,7 +156,7 @@ class AccessMiddleware:
         await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope, error: ApiError) -> Response:
-        wants_page = scope["method"] == "GET" and "text/html" in (header(scope, b"accept") or "")
+        wants_page = scope["method"] in ("GET", "HEAD") and "text/html" in (header(scope, b"accept") or "")
         if error.status == 401 and wants_page and self.access.is_page(scope["path"]):
             return sign_in_page()
         return error_response(error)

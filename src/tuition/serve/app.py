@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -66,14 +66,16 @@ def create_app(context: ServeContext) -> FastAPI:
     app.add_exception_handler(ApiError, _known_error)
     app.add_exception_handler(TuitionError, _known_error)
     app.add_exception_handler(HTTPException, _http_error)
-    routers = generating_routes(context, metrics), lookup_routes(context, metrics)
+    pages = APIRouter()
+    pages.add_api_route(SIGN_IN_PATH, _sign_in, methods=["POST"], response_model=None)
+    routers = generating_routes(context, metrics), lookup_routes(context, metrics), pages
     for router in routers:
         app.include_router(router)
-    app.add_api_route(SIGN_IN_PATH, _sign_in, methods=["POST"], response_model=None)
     # Added last runs first: ids and errors, then cross-origin rules, then access, then paths and methods,
     # then the cap on bodies.
     app.add_middleware(BodyCapMiddleware, max_bytes=context.settings.max_body_bytes)
-    app.add_middleware(EndpointMiddleware, routes=[route for router in routers for route in router.routes])
+    routes = [route for router in routers for route in router.routes]
+    app.add_middleware(EndpointMiddleware, routes=routes, access=access)
     app.add_middleware(AccessMiddleware, access=access)
     if context.settings.cors_origins:
         app.add_middleware(

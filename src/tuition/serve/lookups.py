@@ -182,19 +182,19 @@ def _busy_hour(model: ServedModel) -> dict[str, Any]:
 
 def lookup_routes(context: ServeContext, metrics: Metrics) -> APIRouter:
     """The routes that only look something up."""
-    lookups, router = Lookups(context, metrics), APIRouter()
+    lookups, router, looked_up = Lookups(context, metrics), APIRouter(), ["GET", "HEAD"]
     for path, endpoint, methods in (
-        ("/health", lookups.health, ["GET"]),
-        ("/ready", lookups.ready, ["GET"]),
-        ("/metrics", lookups.metrics, ["GET"]),
-        ("/v1/models", lookups.models, ["GET"]),
-        ("/v1/models/{model_id:path}/digest", lookups.digest, ["GET"]),
-        ("/v1/models/{model_id:path}", lookups.model, ["GET"]),
-        ("/v1/receipts/{request_id}", lookups.receipt, ["GET"]),
-        ("/v1/bill", lookups.bill, ["GET"]),
+        ("/health", lookups.health, looked_up),
+        ("/ready", lookups.ready, looked_up),
+        ("/metrics", lookups.metrics, looked_up),
+        ("/v1/models", lookups.models, looked_up),
+        ("/v1/models/{model_id:path}/digest", lookups.digest, looked_up),
+        ("/v1/models/{model_id:path}", lookups.model, looked_up),
+        ("/v1/receipts/{request_id}", lookups.receipt, looked_up),
+        ("/v1/bill", lookups.bill, looked_up),
         ("/tokenize", lookups.tokenize, ["POST"]),
         ("/detokenize", lookups.detokenize, ["POST"]),
-        ("/tokenizer_info", lookups.tokenizer_info, ["GET"]),
+        ("/tokenizer_info", lookups.tokenizer_info, looked_up),
     ):
         router.add_api_route(path, endpoint, methods=methods, response_model=None)
     return router

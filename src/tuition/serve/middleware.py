@@ -13,7 +13,7 @@ from contextlib import suppress
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tuition.serve.access import header
+from tuition.serve.access import Access, header
 from tuition.serve.errors import ApiError, as_api_error, error_response
 
 log = logging.getLogger("tuition.serve")
@@ -75,22 +75,27 @@ def _place(error: BaseException) -> str:
 
 
 class EndpointMiddleware:
-    """Refuses methods that an endpoint does not take, and unknown paths under /v1.
+    """Refuses methods that a path does not take, and paths that are nobody's.
 
     Here, not by the router: pages mounted beside the endpoints take every path and method, and answer what
-    they do not know in HTML.
+    they do not know in HTML. That is left to them only for who asks for HTML outside /v1.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
-        self.app, self.routes = app, routes
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], access: Access) -> None:
+        self.app, self.routes, self.access = app, routes, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self._check(scope)
+            if scope["method"] == "HEAD" and scope["path"] in self.access.page_paths:
+                scope = {**scope, "method": "GET"}  # all that pages know; the connection leaves the body out
         await self.app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        allowed: set[str] = set()
+        path, method = scope["path"], scope["method"]
+        allowed: set[str] = {"GET", "HEAD"} if path in self.access.page_paths else set()
+        if method in allowed:
+            return
         for route in self.routes:
             match, _ = route.matches(scope)
             if match is Match.FULL:
@@ -102,10 +107,12 @@ class EndpointMiddleware:
             raise ApiError(
                 405, f"this path takes {methods} only", code="method_not_allowed", headers={"allow": methods}
             )
-        if scope["path"].startswith("/v1/"):
+        wants_page = method in ("GET", "HEAD") and "text/html" in (header(scope, b"accept") or "")
+        if path.startswith("/v1/") or not (wants_page or self.access.is_page(path)):
             raise ApiError(
                 404,
-                "no such endpoint; see /v1/models, /v1/chat/completions, /v1/completions",
+                "no such endpoint; the base URL ends in /v1: see /v1/models, /v1/chat/completions, "
+                "/v1/completions",
                 code="unknown_endpoint",
             )
 

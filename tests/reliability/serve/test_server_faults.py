@@ -284,7 +284,10 @@ def test_every_route_but_health_wants_the_key(scripted: Any) -> None:
     print(f"S7: {checked} calls without a key, 0 passed")
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/metrics", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/models", "/v1/models/tiny", "/metrics", "/health", "/v1/chat/completions", "/sign-in", "/"],
+)
 def test_a_method_that_a_path_does_not_take_is_refused_as_every_error_with_those_it_takes(
     scripted: Any, path: str
 ) -> None:
@@ -293,19 +296,29 @@ def test_a_method_that_a_path_does_not_take_is_refused_as_every_error_with_those
     app = create_app(context)
 
     async def page(scope: Any, receive: Any, send: Any) -> None:
-        await HTMLResponse("<h1>not here</h1>", 404)(scope, receive, send)
+        here = (scope["method"], scope["path"]) == ("GET", "/")
+        await HTMLResponse("<h1>a page</h1>", 200 if here else 404)(scope, receive, send)
 
+    app.state.access.admit_pages(["/"], ["/_parts/"])
     app.mount("/", page)
-    takes = "POST" if path.endswith("completions") else "GET"
+    takes = "POST" if path.endswith(("completions", "sign-in")) else "GET, HEAD"
     with TestClient(app, base_url="http://localhost") as http:
-        for method in {"HEAD", "TRACE", "PUT", "PROPFIND", "GET", "POST"} - {takes}:
+        if takes == "GET, HEAD":
+            whole, head = http.get(path), http.head(path)
+            assert (whole.status_code, head.status_code, head.content) == (200, 200, b"")
+            assert head.headers["content-type"] == whole.headers["content-type"]
+        for method in {"HEAD", "TRACE", "PUT", "PROPFIND", "OPTIONS", "GET", "POST"} - set(takes.split(", ")):
             reply = http.request(method, path)
             assert (reply.status_code, reply.headers["allow"]) == (405, takes), method
             assert reply.headers["content-type"] == "application/json"
             assert method == "HEAD" or reply.json()["error"]["code"] == "method_not_allowed"
         for method in ("GET", "TRACE"):
             assert http.request(method, "/v1/nothing").json()["error"]["code"] == "unknown_endpoint"
-        assert http.get("/a-page").text.startswith("<h1>")
+        browser = {"accept": "text/html,*/*"}
+        for unknown in (http.get("/nothing", headers=browser), http.post("/_parts/x")):
+            assert (unknown.status_code, unknown.text[:4]) == (404, "<h1>")
+        for unknown in (http.get("/nothing"), http.post("/chat/completions", headers=browser)):
+            assert "ends in /v1" in unknown.json()["error"]["message"]
 
 
 def test_a_token_biased_twice_is_refused_by_the_second_of_its_names(scripted: Any) -> None:
