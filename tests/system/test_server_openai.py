@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,47 @@ def test_our_fields_come_through_extra_body(client: openai.OpenAI) -> None:
         model="tiny", prompt="To", max_tokens=8, temperature=2.0, extra_body={"top_k": 1}
     )
     assert only_one.choices[0].text == greedy
+
+
+def test_a_token_id_ends_the_reply_if_the_vocabulary_has_it(client: openai.OpenAI, context: Any) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": "To be", "max_tokens": 20, "temperature": 0}
+    free = client.completions.create(**asked, logprobs=0, extra_body={"ignore_eos": True}).choices[0]
+    tokenizer, said = context.models["tiny"].tokenizer, free.logprobs.tokens  # type: ignore[union-attr]
+    size = tokenizer.vocab_size
+    ids = {tokenizer.token_bytes(token_id): token_id for token_id in range(size)}
+    place, stop = next((place, ids[text.encode()]) for place, text in enumerate(said) if text.encode() in ids)
+    for ignore_eos in (False, True):  # it is the caller's own, not the model's end
+        extra = {"stop_token_ids": [stop], "ignore_eos": ignore_eos}
+        cut = client.completions.create(**asked, logprobs=0, extra_body=extra)
+        assert cut.choices[0].finish_reason == "stop"
+        assert cut.choices[0].logprobs.tokens == said[:place]  # type: ignore[union-attr]
+        assert cut.usage.completion_tokens == place + 1  # type: ignore[union-attr]
+    for unknown in (size, -1, 10**30):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.completions.create(**asked, extra_body={"stop_token_ids": [stop, unknown]})
+        assert refused.value.param == "stop_token_ids"
+        assert f"the vocabulary of tiny has {size} tokens" in str(refused.value)
+
+
+def test_a_model_may_list_ends_that_its_vocabulary_lacks(
+    client: openai.OpenAI, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context.models["tiny"], "stop_ids", (10**6,))
+    reply = client.completions.create(
+        model="tiny", prompt="To be", max_tokens=3, extra_body={"stop_token_ids": []}
+    )
+    assert reply.choices[0].finish_reason == "length"
+
+
+def test_a_server_may_limit_replies_to_calls_that_name_no_limit(
+    client: openai.OpenAI, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Any = {"model": "tiny", "messages": MESSAGES, "extra_body": {"ignore_eos": True}}
+    open_end = client.chat.completions.create(**asked).usage
+    assert open_end.total_tokens == context.models["tiny"].context_length
+    monkeypatch.setattr(context, "settings", replace(context.settings, default_max_tokens=5))
+    assert client.chat.completions.create(**asked).usage.completion_tokens == 5
+    assert client.chat.completions.create(**asked, max_tokens=7).usage.completion_tokens == 7
 
 
 def test_text_parts_are_read_and_pictures_are_refused_by_name(client: openai.OpenAI) -> None:

@@ -154,4 +154,4 @@ class Call:
     def _visible(self, request: Request, event: TokenEvent) -> TokenEvent:
         """The token that ends a turn is counted, but it is no content and has no logprob to show."""
         ended = event.finish_reason == "stop" and event.token_ids and event.token_ids[-1] in request.stop_ids
-        return replace(event, logprobs=event.logprobs[:-1]) if ended and not request.ignore_eos else event
+        return replace(event, logprobs=event.logprobs[:-1]) if ended else event

@@ -87,7 +87,8 @@ def check_token_ids(field: str, ids: Sequence[int], model: ServedModel) -> None:
     """Raises: RequestError if an id is not in the vocabulary."""
     vocab_size = model.tokenizer.vocab_size
     if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-        raise RequestError(field, f"holds a token id outside 0 to {vocab_size - 1}")
+        wanted = f"the vocabulary of {model.name} has {vocab_size:,} tokens, 0 to {vocab_size - 1:,}"
+        raise RequestError(field, f"holds a token id that the model does not have; {wanted}")
 
 
 def salt_of(api_key: str | None) -> str:
@@ -140,10 +141,13 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
     if len(prompts) * num_choices > settings.max_sequences:
         wanted = f"at most {settings.max_sequences} sequences in one call"
         raise RequestError(wish.field, f"got {len(prompts)} prompts with n = {num_choices}, wanted {wanted}")
-    biases, stop_ids = _biases(body, caller.model), caller.model.end_ids
+    biases, stop_ids = _biases(body, caller.model), body.stop_token_ids or ()
+    check_token_ids("stop_token_ids", stop_ids, caller.model)  # the model's own list may say what it likes
+    if not body.ignore_eos:
+        stop_ids += caller.model.end_ids
     requests: list[Request] = []
     for prompt in prompts:
-        max_tokens = _fit(prompt, wish, caller.model)
+        max_tokens = _fit(prompt, wish, caller)
         for choice in range(num_choices):
             request = Request(
                 id=f"{caller.call_id}-{len(requests)}",
@@ -152,7 +156,6 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
                 sampling=_sampling(body, choice, biases),
                 stop=body.stop or (),
                 stop_ids=stop_ids,
-                ignore_eos=bool(body.ignore_eos),
                 logprobs=wish.logprobs,
                 prompt_logprobs=wish.prompt_logprobs,
                 cache_salt=caller.salt,
@@ -161,24 +164,27 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
     return Prepared(tuple(requests), num_choices)
 
 
-def _fit(prompt: tuple[int, ...], wish: _Wish, model: ServedModel) -> int:
+def _fit(prompt: tuple[int, ...], wish: _Wish, caller: Caller) -> int:
     """Tokens to generate.
 
     Raises: CapacityError with both numbers if prompt and reply do not fit the context.
     """
     if not prompt:
         raise RequestError(wish.field, "is empty; the model needs at least one token to go on from")
-    free = model.context_length - len(prompt)
+    context_length = caller.model.context_length
+    free = context_length - len(prompt)
     least = 1 if wish.max_tokens is None else wish.max_tokens
     if free < least:
         raise CapacityError(
             f"a prompt of {len(prompt):,} tokens with a reply of {least:,}",
             need=len(prompt) + least,
-            free=model.context_length,
+            free=context_length,
             unit="tokens of context",
             way_out="shorten the prompt or lower max_tokens",
         )
-    return free if wish.max_tokens is None else wish.max_tokens
+    if wish.max_tokens is None:
+        return min(free, caller.settings.default_max_tokens or free)
+    return wish.max_tokens
 
 
 def _sampling(body: Common, choice: int, biases: tuple[tuple[int, float], ...]) -> Sampling:

@@ -17,15 +17,18 @@ MAX_STOPS = 4
 MAX_LOGPROBS = 20
 MAX_BIASES = 1_024
 MAX_STOP_CHARACTERS = 1_024
+MAX_STOP_IDS = 1_024
 
 Prompt = str | tuple[int, ...]
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def _as_stops(value: Any) -> Any:
-    if isinstance(value, str):
-        value = [value]
+def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _as_stops(value: Any) -> Any:
+    return _as_tuple([value] if isinstance(value, str) else value)
 
 
 def _as_prompts(value: Any) -> Any:
@@ -47,6 +50,7 @@ Stops = Annotated[
     BeforeValidator(_as_stops),
     Field(max_length=MAX_STOPS),
 ]
+StopIds = Annotated[tuple[int, ...], BeforeValidator(_as_tuple), Field(max_length=MAX_STOP_IDS)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TokenCount = Annotated[int, Field(ge=1, lt=2**31)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -121,6 +125,8 @@ class Common(_Strict):
     """Ours: drop tokens less likely than this share of the most likely one."""
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     """Ours: divides positive and multiplies negative logits of tokens in prompt or reply."""
+    stop_token_ids: StopIds | None = None
+    """Ours: token ids that end the reply, beside the model's own; not part of its text."""
     ignore_eos: bool | None = None
     """Ours: go on past the end of turn; for load tests."""
     user: str | None = None

@@ -22,6 +22,8 @@ class ServeSettings:
     """After SIGTERM or Ctrl-C, how long replies under way may still take, seconds."""
     max_body_bytes: int = 4 << 20
     """Largest request body, bytes."""
+    default_max_tokens: int | None = None
+    """Most tokens of a chat reply whose call names no limit; None: to the end of the context."""
     max_choices: int = 16
     """Largest n of one prompt."""
     max_sequences: int = 256
@@ -40,9 +42,10 @@ class ServeSettings:
             value = getattr(self, name)
             if not 0 <= value <= 86_400:
                 raise SettingsError(name, got=value, wanted="0 to 86400 seconds")
-        for name in ("max_body_bytes", "max_choices", "max_sequences"):
-            if getattr(self, name) < 1:
-                raise SettingsError(name, got=getattr(self, name), wanted="at least 1")
+        for name in ("max_body_bytes", "default_max_tokens", "max_choices", "max_sequences"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(name, got=value, wanted="at least 1")
         for origin in self.cors_origins:
             if origin != "*" and not origin.startswith(("http://", "https://")):
                 raise SettingsError(

@@ -58,6 +58,7 @@ names = [
     "chat_template_kwargs",
     "repetition_penalty",
     "ignore_eos",
+    "stop_token_ids",
     "model",
     "user",
     "unknown",

@@ -115,6 +115,8 @@ def test_harmless_fields_pass(fields: dict[str, Any]) -> None:
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": [""]}, "stop[0]"),
         ({"stop": 3}, "stop"),
+        ({"stop_token_ids": 3}, "stop_token_ids"),
+        ({"stop_token_ids": [3, "4"]}, "stop_token_ids[1]"),
         ({"seed": 2**63}, "seed"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"logit_bias": {"1": None}}, "logit_bias.1"),
