@@ -17,9 +17,10 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.cli.partners import Message, Partner
 
+HELP = "/new begins again, /help says this, //text sends /text; Ctrl-C stops a reply, Ctrl-D ends."
+
 DESCRIPTION = (
-    "Talk to a model. With a name it is loaded here; without, a running `tuition serve` is asked. "
-    "Ctrl-C stops a reply, Ctrl-D ends; /new begins again."
+    f"Talk to a model. With a name it is loaded here; without, a running `tuition serve` is asked. {HELP}"
 )
 
 
@@ -39,6 +40,9 @@ class Chat(Common):
     """Most tokens of a reply; left out: the model's or the server's own limit."""
     seed: int | None = None
     """Makes replies repeatable."""
+    verbose: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Always say what computes, in which number format, and how large its cache is: else only where loading
+    takes long."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How a model that is loaded here runs."""
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -67,16 +71,22 @@ def talk(partner: "Partner", arguments: Chat) -> None:
     messages = list(opening)
     if interactive:
         kind = "" if partner.has_chat else " (it has no chat template: it continues your text)"
-        print(f"{partner.name}{kind}. Ctrl-C stops a reply, Ctrl-D ends, /new begins again.", file=sys.stderr)
+        print(f"{partner.name}{kind}. {HELP}", file=sys.stderr)
     while True:
         try:
             text = input("\n> " if interactive else "").strip()
         except EOFError:
+            if interactive:
+                print(file=sys.stderr)  # what comes after has a line of its own
             return
         if text == "/new":
             messages = list(opening)
+        elif text == "/help":
+            print(HELP, file=sys.stderr)
+        elif text.startswith("/") and not text.startswith("//"):
+            print(f"there is no {text.split()[0]}, and nothing was sent: {HELP}", file=sys.stderr)
         elif text:
-            messages.append({"role": "user", "content": text})
+            messages.append({"role": "user", "content": text.removeprefix("/")})
             messages.append({"role": "assistant", "content": partner.reply(messages)})
             if not partner.has_chat:
                 messages = list(opening)
@@ -94,7 +104,7 @@ def open_partner(arguments: Chat) -> Iterator["Partner"]:
     from tuition.cli.billed import Biller
     from tuition.cli.partners import LocalPartner
     from tuition.cli.serving import open_one
-    from tuition.cli.terminal import open_progress
+    from tuition.cli.terminal import HeldBack, open_progress
 
     workspace = open_workspace(arguments.workspace).create()
     with (
@@ -105,7 +115,7 @@ def open_partner(arguments: Chat) -> Iterator["Partner"]:
             books=books,
             machine=detect_for(arguments.engine.device, arguments.machine, workspace),
             settings=arguments.engine,
-            progress=open_progress(),
+            progress=open_progress() if arguments.verbose else HeldBack(open_progress()),
         ) as opened,
         LocalPartner(Biller(opened, books), arguments.choices) as partner,
     ):

@@ -44,6 +44,9 @@ class Generate(Common):
     """Texts that end a reply and are not part of it."""
     sampling: Sampling = field(default_factory=Sampling)
     """How the next token is chosen."""
+    verbose: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Always say what computes, in which number format, and how large its cache is: else only where loading
+    takes long."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How the model runs."""
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -68,11 +71,11 @@ def run(argv: list[str]) -> int:
     from tuition.books.books import open_books
     from tuition.cli.billed import Biller
     from tuition.cli.serving import open_one
-    from tuition.cli.terminal import open_progress
+    from tuition.cli.terminal import HeldBack, open_progress
 
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_for(arguments.engine.device, arguments.machine, workspace)
-    progress = open_progress()
+    progress = open_progress() if arguments.verbose else HeldBack(open_progress())
     with (
         open_books(workspace) as books,
         open_one(

@@ -73,7 +73,8 @@ class LocalPartner:
                 show(event.text)
         completion = complete(events)
         cost = self.biller.bill(completion)
-        print("\n[" + self.biller.line(completion, cost) + "]", file=sys.stderr)
+        print(flush=True)
+        print(f"[{self.biller.line(completion, cost)}]", file=sys.stderr)
         if completion.error is not None:
             raise TuitionError(completion.error)
         return completion.text
@@ -134,7 +135,8 @@ class RemotePartner:
         seconds = time.monotonic() - start
         if heard.cost is None and heard.request_id is not None:
             asyncio.run(self._ask_receipt(heard))
-        print("\n[" + self._line(heard, seconds) + "]", file=sys.stderr)
+        print(flush=True)
+        print(f"[{self._line(heard, seconds)}]", file=sys.stderr)
         return heard.text
 
     def _line(self, heard: Heard, seconds: float) -> str:

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
 from rich.console import Console
@@ -21,6 +21,25 @@ def open_progress(stream: TextIO | None = None) -> ProgressProtocol:
     """Bars on a terminal, lines elsewhere; on stderr unless told otherwise: stdout is for the result."""
     chosen = stream or sys.stderr
     return LiveProgress(chosen) if chosen.isatty() else LineProgress(chosen)
+
+
+class HeldBack:
+    """`core.progress.Progress` whose lines are shown only once the work has taken `slow_s`: who has to wait
+    may want to know what for, and who has not wants the answer alone."""
+
+    def __init__(self, progress: ProgressProtocol, slow_s: float = 3.0) -> None:
+        self._progress, self._slow_at = progress, time.monotonic() + slow_s
+        self._held: list[str] = []
+
+    def say(self, text: str) -> None:
+        self._held.append(text)
+        if time.monotonic() >= self._slow_at:
+            for line in self._held:
+                self._progress.say(line)
+            self._held.clear()
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        return self._progress.task(label, total, unit)
 
 
 class _LiveTask:

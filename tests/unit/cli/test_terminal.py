@@ -2,7 +2,7 @@
 
 import io
 
-from tuition.cli.terminal import LiveProgress, open_progress
+from tuition.cli.terminal import HeldBack, LiveProgress, open_progress
 from tuition.core.progress import LineProgress
 
 
@@ -14,6 +14,15 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_bars_and_a_pipe_gets_lines() -> None:
     assert isinstance(open_progress(Terminal()), LiveProgress)
     assert isinstance(open_progress(io.StringIO()), LineProgress)
+
+
+def test_what_a_reader_waits_for_is_explained() -> None:
+    for slow_s, told in ((1_000, ""), (0, "one\ntwo\n")):
+        stream = io.StringIO()
+        progress = HeldBack(LineProgress(stream), slow_s)
+        progress.say("one")
+        progress.say("two")
+        assert stream.getvalue() == told
 
 
 def test_nested_bars_show_amounts_notes_and_what_is_said() -> None:

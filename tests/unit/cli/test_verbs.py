@@ -129,7 +129,39 @@ def test_a_conversation_ends_with_its_input(tuition, monkeypatch: pytest.MonkeyP
     status, out, err = tuition("chat", "tiny", "--max-tokens", "4", "--engine.runner", "torch")
     assert status == 0
     assert out.strip()
+    assert out.endswith("\n"), "a reply in a file ends with its line, without the cost lines of stderr"
     assert len(re.findall(r"^\[\d+ \+ \d+ tokens in ", err, re.MULTILINE)) == 2
+
+
+class Echo:
+    """Says what it was told."""
+
+    name, has_chat = "echo", True
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def reply(self, messages: list[dict[str, str]]) -> str:
+        self.heard.append(messages[-1]["content"])
+        return "yes"
+
+
+def test_commands_are_not_sent_to_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partner, said = Echo(), "/help\n/new\n/nosuch thing\n//etc/hosts?\n1/2\n"
+    monkeypatch.setattr(chat.sys, "stdin", io.StringIO(said))
+    chat.talk(partner, chat.Chat())
+    assert partner.heard == ["/etc/hosts?", "1/2"]
+    helped, unknown = capsys.readouterr().err.splitlines()
+    assert helped == chat.HELP
+    assert unknown.startswith("there is no /nosuch")
+
+
+def test_before_a_reply_comes_nothing_but_what_was_asked_for(tuition) -> None:
+    words = ("generate", "tiny", "The cat", "--max-tokens", "2", "--engine.runner", "torch")
+    assert re.fullmatch(r"\[\d+ \+ 2 tokens in .*\]\n", tuition(*words)[2])
+    assert "torch runner: " in tuition(*words, "--verbose")[2]
 
 
 def test_a_score_is_kept_with_the_model(tuition) -> None:
