@@ -1,16 +1,17 @@
 """`tuition bill`: the statement of each model, the receipt of a training run or of a request."""
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tuition.cli.arguments import Common, choose, parse
-from tuition.core.errors import SettingsError
+from tuition.core.errors import NotFoundError, SettingsError, TuitionError
 from tuition.core.workspace import open_workspace
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 ACTIONS = {
     "statement": "fixed and variable cost of each model, and where they cross",
-    "run": "the receipt of a training run, or of all of them",
-    "request": "the receipt of a request, or of the latest ones",
+    "run": "the receipt of a training run, or a line for each of them",
+    "request": "the receipt of a request, or a line for each of the latest ones",
     "check": "whether meter = attributed + idle + overhead, and every posting balances",
 }
 
@@ -107,26 +108,46 @@ def show_statement(arguments: StatementSheet) -> int:
 
 def show_runs(arguments: RunSheet) -> int:
     from tuition.books.books import open_books
+    from tuition.cli.bill_tables import run_table
     from tuition.ledger.statements import training_receipt, training_receipts
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
         if arguments.run is not None:
-            return show_named((training_receipt(books, arguments.run),), arguments.format)
+            with found_or_hint("run", arguments.run):
+                return show_named((training_receipt(books, arguments.run),), arguments.format)
         sheets = training_receipts(books, arguments.model)
     nothing = nothing_of("run", arguments.model, "`tuition train` makes one")
-    return show_list(sheets, arguments.format, nothing)
+    return show_list(sheets, arguments.format, with_hint(run_table(sheets), "run") if sheets else nothing)
 
 
 def show_requests(arguments: RequestSheet) -> int:
     from tuition.books.books import open_books
+    from tuition.cli.bill_tables import request_table
     from tuition.ledger.statements import call_receipts, request_receipts
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
         if arguments.request is not None:
-            return show_named(call_receipts(books, arguments.request), arguments.format)
+            with found_or_hint("request", arguments.request):
+                return show_named(call_receipts(books, arguments.request), arguments.format)
         sheets = request_receipts(books, arguments.model, arguments.limit or LIMIT)
     nothing = nothing_of("request", arguments.model, "`tuition serve` answers some")
-    return show_list(sheets, arguments.format, nothing)
+    return show_list(
+        sheets, arguments.format, with_hint(request_table(sheets), "request") if sheets else nothing
+    )
+
+
+@contextlib.contextmanager
+def found_or_hint(kind: str, name: str) -> Iterator[None]:
+    """Inside, an id that is not in the books is an error without all those that are."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise TuitionError(f"no {kind} {name!r} is in the books; `tuition bill {kind}` lists them") from error
+
+
+def with_hint(table: str, kind: str) -> str:
+    """A list, and how to see more."""
+    return f"{table}\n\ntuition bill {kind} <{kind}> shows one in full, and how each figure is known"
 
 
 def nothing_of(kind: str, model: str | None, way_out: str) -> str:
@@ -139,27 +160,26 @@ def show_named(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: For
     from tuition.ledger.render import render
 
     if len(sheets) > 1:
-        return show_list(sheets, format, "")
+        return show_list(sheets, format, "\n".join(map(render, sheets)))
     write(render(sheets[0], format))
     return 0
 
 
-def show_list(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format, nothing: str) -> int:
-    """Receipts one below the other, one JSON array, or one CSV with a single head."""
+def show_list(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format, table: str) -> int:
+    """The table, one JSON array, or one CSV with a single head."""
     from tuition.ledger.render import lines_of, render, render_lines
 
     if format == "csv":
         write(render_lines([line for sheet in sheets for line in lines_of(sheet)], "csv"))
         return 0
-    texts = [render(sheet, format) for sheet in sheets]
-    write(f"[{','.join(texts)}]" if format == "json" else "\n\n".join(texts) or nothing)
+    write(f"[{','.join(render(sheet, 'json') for sheet in sheets)}]" if format == "json" else table)
     return 0
 
 
 def check(arguments: CheckSheet) -> int:
     """Print every identity of the books; 1 if one does not hold."""
     from tuition.books.books import open_books
-    from tuition.core.units import format_duration, format_energy, format_usd
+    from tuition.cli.bill_tables import check_table
     from tuition.ledger.reconciliation import reconcile
     from tuition.ledger.render import render_lines
 
@@ -171,13 +191,7 @@ def check(arguments: CheckSheet) -> int:
     if arguments.format == "csv":
         write(render_lines(check_lines(found), "csv"))
         return 0 if found.holds else 1
-    for field in dataclasses.fields(found):
-        amount = getattr(found, field.name)
-        if not isinstance(amount, dict):
-            energy = format_energy(amount.energy_uj)
-            seconds = format_duration(amount.wall_ns / 1e9)
-            name, money = field.name.replace("_", " "), format_usd(amount.cost_nusd)
-            print(f"{name:<14} {seconds:>14} {energy:>14} {money:>16}")
+    print(check_table(found) + "\n")
     print("every identity holds to the last unit" if found.holds else "THE BOOKS DO NOT AGREE WITH THE METER")
     return 0 if found.holds else 1
 

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuition.books.books import Books
+from tuition.cli.bill_tables import request_table
 from tuition.cli.demo_use import PRETRAINED
 from tuition.cli.scribe import Scribe
 from tuition.core.errors import TuitionError
-from tuition.core.units import format_duration, format_energy, format_usd
 from tuition.core.workspace import Workspace
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.render import render
-from tuition.ledger.sheets import RequestReceipt
 from tuition.ledger.statements import call_receipts, statement
 from tuition.registry.registry import Version
 
@@ -26,21 +25,12 @@ def bill(request_ids: Sequence[str], books: Books, scribe: Scribe) -> None:
     receipts = [receipt for call in request_ids for receipt in call_receipts(books, call)]
     scribe.say(render(receipts[0]).rstrip())
     scribe.say("\nThe receipts of all requests (tuition bill request <id> shows one in full):")
-    scribe.say("\n".join(map(row, receipts)))
+    scribe.say(request_table(receipts))
     for model in statement(books).models:
         scribe.say("\n" + render(model).rstrip())
     if not reconcile(books).holds:
         raise TuitionError("the books do not agree with the meter; run: tuition bill check")
     scribe.say("\nThe books balance to the last unit: meter = attributed + idle + overhead.")
-
-
-def row(receipt: RequestReceipt) -> str:
-    """One request in one line."""
-    tokens = f"{receipt.prompt_tokens:>4} in {receipt.generated_tokens:>4} out"
-    energy = format_energy(receipt.total.energy_uj)
-    time = format_duration(receipt.total_ns / 1e9)
-    cost = format_usd(receipt.total.cost_nusd)
-    return f"  {receipt.request_id:<32} {receipt.model:<22} {tokens} {time:>8} {energy:>12} {cost:>14}"
 
 
 def ending(workspace: Workspace, version: Version, scribe: Scribe) -> None:

@@ -13,13 +13,15 @@ import pytest
 
 from tuition.books.books import open_books
 from tuition.cli import chat
+from tuition.cli.bill_tables import check_table
 from tuition.cli.billed import Biller
 from tuition.cli.main import FAILURE, USAGE, complain, main
 from tuition.cli.serving import open_one
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
 from tuition.engine.settings import EngineSettings
-from tuition.ledger.reconciliation import reconcile
+from tuition.ledger.amount import Amount
+from tuition.ledger.reconciliation import Reconciliation, reconcile
 from tuition.ledger.statements import request_receipts
 from tuition.spec.machine import detect_machine
 
@@ -192,10 +194,39 @@ def test_the_bill_says_the_same_in_every_format_and_adds_up(tuition) -> None:
     assert "FIXED: training" in table
     assert json.loads(values)
     assert len(list(csv.reader(io.StringIO(text)))) > 5
-    assert tuition("bill", "run")[1].startswith("Training receipt: tiny-")
     status, out, _ = tuition("bill", "check")
     assert status == 0
     assert "every identity holds to the last unit" in out
+
+
+@pytest.mark.parametrize("kind", ["run", "request"])
+def test_a_list_is_a_line_for_each_and_a_receipt_is_whole_where_it_is_named(tuition, kind: str) -> None:
+    assert tuition("generate", "tiny", "The cat", "--max-tokens", "2", "--engine.runner", "torch")[0] == 0
+    head, *rows, _, hint = tuition("bill", kind, "--model", "tiny")[1].splitlines()
+    assert len(rows) == len(json.loads(tuition("bill", kind, "--model", "tiny", "--format", "json")[1]))
+    assert head.split()[-1] == kind
+    assert f"tuition bill {kind} <{kind}>" in hint
+    named = rows[0].split()[-1]
+    told = tuition("bill", kind, named)[1]
+    assert named in told.splitlines()[0]
+    assert "total, machine time" in told
+
+
+def test_every_line_of_the_check_is_part_of_a_sum() -> None:
+    """What stands behind =, + and - adds up to the line above them."""
+    dollar = [Amount(cost_nusd=number * 10**9) for number in range(100)]
+    given = dollar[24] + dollar[50] + dollar[7] + dollar[13]
+    told = check_table(
+        Reconciliation(
+            meter=dollar[45], attributed=dollar[25], idle=dollar[7], overhead=dollar[13],
+            in_flight=dollar[3], after_period=dollar[2], requests=dollar[24], training=dollar[50],
+            accounts={"machine": -given}, residual=dollar[0],
+        )
+    )  # fmt: skip
+    for part in told.split("\n\n"):
+        whole, *rest = [float(line.split("$")[1].split()[0]) for line in part.splitlines()[1:]]
+        signs = [-1 if line.startswith("  - ") else 1 for line in part.splitlines()[2:]]
+        assert whole == sum(sign * figure for sign, figure in zip(signs, rest, strict=True)) > 0
 
 
 def test_a_list_of_receipts_is_an_array_and_a_named_one_an_object(tuition) -> None:
@@ -276,7 +307,9 @@ def test_bills_of_a_model_without_any_do_not_say_that_none_was_made(tuition) -> 
         (("generate", "tiny", "x", "--chat"), USAGE, "chat template"),
         (("generate", "tiny", "--prompts", "p", "--out", "o", "--chat"), USAGE, "chat"),
         (("chat", "--url", "http://127.0.0.1:9"), FAILURE, "tuition serve"),
-        (("bill", "run", "nope"), FAILURE, "no run named 'nope'"),
+        (("bill", "run", "nope"), FAILURE, "no run 'nope' is in the books; `tuition bill run` lists them"),
+        (("bill", "request", "nope"), FAILURE, "is in the books; `tuition bill request` lists them"),
+        (("eval", "{folder}"), USAGE, "data.paths: nothing given, wanted the text to score, as --data.paths"),
         (("bill", "request", "--limit", "9" * 20), USAGE, "limit"),
         (("bill", "request", "--limit", "-5"), USAGE, "limit"),
         (("models", "add", "Bad Name", "."), USAGE, "Bad Name"),
@@ -284,8 +317,11 @@ def test_bills_of_a_model_without_any_do_not_say_that_none_was_made(tuition) -> 
         (("eval", "tiny", "--device", "cpu", "--machine.device", "mps"), USAGE, "machine.device"),
     ],
 )
-def test_what_cannot_be_is_one_line_with_the_way_out(tuition, words, status: int, line: str) -> None:
-    got, _, err = tuition(*words)
+def test_what_cannot_be_is_one_line_with_the_way_out(
+    tuition, home: Path, words, status: int, line: str
+) -> None:
+    folder = str(next(home.glob("models/tiny/1")))
+    got, _, err = tuition(*(word.format(folder=folder) for word in words))
     told = [row for row in err.splitlines() if row.startswith("tuition:")]
     assert got == status
     assert len(told) == 1
