@@ -260,6 +260,11 @@ def test_text_parts_are_read_and_pictures_are_refused_by_name(client: openai.Ope
         client.chat.completions.create(model="tiny", messages=parts, max_tokens=1)
     assert caught.value.code == "unsupported_parameter"
     assert caught.value.param == "messages[0].content[1].type"
+    for calls in ("tool_calls", "function_call"):  # the template has no place for them
+        turns: Any = [*MESSAGES, {"role": "assistant", "content": "a", calls: [{"id": "1"}]}]
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model="tiny", messages=turns)
+        assert refused.value.param == f"messages[1].{calls}"
 
 
 def test_errors_have_the_shape_that_clients_read(client: openai.OpenAI, http: httpx.Client) -> None:
@@ -291,6 +296,7 @@ def test_tokenizer_endpoints_agree_with_the_tokenizer(http: httpx.Client, contex
     assert tokens == context.models["tiny"].tokenizer.encode(text)
     assert http.post("/detokenize", json={"tokens": tokens}).json()["prompt"] == text
     assert http.post("/detokenize", json={"tokens": [10**9]}).status_code == 400
+    assert "missing" not in http.post("/tokenize", json={"prompt": 1}).json()["error"]["message"]
     info = http.get("/tokenizer_info").json()
     assert info["eos_token"]
     assert "im_start" in info["chat_template"]

@@ -71,21 +71,21 @@ def create_app(context: ServeContext) -> FastAPI:
     routers = generating_routes(context, metrics), lookup_routes(context, metrics), pages
     for router in routers:
         app.include_router(router)
-    # Added last runs first: ids and errors, then cross-origin rules, then access, then paths and methods,
-    # then the cap on bodies.
+    # Added last runs first: cross-origin rules, which errors need as well, then ids and errors, then access,
+    # then paths and methods, then the cap on bodies.
     app.add_middleware(BodyCapMiddleware, max_bytes=context.settings.max_body_bytes)
     routes = [route for router in routers for route in router.routes]
     app.add_middleware(EndpointMiddleware, routes=routes, access=access)
     app.add_middleware(AccessMiddleware, access=access)
+    app.add_middleware(RequestIdMiddleware, observe=metrics.observe)
     if context.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=context.settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-tuition-cost-usd", "x-tuition-energy-wh"],
         )
-    app.add_middleware(RequestIdMiddleware, observe=metrics.observe)
     return app
 
 

@@ -107,13 +107,14 @@ def _turn(message: Message, index: int, template: str) -> dict[str, Any]:
     """One message as the template sees it: text content, and the role under a name the template knows."""
     field = f"messages[{index}]"
     turn: dict[str, Any] = message.model_dump(exclude_none=True)
+    for calls in ("tool_calls", "function_call"):
+        if turn.get(calls) and calls not in template:
+            raise UnsupportedField(f"{field}.{calls}")
     turn["content"] = _text(message, field)
     if message.role == "developer" and "developer" not in template:
         turn["role"] = "system"
     if message.role == "function":
         turn["role"] = "tool"
-    if message.tool_calls and "tool_calls" not in template:
-        raise UnsupportedField(f"{field}.tool_calls")
     return turn
 
 

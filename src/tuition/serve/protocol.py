@@ -5,6 +5,7 @@ honoured is refused by name; unknown extra fields pass. The fields and their doc
 the documentation shows.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -88,7 +89,7 @@ class Message(_Strict):
     """One turn of a conversation. Fields beyond these are handed to the model's chat template."""
 
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
@@ -152,7 +153,7 @@ class Common(_Strict):
 class ChatRequest(Common):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4_096)
+    messages: list[Message] = Field(min_length=1, max_length=4_096, fail_fast=True)
     """The conversation; roles as the model's template allows, content as a string or text parts."""
     max_tokens: TokenCount | None = None
     """Most tokens to generate; to the end of the context if absent."""
@@ -237,6 +238,14 @@ REFUSED: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {
 }
 
 
+# pydantic speaks of Python to those who know JSON.
+_IN_JSON = (
+    (re.compile("^Value error, "), ""),
+    (re.compile("valid dictionary( or instance of [A-Za-z]+)?"), "JSON object"),
+    (re.compile("valid tuple"), "valid list"),
+)
+
+
 def read_request(kind: type[Body], body: Mapping[str, Any]) -> Body:
     """`body` as a `kind`. Raises: RequestError, UnsupportedField with the field as the caller wrote it."""
     try:
@@ -256,7 +265,9 @@ def _as_request_error(body: Mapping[str, Any], error: ValidationError) -> Reques
         steps = _follow(body, item["loc"])
         if len(steps) > depth:
             depth, place, problem = len(steps), _join(steps), item["msg"]
-    return RequestError(place, problem.removeprefix("Value error, "))
+    for term, name in _IN_JSON:
+        problem = term.sub(name, problem)
+    return RequestError(place, problem)
 
 
 def _follow(body: Any, location: tuple[int | str, ...]) -> list[int | str]:

@@ -113,5 +113,5 @@ def wanted_text(body: dict[str, object], field: str) -> str:
     """A required string of a small body. Raises: RequestError."""
     value = body.get(field)
     if not isinstance(value, str):
-        raise RequestError(field, "is missing; wanted a string")
+        raise RequestError(field, "is missing; wanted a string" if value is None else "wanted a string")
     return value

@@ -377,6 +377,17 @@ def test_cross_origin_calls_work_for_allowed_origins_only(scripted: Any) -> None
         assert allowed.headers["access-control-allow-origin"] == origin
         other = http.options("/v1/chat/completions", headers=asked | {"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+        asked = {"origin": origin, "authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        refusals = [
+            http.get("/v1/nothing", headers=asked),
+            http.put("/v1/models", headers=asked),
+            http.get("/v1/models", headers={"origin": origin}),
+            http.post("/v1/completions", headers=asked, content=b" " * (5 << 20)),
+        ]
+        assert [refused.status_code for refused in refusals] == [404, 405, 401, 413]
+        for refused in refusals:  # without it the page could not read why
+            assert refused.headers["access-control-allow-origin"] == origin
+            assert "x-request-id" in refused.headers["access-control-expose-headers"]
 
 
 def test_two_servers_in_one_process_stop_by_themselves(scripted: Any) -> None:

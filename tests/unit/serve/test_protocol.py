@@ -1,5 +1,6 @@
 """The bodies: honoured, accepted without effect, or refused by the name the caller wrote."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,31 @@ def test_a_bad_value_is_named_where_it_stands(fields: dict[str, Any], place: str
     with pytest.raises(RequestError) as caught:
         chat(**fields)
     assert caught.value.field == place
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"stop": 3}, "a valid list"),
+        ({"metadata": []}, "a JSON object"),
+        ({"messages": [3]}, "a JSON object"),
+        ({"stream_options": 1}, "a JSON object"),
+    ],
+    ids=str,
+)
+def test_an_error_speaks_of_json_and_not_of_python(fields: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        chat(**fields)
+    assert str(caught.value).endswith(wanted)
+
+
+def test_a_body_of_many_faults_is_refused_at_the_first() -> None:
+    """Listing each of them would hold the server for seconds."""
+    begin = time.perf_counter()
+    with pytest.raises(RequestError) as caught:
+        chat(messages=[{"role": "user", "content": [{"type": 1}] * 300_000}])
+    assert caught.value.field == "messages[0].content[0].type"
+    assert time.perf_counter() - begin < 0.2  # a walk through all of them takes over a second
 
 
 def test_a_missing_field_is_named() -> None:
