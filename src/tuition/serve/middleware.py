@@ -47,7 +47,11 @@ class RequestIdMiddleware:
                     (b"x-request-id", request_id.encode()),
                     (b"x-content-type-options", b"nosniff"),
                 ]
-            await send(message)
+            try:
+                await send(message)
+            except RuntimeError as error:  # uvloop's, for what is sent between a break and the news of it
+                if "handler is closed" not in str(error):
+                    raise
 
         try:
             await self.app(scope, receive, send_with_id)
