@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tuition.cli.arguments import Common, parse
 from tuition.cli.machine import detect_for
+from tuition.core.units import parse_duration_s
 from tuition.core.workspace import open_workspace
 from tuition.spec.settings import MachineSettings
 
@@ -26,6 +27,9 @@ class Demo(Common):
     """Wall time of the training loop, with its unit."""
     machine: MachineSettings = field(default_factory=MachineSettings)
     """What you know better about this machine and its price."""
+
+    def __post_init__(self) -> None:
+        parse_duration_s(self.budget, "budget")  # before anything is printed or kept
 
 
 def run(argv: list[str]) -> int:

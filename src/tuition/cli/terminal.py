@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-from tuition.core.progress import QUICK_S, LineProgress, Task, format_amount
+from tuition.core.progress import QUICK_S, LineProgress, Task, format_share
 from tuition.core.progress import Progress as ProgressProtocol
 from tuition.core.units import format_duration
 
@@ -51,9 +51,7 @@ class _LiveTask:
 
     def advance(self, amount: float = 1, note: str = "") -> None:
         self._done += amount
-        text = format_amount(self._done, self._unit)
-        if self._total:
-            text += f" of {format_amount(self._total, self._unit)}"
+        text = format_share(self._done, self._total, self._unit)
         if note:
             self._bars.update(self._id, advance=amount, amount=text, note=note)
         else:

@@ -67,14 +67,14 @@ def refusal(box: str, verb: str, argv: Sequence[str]) -> SettingsError:
         return SettingsError(found[2], got=found[1], wanted=f"one of {found[3]}{more}")
     if found := _NO_VALUE.search(text):
         number = "a value" if found[2] == "1" else f"{found[2]} values"
-        return SettingsError(found[1], got="", wanted=f"{number} behind it{more}")
+        return SettingsError(found[1], got=None, wanted=f"{number} behind it{more}")
     if (found := _VALUE.search(text)) and (takes := _TAKES.search(text)):
         got = _GOT.search(found[2])
         value = found[2] if got is None else (got[1] or got[2] or "").replace("', '", " ")
         kind = _plain(takes[1]).removeprefix(found[1]).strip()
         return SettingsError(found[1], got=value, wanted=PLAIN.get(kind, kind) + more)
     if missing := _MISSING.findall(text):
-        return SettingsError(verb, got=" ".join(argv), wanted=f"also: {'; '.join(missing)}{more}")
+        return SettingsError(verb, got=" ".join(argv) or None, wanted=f"also: {'; '.join(missing)}{more}")
     said = " ".join(re.sub(r"[╭╮╰╯│─]", " ", text).split())
     return SettingsError(verb, got=" ".join(argv), wanted=f"what can be read ({said}){more}")
 

@@ -45,6 +45,13 @@ def format_amount(amount: float, unit: str) -> str:
     return f"{format_count(amount)} {unit}".rstrip()
 
 
+def format_share(done: float, total: float | None, unit: str) -> str:
+    """`3.2 MiB of 4.0 MiB`, `12 of 30 steps`; without a total, what is done."""
+    if not total:
+        return format_amount(done, unit)
+    return f"{format_amount(done, unit if unit in ('B', 's') else '')} of {format_amount(total, unit)}"
+
+
 @dataclass
 class _LineTask:
     label: str
@@ -68,10 +75,9 @@ class _LineTask:
 
     def print(self) -> None:
         self.printed, self.is_news = time.monotonic(), False
-        amount = format_amount(self.done, self.unit) if self.done else ""
+        amount = format_share(self.done, self.total, self.unit) if self.done else ""
         if self.total:
-            share = min(1.0, self.done / self.total)
-            amount = f"{share:4.0%}  {amount} of {format_amount(self.total, self.unit)}"
+            amount = f"{min(1.0, self.done / self.total):4.0%}  {amount}".rstrip()
         elapsed = format_duration(self.printed - self.started)
         parts = [part for part in (amount, self.note, f"[{elapsed}]") if part]
         print(f"  {self.label}: {'  '.join(parts)}", file=self.stream, flush=True)

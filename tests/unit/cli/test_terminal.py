@@ -35,7 +35,7 @@ def test_nested_bars_show_amounts_notes_and_what_is_said() -> None:
         outer.advance(10)
     shown = stream.getvalue()
     assert "1.0 KiB of 2.0 KiB" in shown
-    assert "10 tokens of 10 tokens" in shown
+    assert "10 of 10 tokens" in shown
     assert "half" in shown
     assert "in [brackets] between" in shown
 

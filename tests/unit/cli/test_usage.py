@@ -29,7 +29,7 @@ LONG = "x" * 150
         ("train --batch-size 1.5", "--batch-size: got '1.5', wanted a whole number"),
         ("train --optimizer.lr fast", "--optimizer.lr: got 'fast', wanted a number"),
         (f"train --seed {LONG}", f"--seed: got '{LONG}', wanted a whole number"),
-        ("train --steps", "--steps: got '', wanted a value behind it"),
+        ("train --steps", "--steps: nothing given, wanted a value behind it"),
         ("generate m x --sampling.logit-bias 3 x", "--sampling.logit-bias: got '3 x', wanted .*INT FLOAT.*"),
         (
             "generate m x --engine.runner foo",
@@ -40,6 +40,7 @@ LONG = "x" * 150
             "eval --part train",
             "eval: got '--part train', wanted also: Name, name@version, folder or GGUF file",
         ),
+        ("models show", "models show: nothing given, wanted also: Name, name@version, or .*"),
         ("models add x", r"models add: got 'x', wanted also: A Hugging Face folder .* or a GGUF file"),
     ],
 )
