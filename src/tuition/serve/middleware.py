@@ -112,11 +112,12 @@ class EndpointMiddleware:
                 405, f"this path takes {methods} only", code="method_not_allowed", headers={"allow": methods}
             )
         wants_page = method in ("GET", "HEAD") and "text/html" in (header(scope, b"accept") or "")
-        if path.startswith("/v1/") or not (wants_page or self.access.is_page(path)):
+        in_api = path.startswith("/v1/")
+        if in_api or not (wants_page or self.access.is_page(path)):
+            hint = "" if in_api else "the base URL ends in /v1; "
             raise ApiError(
                 404,
-                "no such endpoint; the base URL ends in /v1: see /v1/models, /v1/chat/completions, "
-                "/v1/completions",
+                f"no such endpoint; {hint}see /v1/models, /v1/chat/completions, /v1/completions",
                 code="unknown_endpoint",
             )
 
