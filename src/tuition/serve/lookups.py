@@ -11,6 +11,7 @@ from starlette.responses import Response
 from tuition.core.errors import NotFoundError, RequestError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 from tuition.ledger.amount import NOTHING
+from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.render import provenance
 from tuition.ledger.statements import call_receipts, statement
 from tuition.serve.body import parse_body
@@ -82,7 +83,7 @@ class Lookups:
                 "usd": model.spent.usd_per_token,
                 "basis": "mean of what was billed since this server started; null before the first reply",
             },
-            "cost_per_busy_hour": _busy_hour(model),
+            "cost_per_busy_hour": busy_hour(model.account),
         }
 
     async def bill(self, request: Request) -> Response:
@@ -169,9 +170,9 @@ class Lookups:
         return next(iter(self.context.models.values()))
 
 
-def _busy_hour(model: ServedModel) -> dict[str, Any]:
+def busy_hour(account: EngineAccount) -> dict[str, Any]:
     """What an hour of work costs, for estimates before the bill. Replies made together share it."""
-    machine, rate = model.account.machine, model.account.meter.rate
+    machine, rate = account.machine, account.meter.rate
     energy_uj = round(machine.full_watts * UJ_PER_WH)
     return {
         "usd": (rate.nusd_per_hour + rate.of_energy(0, energy_uj)) / NUSD_PER_USD,
