@@ -7,6 +7,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
+
 #include "cpuid.hpp"
 #include "draw.hpp"
 #include "model.hpp"
@@ -87,7 +89,7 @@ void unpack_into(Bytes buffer, int64_t offset, const std::string& format, nb::nd
 
 Sampling sampling_of(double temperature, double top_k, double top_p, double min_p, uint64_t seed) {
     want(temperature >= 0 && temperature <= 1e6, "temperature: wanted 0 to 1e6");
-    want(top_k >= 0 && top_k <= 0x1p31, "top_k: wanted 0 to 2^31");
+    want(top_k >= 0 && top_k <= 0x1p31 && top_k == std::floor(top_k), "top_k: wanted a whole number from 0 to 2^31");
     want(top_p > 0 && top_p <= 1, "top_p: wanted more than 0 and at most 1");
     want(min_p >= 0 && min_p <= 1, "min_p: wanted 0 to 1");
     return {temperature, static_cast<int64_t>(top_k), top_p, min_p, seed};
@@ -150,7 +152,7 @@ struct Runner {
         const Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
         want(batch.num_tokens == batch.num_sequences && batch.num_wanted == batch.num_sequences, "decode: wanted one row per sequence");
         want(chosen.shape(0) >= 1 && chosen.shape(0) <= (1 << 20) && chosen.shape(1) == context_lengths.size(), "chosen: wanted (steps, sequences)");
-        want(stop_starts.size() == starts.size(), "stop_starts: wanted as many as starts");
+        want(stop_starts.size() == starts.size() && stop_starts(0) == 0, "stop_starts: wanted as many as starts, 0 first");
         for (size_t s = 0; s < stop_starts.size(); ++s)
             want(stop_starts(s) >= (s == 0 ? 0 : stop_starts(s - 1)) && stop_starts(s) <= static_cast<int64_t>(stop_ids.size()),
                  "stop_starts: wanted ascending places in stop_ids");

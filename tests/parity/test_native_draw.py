@@ -117,8 +117,9 @@ def test_the_number_of_a_draw_is_that_of_python() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0},
-               {"top_p": 1.1}, {"min_p": 2.0}, {"at": 1.0}, {"at": -0.1}, {"row": np.empty(0, np.float32)}]
+    "change", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_k": 0.5},
+               {"top_p": 0.0}, {"top_p": 1.1}, {"min_p": 2.0}, {"at": 1.0}, {"at": -0.1},
+               {"row": np.empty(0, np.float32)}]
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused(change: dict) -> None:
     good = {

@@ -21,6 +21,10 @@ class Scribe:
         self.kept.append(text + "\n")
         self.progress.say(text)
 
+    def detail(self, text: str) -> None:
+        """As `say`: the demo shows the machinery."""
+        self.say(text)
+
     def write(self, text: str) -> None:
         """A piece of a line, at once."""
         self.kept.append(text)

@@ -24,7 +24,7 @@ def open_progress(stream: TextIO | None = None) -> ProgressProtocol:
 
 
 class HeldBack:
-    """`core.progress.Progress` whose lines are shown only once the work has taken `slow_s`: who has to wait
+    """`core.progress.Progress` whose details are shown only once the work has taken `slow_s`: who has to wait
     may want to know what for, and who has not wants the answer alone."""
 
     def __init__(self, progress: ProgressProtocol, slow_s: float = 3.0) -> None:
@@ -32,10 +32,13 @@ class HeldBack:
         self._held: list[str] = []
 
     def say(self, text: str) -> None:
+        self._progress.say(text)
+
+    def detail(self, text: str) -> None:
         self._held.append(text)
         if time.monotonic() >= self._slow_at:
             for line in self._held:
-                self._progress.say(line)
+                self._progress.detail(line)
             self._held.clear()
 
     def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
@@ -82,6 +85,9 @@ class LiveProgress:
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def detail(self, text: str) -> None:
+        self.say(text)
 
     @contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:

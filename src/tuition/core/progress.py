@@ -31,6 +31,10 @@ class Progress(Protocol):
         """One line for the reader."""
         ...
 
+    def detail(self, text: str) -> None:
+        """One line about the machinery: for those who asked for it, or have to wait."""
+        ...
+
     def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
         """`with progress.task("tokenize", total, "B") as task: task.advance(n)`. `total`: None, unknown."""
         ...
@@ -93,6 +97,9 @@ class LineProgress:
     def say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
 
+    def detail(self, text: str) -> None:
+        self.say(text)
+
     @contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
         task = _LineTask(label, total, unit, self.stream, self.every_s)
@@ -107,6 +114,9 @@ class SilentProgress:
     """Says nothing; for library use and tests."""
 
     def say(self, text: str) -> None:
+        pass
+
+    def detail(self, text: str) -> None:
         pass
 
     def advance(self, amount: float = 1, note: str = "") -> None:

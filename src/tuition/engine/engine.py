@@ -179,6 +179,11 @@ class Engine:
                 value = asked.get(name, ())
                 asked[name] = (value,) if isinstance(value, (str, int)) else tuple(value)
             request = Request(f"request-{next(self._ids)}", ids, max_tokens, Sampling(**sampling), **asked)
+            size = self.folder.shape.vocab_size  # the model's own list may say what it likes
+            if "stop_ids" in fields and not all(0 <= token < size for token in request.stop_ids):
+                raise RequestError(
+                    "stop_ids", f"holds ids that the vocabulary has not: it has 0 to {size - 1:,}"
+                )
             self.loop.validate(request)
         except (TypeError, ValueError, OverflowError) as error:
             raise RequestError("request", f"a field has a wrong type: {error}") from error

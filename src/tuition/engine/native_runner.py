@@ -115,7 +115,7 @@ class NativeRunner:
         runner = cls(
             folder.shape, packed, num_blocks=num_blocks, block_size=block_size, threads=settings.threads
         )
-        progress.say(runner.describe())
+        progress.detail(runner.describe())
         return runner
 
     def describe(self) -> str:

@@ -236,7 +236,7 @@ def load_packed(
     kept = _open_kept(target, formats, config)
     if kept is not None:
         size, took = format_bytes(len(kept.buffer)), format_duration(time.monotonic() - started)
-        progress.say(f"packed weights: {size} read and checked in {took}")
+        progress.detail(f"packed weights: {size} read and checked in {took}")
         return kept
     if target.exists():
         progress.say(f"{target} is damaged; packing again")

@@ -25,6 +25,8 @@ class RunnerChoice:
 
     kind: Literal["torch", "native"]
     reason: str
+    is_fallback: bool = False
+    """Slower than this processor can, for want of the kernels: worth telling, though nothing failed."""
 
 
 def choose_runner(shape: ModelShape, settings: EngineSettings) -> RunnerChoice:
@@ -43,7 +45,7 @@ def choose_runner(shape: ModelShape, settings: EngineSettings) -> RunnerChoice:
                 got=settings.precision,
                 wanted=f"float32, bf16 or auto here: int8 and int4 need the native runner, but {refusal}",
             )
-        return RunnerChoice("torch", refusal)
+        return RunnerChoice("torch", refusal, is_fallback=choose_device(settings.device).type == "cpu")
     return RunnerChoice("native", "tuition_kernels is installed and computes this model")
 
 
@@ -73,7 +75,7 @@ def open_runner(
     """Load the model into the chosen runner. Raises: SettingsError, CapacityError, ModelError."""
     progress = progress or SilentProgress()
     choice = choose_runner(folder.shape, settings)
-    progress.say(f"{choice.kind} runner: {choice.reason}")
+    (progress.say if choice.is_fallback else progress.detail)(f"{choice.kind} runner: {choice.reason}")
     if choice.kind == "native":
         return _native().NativeRunner.load(folder, settings, progress), choice
     return TorchRunner.load(folder, settings, progress), choice

@@ -89,7 +89,7 @@ class TorchRunner:
         with progress.task("load weights"):
             decoder = load_decoder(folder, precision.dtype, device)
         runner = cls(decoder, settings, reason=precision.reason)
-        progress.say(runner.describe())
+        progress.detail(runner.describe())
         return runner
 
     def describe(self) -> str:

@@ -217,7 +217,7 @@ class Tokenizer:
     def _encode_one(self, text: str, specials: Specials, continued: bool) -> list[int]:
         core = self._parsing if specials == "parse" else self._continued if continued else self._plain
         try:
-            ids = core.encode(text, add_special_tokens=False).ids
+            ids = _encode(core, text)
         except (UnicodeEncodeError, TypeError):
             if not isinstance(text, str):
                 raise RequestError("text", f"must be a text, got {type(text).__name__}") from None
@@ -230,7 +230,7 @@ class Tokenizer:
         """For vocabularies that hold a special token's text as a piece: encode in halves until none
         appears."""
         core = self._continued if continued else self._plain
-        ids = core.encode(text, add_special_tokens=False).ids
+        ids = _encode(core, text)
         if self.special_ids.isdisjoint(ids):
             return ids
         if len(text) < 2:
@@ -283,6 +283,12 @@ def _read_core(path: Path) -> tokenizers.Tokenizer:
         return _parse_core(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(path, f"cannot be read ({error})", way_out="download the model again") from error
+
+
+def _encode(core: tokenizers.Tokenizer, text: str) -> list[int]:
+    """The ids of one text, as a batch of one: unlike `encode` it lets other threads run meanwhile, so that a
+    server which reads a text of megabytes goes on answering."""
+    return core.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
 def _parse_core(text: str, origin: Path | str) -> tokenizers.Tokenizer:

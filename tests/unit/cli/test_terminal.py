@@ -16,12 +16,13 @@ def test_a_terminal_gets_bars_and_a_pipe_gets_lines() -> None:
     assert isinstance(open_progress(io.StringIO()), LineProgress)
 
 
-def test_what_a_reader_waits_for_is_explained() -> None:
-    for slow_s, told in ((1_000, ""), (0, "one\ntwo\n")):
+def test_what_a_reader_waits_for_is_explained_and_news_is_told_at_once() -> None:
+    for slow_s, told in ((1_000, "news\n"), (0, "one\ntwo\nnews\n")):
         stream = io.StringIO()
         progress = HeldBack(LineProgress(stream), slow_s)
-        progress.say("one")
-        progress.say("two")
+        progress.detail("one")
+        progress.detail("two")
+        progress.say("news")
         assert stream.getvalue() == told
 
 

@@ -102,6 +102,8 @@ def test_wrong_fields_are_refused_by_name(engine: Engine) -> None:
         engine.generate("to be", temprature=1)
     with pytest.raises(RequestError, match="top_p"):
         engine.generate("to be", top_p=1.5)
+    with pytest.raises(RequestError, match="stop_ids"):
+        engine.generate("to be", stop_ids=[1 << 40])
     with pytest.raises(RequestError, match="wrong type"):
         engine.generate("to be", temperature="hot")
     with pytest.raises(CapacityError, match="96"):
@@ -227,6 +229,7 @@ def test_auto_on_a_cpu_keeps_logits_apart(folder: Path) -> None:
 def test_the_choice_of_a_runner_says_why(folder: Path) -> None:
     shape = open_model(folder).shape
     assert choose_runner(shape, EngineSettings(runner="torch")).kind == "torch"
+    assert not choose_runner(shape, EngineSettings(runner="torch")).is_fallback
     choice = choose_runner(shape, EngineSettings(device="cpu"))
     assert choice.reason
 
@@ -239,7 +242,7 @@ def test_without_the_kernels_torch_is_taken_and_native_refused(
     shape = open_model(folder).shape
     if runner == "torch":
         choice = choose_runner(shape, EngineSettings(device="cpu"))
-        assert (choice.kind, "not installed" in choice.reason) == ("torch", True)
+        assert (choice.kind, "not installed" in choice.reason, choice.is_fallback) == ("torch", True, True)
     else:
         with pytest.raises(SettingsError, match="not installed"):
             choose_runner(shape, EngineSettings(runner="native", device="cpu"))
@@ -249,7 +252,7 @@ def test_a_gpu_is_taken_by_torch_and_integers_are_refused_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is chosen where there is CUDA; the same code on a real one: tests/gpu."""
-    monkeypatch.setattr(runner_choice, "choose_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(runner_choice, "choose_device", lambda wanted="auto": torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     shape = open_model(folder).shape
     choice = choose_runner(shape, EngineSettings())

@@ -1,6 +1,8 @@
 """Text to ids and back, for every family."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,19 @@ def test_no_text_becomes_a_special_token(families: dict[str, Tokenizer], data) -
             tokenizer.special_ids.isdisjoint(ids)
             for ids in tokenizer.encode_batch([text, text], add_bos=False)
         )
+
+
+def test_a_long_text_leaves_room_for_other_threads(trained: Tokenizer) -> None:
+    """One that waits for a millisecond at a time wakes again and again meanwhile."""
+    text = "to be or not to be, " * 100_000
+    with ThreadPoolExecutor(1) as pool:
+        encoding = pool.submit(trained.encode, text)
+        wakes = 0
+        while not encoding.done():
+            time.sleep(0.001)
+            wakes += 1
+    assert len(encoding.result()) > 100_000
+    assert wakes > 10
 
 
 def test_special_tokens_are_parsed_only_when_asked(trained: Tokenizer) -> None:
