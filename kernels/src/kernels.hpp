@@ -34,6 +34,13 @@ struct Rows {
         uint8_t* line = tiles + ((row / 16 * (columns / 64) + group / 2) * 16 + row % 16) * 64;
         return reinterpret_cast<int8_t*>(line + group % 2 * kGroup);
     }
+    Rows from(int64_t row, Format format) const {   // those behind the first `row`, a multiple of 16
+        Rows rest = *this;
+        if (rest.values != nullptr) rest.values += row * columns;
+        if (rest.tiles != nullptr) rest.tiles += row * columns * (is_integer(format) ? 1 : 2);
+        if (rest.sums != nullptr) rest.sums += row * groups(), rest.scales += row * groups();
+        return rest;
+    }
 };
 
 enum class Ending { store, add, gate };   // gate: block 2j is SiLU'd and multiplied by block 2j + 1
@@ -79,6 +86,9 @@ constexpr int64_t kDrawSpan = 256;   // values whose weights are added up at onc
 
 struct Kernels {
     const char* name;
+    // Rows that are enough for a thread to take them through all of a product's weights: multiplying decides then, not
+    // how fast the weights come.
+    int rows_apart;
     void (*enter)();   // set the processor's modes for this thread
     void (*leave)();   // and put them back
     // x / rms(x) * weight over `size` (padded to 16 with zeros behind it)

@@ -22,7 +22,7 @@ constexpr int64_t kCacheBytes = 32 << 20;   // more weights than this come from 
 
 Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options)
     : config_(config), kernels_(choose_kernels(options.isa)), plan_(config), weights_(weights),
-      from_memory_(plan_.bytes > kCacheBytes) {
+      rows_apart_(options.rows_apart > 0 ? options.rows_apart : kernels_.rows_apart), from_memory_(plan_.bytes > kCacheBytes) {
     if (options.num_threads < 1 || options.num_threads > 1024) refuse("num_threads", options.num_threads, "1 to 1024");
     if (options.num_blocks < 1) refuse("num_blocks", options.num_blocks, "at least 1");
     if (options.block_size < kKeyTile || options.block_size % kKeyTile || options.block_size > 4096)
@@ -162,6 +162,9 @@ const float* Model::step(const Batch& batch) {
     return logits_.as<float>();
 }
 
+// Few rows: each thread computes a share of the columns of every product, and reads that share of the weights alone. Many
+// rows (`is_apart`): each takes rows of its own through norms and products, of which others need nothing but keys and
+// values; so there are few barriers, and few of the lines that one core writes have to come to another.
 void Model::work(const Batch& batch, int thread) {
     auto last = std::chrono::steady_clock::now();
     auto mark = [this, thread, &last](Phase phase) {
@@ -170,10 +173,10 @@ void Model::work(const Batch& batch, int thread) {
         seconds[phase] += std::chrono::duration<double>(now - last).count();
         last = now;
     };
-    embed(batch, thread);
-    team_->wait();
-    mark(kEmbed);
     int rows = batch.num_tokens;
+    embed(batch, thread);
+    settle(rows);
+    mark(kEmbed);
     for (size_t i = 0; i < layers_.size(); ++i) {
         const Layer& layer = layers_[i];
         const bool final = i + 1 == layers_.size();
@@ -200,17 +203,17 @@ void Model::work(const Batch& batch, int thread) {
         const Rows& attended = prepare_rows(attended_rows_, &Worker::attended, nullptr, 0, config_.query_size(), which, rows, thread);
         mark(kPrepare);
         multiply(layer.output, attended, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
-        team_->wait();
+        settle(rows);
         mark(kOutput);
         const Rows& again = norm_rows(layer.mlp_norm, config_.format, rows, thread);
         mark(kPrepare);
         multiply(layer.gate_up, again, rows, inner_.as<float>(), mlp_stride_, Ending::gate, thread);
-        team_->wait();
+        settle(rows);
         mark(kGateUp);
         const Rows& inner = prepare_rows(inner_rows_, &Worker::inner, inner_.as<float>(), mlp_stride_, config_.mlp_size, nullptr, rows, thread);
         mark(kPrepare);
         multiply(layer.down, inner, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
-        team_->wait();
+        settle(rows);
         mark(kDown);
     }
     const Rows& normed = norm_rows(final_norm_, config_.head_format, rows, thread);
@@ -219,8 +222,24 @@ void Model::work(const Batch& batch, int thread) {
     mark(kHead);
 }
 
+// Rows that a thread prepares: neighbours, since what is written beside them shares lines of the cache. Apart, they are
+// whole tiles. A step of one row is prepared by every thread for itself, which is cheaper than a barrier.
+std::pair<int, int> Model::rows_of(int num_rows, int thread) const {
+    if (num_rows == 1) return {0, 1};
+    const int64_t size = team_->size(), unit = is_apart(num_rows) ? 16 : 1, units = (num_rows + unit - 1) / unit;
+    return {static_cast<int>(units * thread / size * unit),
+            static_cast<int>(std::min<int64_t>(num_rows, units * (thread + 1) / size * unit))};
+}
+
+// A barrier, where what follows reads what others have written of these rows.
+void Model::settle(int num_rows) {
+    if (!is_apart(num_rows)) team_->wait();
+}
+
 void Model::embed(const Batch& batch, int thread) {
-    for (int row = thread; row < batch.num_tokens; row += team_->size()) {
+    const int count = batch.num_tokens;
+    const auto [first, last] = count == 1 ? std::pair(0, thread == 0 ? 1 : 0) : rows_of(count, thread);
+    for (int row = first; row < last; ++row) {
         float* x = x_.as<float>() + row * hidden_stride_;
         std::memset(x, 0, static_cast<size_t>(hidden_stride_) * 4);
         unpack_row(embedding_, batch.token_ids[row], x);
@@ -237,16 +256,16 @@ void Model::keep_wanted(const Batch& batch, int thread) {
     team_->wait();
 }
 
-// A step of one row is prepared by every thread for itself, which is cheaper than a barrier.
 Rows& Model::norm_rows(const float* weight, Format format, int num_rows, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     Rows& rows = num_rows == 1 ? me.hidden : hidden_rows_;
     const int size = static_cast<int>(config_.hidden_size), padded = static_cast<int>(round_up(size, 16));
-    for (int row = num_rows == 1 ? 0 : thread; row < num_rows; row += team_->size()) {
+    const auto [first, last] = rows_of(num_rows, thread);
+    for (int row = first; row < last; ++row) {
         kernels_.norm(x_.as<float>() + row * hidden_stride_, weight, size, config_.norm_eps, me.normed.as<float>());
         kernels_.prepare(me.normed.as<float>(), padded, format, rows, row, num_rows == 1);
     }
-    if (num_rows > 1) team_->wait();
+    if (num_rows > 1) settle(num_rows);
     return rows;
 }
 
@@ -255,7 +274,8 @@ Rows& Model::prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64
                           int num_rows, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     Rows& rows = num_rows == 1 ? me.*own : shared;
-    for (int row = num_rows == 1 ? 0 : thread; row < num_rows; row += team_->size()) {
+    const auto [first, last] = rows_of(num_rows, thread);
+    for (int row = first; row < last; ++row) {
         const float* source = x + row * stride;
         if (x == nullptr) {
             const int from = which == nullptr ? row : which[row];
@@ -264,15 +284,20 @@ Rows& Model::prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64
         }
         kernels_.prepare(source, static_cast<int>(round_up(columns, 16)), config_.format, rows, row, num_rows == 1);
     }
-    if (num_rows > 1) team_->wait();
+    if (num_rows > 1) settle(num_rows);
     return rows;
 }
 
 void Model::multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride, Ending ending, int thread) {
+    uint8_t* scratch = workers_[static_cast<size_t>(thread)].scratch.data();
+    if (is_apart(num_rows)) {
+        const auto [first, last] = rows_of(num_rows, thread);
+        const Rows own = left.from(first, weight.format);
+        return kernels_.multiply({&weight, &own, last - first, out + first * stride, stride, ending, 0, weight.num_blocks(), scratch, from_memory_});
+    }
     const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit, size = team_->size();
-    Product product{&weight, &left, num_rows, out, stride, ending, units * thread / size * unit,
-                    units * (thread + 1) / size * unit, workers_[static_cast<size_t>(thread)].scratch.data(), from_memory_};
-    kernels_.multiply(product);
+    kernels_.multiply({&weight, &left, num_rows, out, stride, ending, units * thread / size * unit, units * (thread + 1) / size * unit,
+                       scratch, from_memory_});
 }
 
 }  // namespace tuition

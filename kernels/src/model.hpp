@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cache.hpp"
@@ -40,6 +41,7 @@ struct Options {
     int num_blocks = 0, block_size = 32, num_threads = 1;
     bool pin = false;
     std::string isa = "auto";
+    int rows_apart = 0;   // 16 or more: instead of what Kernels say, for tests
 };
 
 enum Phase { kEmbed, kPrepare, kQkv, kStore, kAttend, kOutput, kGateUp, kDown, kHead, kNumPhases };
@@ -93,6 +95,10 @@ class Model {
     void reserve(int num_rows);
     void reserve_logits(int num_rows);
     void plan_items(const Batch& batch);
+    void share_items(const Batch& batch);
+    bool is_apart(int num_rows) const { return team_->size() > 1 && num_rows >= rows_apart_ * team_->size(); }
+    std::pair<int, int> rows_of(int num_rows, int thread) const;
+    void settle(int num_rows);
     void work(const Batch& batch, int thread);
     void embed(const Batch& batch, int thread);
     void store_cache(const Batch& batch, const Layer& layer, int index, int thread);
@@ -113,6 +119,7 @@ class Model {
     const Kernels& kernels_;
     Plan plan_;
     const uint8_t* weights_;
+    const int rows_apart_;     // see Kernels
     const bool from_memory_;   // the weights, because they are more than caches hold
     std::vector<Layer> layers_;
     Matrix embedding_, head_;
@@ -132,6 +139,7 @@ class Model {
     std::vector<Segment> segments_;
     std::vector<Item> items_;
     bool fused_ = false;               // each item stores its own key and value: no barrier between
+    std::vector<int> shares_;          // [thread + 1] of the items then: where those of a thread begin
     std::vector<int> first_partial_;   // [row], -1: its attention is already whole
     std::vector<int> sequence_of_;     // [row]
     Buffer partial_sums_, partial_scales_;

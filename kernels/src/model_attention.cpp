@@ -8,6 +8,7 @@ namespace tuition {
 namespace {
 
 constexpr int kQueries = 16;        // that attention takes at once
+constexpr int kItemKeys = 64;       // what an item of one row costs beside its keys, as keys
 constexpr int kRowsTogether = 2;    // rows of one sequence from which they share a pass over the keys; the bits are the same
 
 int lowest_key(int window, int position) { return window > 0 && position + 1 > window ? position + 1 - window : 0; }
@@ -46,6 +47,7 @@ void Model::plan_items(const Batch& batch) {
         }
     }
     fused_ = batch.num_sequences == batch.num_tokens && partials == 0;
+    if (fused_) share_items(batch);
     const int64_t group = config_.num_heads / config_.num_kv_heads;
     if (partials * group * cache_.head_dim * 4 > partial_sums_.bytes()) {
         partial_sums_ = Buffer(partials * group * cache_.head_dim * 8);
@@ -53,9 +55,25 @@ void Model::plan_items(const Batch& batch) {
     }
 }
 
+// Neighbouring items to each thread, as many keys to each: heads of one row meet in one cache, and so do they with those
+// who prepare that row.
+void Model::share_items(const Batch& batch) {
+    const int64_t size = team_->size();
+    const auto cost = [&batch](const Item& item) { return int64_t{batch.positions[item.row]} + kItemKeys; };
+    int64_t total = 0, passed = 0;
+    for (const Item& item : items_) total += cost(item);
+    shares_.assign(static_cast<size_t>(size) + 1, static_cast<int>(items_.size()));
+    shares_[0] = 0;
+    int64_t thread = 1;
+    for (size_t i = 0; i < items_.size(); ++i) {
+        passed += cost(items_[i]);
+        for (; thread < size && passed * size >= total * thread; ++thread) shares_[static_cast<size_t>(thread)] = static_cast<int>(i) + 1;
+    }
+}
+
 void Model::store_cache(const Batch& batch, const Layer& layer, int index, int thread) {
     const int kv_heads = static_cast<int>(config_.num_kv_heads), pieces = static_cast<int>(segments_.size()) * kv_heads;
-    for (int piece = thread; piece < pieces; piece += team_->size())
+    for (int piece = pieces * thread / team_->size(); piece < pieces * (thread + 1) / team_->size(); ++piece)
         store_piece(batch, layer, index, segments_[static_cast<size_t>(piece / kv_heads)], piece % kv_heads);
 }
 
@@ -89,16 +107,18 @@ void Model::store_piece(const Batch& batch, const Layer& layer, int index, const
 }
 
 // A step of decodes alone: whoever attends over a kv head of a sequence has stored its new key and value just before.
-// The share is fixed then, since the counter of items could only be set back at a barrier.
+// The shares are fixed then, since the counter of items could only be set back at a barrier.
 void Model::attend(const Batch& batch, const Layer& layer, int index, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     const int count = static_cast<int>(items_.size());
-    for (int i = thread; fused_ && i < count; i += team_->size()) {
-        const Item& item = items_[static_cast<size_t>(i)];
-        store_piece(batch, layer, index, {item.sequence, item.row, item.row + 1}, item.head);
-        attend_item(batch, item, index, me);
+    if (fused_) {
+        for (int i = shares_[static_cast<size_t>(thread)]; i < shares_[static_cast<size_t>(thread) + 1]; ++i) {
+            const Item& item = items_[static_cast<size_t>(i)];
+            store_piece(batch, layer, index, {item.sequence, item.row, item.row + 1}, item.head);
+            attend_item(batch, item, index, me);
+        }
+        return;
     }
-    if (fused_) return;
     for (int i = next_item_.fetch_add(1, std::memory_order_relaxed); i < count; i = next_item_.fetch_add(1, std::memory_order_relaxed)) {
         attend_item(batch, items_[static_cast<size_t>(i)], index, me);
     }

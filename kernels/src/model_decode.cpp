@@ -35,7 +35,7 @@ int Model::decode(const Batch& batch, const Burst& burst, int32_t* chosen) {
     int done = 0;
     bool more = true;
     auto choose = [&](int thread) {
-        for (int s = thread; s < n; s += drawers) {
+        for (int s = int64_t{n} * thread / drawers, last = int64_t{n} * (thread + 1) / drawers; s < last; ++s) {
             const Sampling& sampling = burst.sampling[s];
             const double at = sampling.temperature == 0 ? 0.0 : uniform(sampling.seed, int64_t{positions[static_cast<size_t>(s)]} + 1);
             chosen[int64_t{done} * n + s] = draw(kernels_, logits_.as<float>() + int64_t{s} * config_.vocab_size, config_.vocab_size,

@@ -333,6 +333,7 @@ void try_model(const Config& config, const std::string& label, bool quick) {
             if (fused.empty()) fused = alone[0].logits;
             expect(std::memcmp(fused.data(), alone[0].logits.data(), fused.size() * 4) == 0, label + " on " + isa + ": other bits than on " + isas.front());
         }
+        options.rows_apart = 16;   // so that steps of few rows are taken that way too
         Model mixed(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
         std::vector<Sequence> together = fresh;
         while (true) {   // random mixtures of decodes and chunks

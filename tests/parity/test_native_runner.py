@@ -41,6 +41,9 @@ class Listener:
     def say(self, text: str) -> None:
         self.lines.append(text)
 
+    def detail(self, text: str) -> None:
+        self.say(text)
+
     def advance(self, amount: float = 1, note: str = "") -> None:
         pass
 

@@ -35,12 +35,14 @@ inline void scale_query(const float* query, float scale, int head_dim, int padde
     const F16 factor = fill(scale);
     for (int i = 0; i < padded; i += 16) {
         const F16 value = i < head_dim ? load(query + i) * factor : fill(0);
-        if (halves != nullptr) {
-            store_bf16(halves + i, value);
-            if (out != nullptr) store(out + i, rounded_to_bf16(value));
-        } else {
+        if (halves == nullptr) {
             store(out + i, value);
+            continue;
         }
+        store_bf16(halves + i, value);
+#if !defined(TUITION_BF16_DOT)   // which reads the halves alone
+        store(out + i, rounded_to_bf16(value));
+#endif
     }
 }
 

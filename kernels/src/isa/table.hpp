@@ -19,6 +19,11 @@ namespace TUITION_ISA {
 // Rows from which the matrix unit is used; both ways give the same bits, so this is a question of speed alone.
 constexpr int kTileRowsBf16 = 2;
 constexpr int kTileRowsInteger = 4;
+#if defined(TUITION_AMX)
+constexpr int kRowsApart = 128;
+#else
+constexpr int kRowsApart = 32;
+#endif
 
 inline void multiply(const Product& p) {
     if (p.first >= p.last) return;
@@ -39,7 +44,7 @@ inline void leave_tiles() {
 
 inline Kernels table(const char* name) {
     Kernels k{};
-    k.name = name;
+    k.name = name, k.rows_apart = kRowsApart;
     k.enter = enter, k.leave = leave;
     k.norm = norm, k.prepare = prepare, k.multiply = multiply, k.rotate = rotate;
     k.store_key = store_key, k.store_value = store_value, k.scale_query = scale_query;
