@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peers import files, llama, report
+from peers import files, llama, report, targets
 from peers.book import Book
 from peers.files import BenchModel, NoModelError
 from peers.install import PEERS, ROOT
@@ -40,7 +40,7 @@ QUICK_CHUNKS = 8
 
 TARGET_SET: tuple[dict[str, Any], ...] = (
     {"models": ("smollm2",), "what": ("decode", "prefill", "limits"), "precisions": ("bf16", "int8", "int4")},
-    {"models": ("demo",), "what": ("decode",), "batches": (1,), "peers": ("none",),
+    {"models": ("demo",), "what": ("decode",), "batches": (1,), "generate": targets.REPLY, "peers": ("none",),
      "precisions": ("bf16", "int8", "int4")},
     {"models": ("smollm2",), "what": ("prefix",), "precisions": ("int8",), "peers": ("none",)},
     {"models": ("smollm2",), "what": ("offline",), "precisions": ("int8",), "peers": ("none",), "rounds": 1},

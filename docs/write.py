@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -80,6 +81,10 @@ def targets_table(results: list[dict[str, Any]]) -> str:
     return "\n".join([*rows, "", f"Measured {results[0]['measured_on']}."])
 
 
+def _sizes(rows: Iterable[tuple[str, int, str]], of: str) -> list[str]:
+    return [str(size) for size in sorted({size for what, size, _ in rows if what == of})]
+
+
 def inference_table(result: dict[str, Any]) -> str:
     """Our tokens per second, and how many times those of each peer they are, as a Markdown table."""
     speeds = [
@@ -89,24 +94,27 @@ def inference_table(result: dict[str, Any]) -> str:
         and row["what"] in ("decode", "prefill")
         and row["figure"] == "tokens_per_s"
     ]
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    found: dict[tuple[str, int, str], dict[str, dict[str, Any]]] = {}
     for row in speeds:
-        work = f"batch {row['batch']}" if row["what"] == "decode" else f"prompt of {row['prompt']}"
-        found.setdefault((work, row["precision"]), {})[row["side"]] = row
+        what, size = ("batch", "batch") if row["what"] == "decode" else ("prompt of", "prompt")
+        found.setdefault((what, row[size], row["precision"]), {})[row["side"]] = row
     peers = list(dict.fromkeys(row["side"] for row in speeds if row["side"] != "tuition"))
     lines = [
         f"| SmolLM2-135M-Instruct | tokens/s | {' | '.join(f'times {peer}' for peer in peers)} |",
         "|---|---|" + "---|" * len(peers),
     ]
-    for (work, precision), sides in sorted(found.items()):
+    for (what, size, precision), sides in sorted(found.items()):
         if "tuition" not in sides:
             continue
         ratios = (f"{sides[peer]['ours_is']:.2f}" if peer in sides else "-" for peer in peers)
-        lines.append(f"| {work}, {precision} | {sides['tuition']['median']:,.0f} | {' | '.join(ratios)} |")
+        lines.append(
+            f"| {what} {size:,}, {precision} | {sides['tuition']['median']:,.0f} | {' | '.join(ratios)} |"
+        )
     rounds = max((row["rounds"] for row in speeds), default=0)
     where = f"Medians of {rounds} rounds in turns, {result['measured_on']}."
+    sizes = " ".join(["--batches", *_sizes(found, "batch"), "--prefill", *_sizes(found, "prompt of")])
     again = (
-        f"--models smollm2 --peers {' '.join(peers)} --what decode prefill limits --quick --rounds {rounds}"
+        f"--models smollm2 --peers {' '.join(peers)} --what decode prefill limits {sizes} --rounds {rounds}"
     )
     return "\n".join([*lines, "", f"{where} Again: `make bench-peers`, `python bench/inference.py {again}`."])
 
