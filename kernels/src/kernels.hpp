@@ -70,7 +70,7 @@ struct SpanOfQueries {
     const int* lows = nullptr;         // [num_queries] keys low <= p < high; none where low >= high
     const int* highs = nullptr;
     const float* queries = nullptr;    // [num_queries][query_stride], scaled by 1 / sqrt(head_dim)
-    const uint16_t* halves = nullptr;  // the same as bf16, with a bf16 cache
+    const uint16_t* halves = nullptr;  // the same as bf16, with a bf16 cache (TUITION_BF16_DOT: then these alone)
     int64_t query_stride = 0;
     int num_queries = 0;
     float* sums = nullptr;             // [num_queries][sum_stride] not yet divided by mass

@@ -22,18 +22,23 @@ constexpr int64_t kCacheBytes = 32 << 20;   // more weights than this come from 
 
 Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options)
     : config_(config), kernels_(choose_kernels(options.isa)), plan_(config), weights_(weights),
-      rows_apart_(options.rows_apart > 0 ? options.rows_apart : kernels_.rows_apart), from_memory_(plan_.bytes > kCacheBytes) {
+      rows_apart_(options.rows_apart > 0 ? options.rows_apart : kernels_.rows_apart), apart_at_once_(options.rows_apart > 0),
+      from_memory_(plan_.bytes > kCacheBytes) {
     if (options.num_threads < 1 || options.num_threads > 1024) refuse("num_threads", options.num_threads, "1 to 1024");
     if (options.num_blocks < 1) refuse("num_blocks", options.num_blocks, "at least 1");
     if (options.block_size < kKeyTile || options.block_size % kKeyTile || options.block_size > 4096)
         refuse("block_size", options.block_size, "a multiple of 32 up to 4096");
+    if (options.rows_apart != 0 && options.rows_apart < 16) refuse("rows_apart", options.rows_apart, "0, or at least a tile of 16 rows");
     const Config& c = config_;
     for (int64_t i = 0; i < c.num_layers; ++i) {
+        const int window = c.windows[static_cast<size_t>(i)];
+        const auto kind = std::find(windows_.begin(), windows_.end(), window) - windows_.begin();
+        if (kind == static_cast<long>(windows_.size())) windows_.push_back(window);
         const std::string at = "layers." + std::to_string(i) + ".";
         layers_.push_back({vector(at + "attention_norm"), vector(at + "mlp_norm"), vector(at + "query_norm"),
                            vector(at + "key_norm"), matrix(at + "qkv", at + "qkv_bias"), matrix(at + "output", at + "output_bias"),
                            matrix(at + "gate_up", at + "gate_up_bias"), matrix(at + "down", at + "down_bias"),
-                           c.windows[static_cast<size_t>(i)]});
+                           window, static_cast<int>(kind)});
     }
     head_ = matrix("head", "");
     embedding_ = c.tied_head ? head_ : matrix("embedding", "");
@@ -220,6 +225,13 @@ void Model::work(const Batch& batch, int thread) {
     mark(kPrepare);
     multiply(head_, normed, rows, logits_.as<float>(), config_.vocab_size, Ending::store, thread);
     mark(kHead);
+}
+
+// Whether each thread takes rows of its own through the products: there are enough, and whole tiles share out evenly.
+bool Model::is_apart(int num_rows) const {
+    const int64_t size = team_->size(), most = (round_up(num_rows, 16) / 16 + size - 1) / size * 16;
+    if (size == 1 || num_rows < rows_apart_ * size) return false;
+    return apart_at_once_ || most * size * 20 <= int64_t{num_rows} * 23;
 }
 
 // Rows that a thread prepares: neighbours, since what is written beside them shares lines of the cache. Apart, they are

@@ -68,13 +68,14 @@ class Model {
     const Cache& cache() const { return cache_; }
     Team& team() { return *team_; }
     bool profiling = false;
-    std::array<double, kNumPhases> seconds{};   // thread 0's time by phase, waiting included, while `profiling`
+    // Thread 0's time by phase, waiting included, while `profiling`. Apart, waiting is met at qkv and attend alone.
+    std::array<double, kNumPhases> seconds{};
 
   private:
     struct Layer {
         const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
         Matrix qkv, output, gate_up, down;
-        int window;
+        int window, window_kind;   // kind: its place in windows_
     };
     struct Segment {   // rows of one sequence whose positions share a tile of the cache: one thread stores them
         int sequence, first, last;
@@ -96,7 +97,7 @@ class Model {
     void reserve_logits(int num_rows);
     void plan_items(const Batch& batch);
     void share_items(const Batch& batch);
-    bool is_apart(int num_rows) const { return team_->size() > 1 && num_rows >= rows_apart_ * team_->size(); }
+    bool is_apart(int num_rows) const;
     std::pair<int, int> rows_of(int num_rows, int thread) const;
     void settle(int num_rows);
     void work(const Batch& batch, int thread);
@@ -120,8 +121,10 @@ class Model {
     Plan plan_;
     const uint8_t* weights_;
     const int rows_apart_;     // see Kernels
+    const bool apart_at_once_;   // however uneven the shares, for tests
     const bool from_memory_;   // the weights, because they are more than caches hold
     std::vector<Layer> layers_;
+    std::vector<int> windows_;   // those of the layers, each once
     Matrix embedding_, head_;
     const float* final_norm_;
     std::vector<float> cos_, sin_;
@@ -139,7 +142,7 @@ class Model {
     std::vector<Segment> segments_;
     std::vector<Item> items_;
     bool fused_ = false;               // each item stores its own key and value: no barrier between
-    std::vector<int> shares_;          // [thread + 1] of the items then: where those of a thread begin
+    std::vector<std::vector<int>> shares_;   // [window kind][thread + 1] of the items then: where those of a thread begin
     std::vector<int> first_partial_;   // [row], -1: its attention is already whole
     std::vector<int> sequence_of_;     // [row]
     Buffer partial_sums_, partial_scales_;

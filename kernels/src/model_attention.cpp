@@ -56,25 +56,37 @@ void Model::plan_items(const Batch& batch) {
 }
 
 // Neighbouring items to each thread, as many keys to each: heads of one row meet in one cache, and so do they with those
-// who prepare that row.
+// who prepare that row. Layers that see other numbers of keys are shared out otherwise.
 void Model::share_items(const Batch& batch) {
     const int64_t size = team_->size();
-    const auto cost = [&batch](const Item& item) { return int64_t{batch.positions[item.row]} + kItemKeys; };
-    int64_t total = 0, passed = 0;
-    for (const Item& item : items_) total += cost(item);
-    shares_.assign(static_cast<size_t>(size) + 1, static_cast<int>(items_.size()));
-    shares_[0] = 0;
-    int64_t thread = 1;
-    for (size_t i = 0; i < items_.size(); ++i) {
-        passed += cost(items_[i]);
-        for (; thread < size && passed * size >= total * thread; ++thread) shares_[static_cast<size_t>(thread)] = static_cast<int>(i) + 1;
+    shares_.resize(windows_.size());
+    for (size_t kind = 0; kind < windows_.size(); ++kind) {
+        const auto cost = [&batch, window = windows_[kind]](const Item& item) {
+            const int position = batch.positions[item.row];
+            return int64_t{position} + 1 - lowest_key(window, position) + kItemKeys;
+        };
+        std::vector<int>& starts = shares_[kind];
+        int64_t total = 0, passed = 0, thread = 0;
+        for (const Item& item : items_) total += cost(item);
+        starts.assign(static_cast<size_t>(size) + 1, static_cast<int>(items_.size()));
+        starts[0] = 0;
+        for (size_t i = 0; i < items_.size(); ++i) {   // whose share holds the middle of an item has it
+            const int64_t own = cost(items_[i]), owner = (2 * passed + own) * size / (2 * total);
+            while (thread < owner) starts[static_cast<size_t>(++thread)] = static_cast<int>(i);
+            passed += own;
+        }
     }
 }
 
+// Neighbouring pieces to each thread, as many rows to each.
 void Model::store_cache(const Batch& batch, const Layer& layer, int index, int thread) {
-    const int kv_heads = static_cast<int>(config_.num_kv_heads), pieces = static_cast<int>(segments_.size()) * kv_heads;
-    for (int piece = pieces * thread / team_->size(); piece < pieces * (thread + 1) / team_->size(); ++piece)
-        store_piece(batch, layer, index, segments_[static_cast<size_t>(piece / kv_heads)], piece % kv_heads);
+    const int64_t kv_heads = config_.num_kv_heads, size = team_->size(), total = batch.num_tokens * kv_heads;
+    int64_t passed = 0;
+    for (const Segment& segment : segments_) {
+        const int64_t rows = segment.last - segment.first;
+        for (int head = 0; head < kv_heads; ++head, passed += rows)
+            if ((2 * passed + rows) * size / (2 * total) == thread) store_piece(batch, layer, index, segment, head);
+    }
 }
 
 // Rotate the queries, keys and values of one kv head, rows of one segment; store the last two.
@@ -112,7 +124,8 @@ void Model::attend(const Batch& batch, const Layer& layer, int index, int thread
     Worker& me = workers_[static_cast<size_t>(thread)];
     const int count = static_cast<int>(items_.size());
     if (fused_) {
-        for (int i = shares_[static_cast<size_t>(thread)]; i < shares_[static_cast<size_t>(thread) + 1]; ++i) {
+        const std::vector<int>& starts = shares_[static_cast<size_t>(layer.window_kind)];
+        for (int i = starts[static_cast<size_t>(thread)]; i < starts[static_cast<size_t>(thread) + 1]; ++i) {
             const Item& item = items_[static_cast<size_t>(i)];
             store_piece(batch, layer, index, {item.sequence, item.row, item.row + 1}, item.head);
             attend_item(batch, item, index, me);

@@ -191,8 +191,9 @@ struct Sequence {
     std::vector<float> logits;   // of every token so far
 };
 
-// One step: `counts[s]` new tokens of each sequence (0: not in this step), all rows wanted.
-void advance(Model& model, std::vector<Sequence>& sequences, const std::vector<int>& counts) {
+// One step: `counts[s]` new tokens of each sequence (0: not in this step), all rows wanted. Or every `every`th, whose logits
+// are returned alone (0: none).
+std::vector<float> advance(Model& model, std::vector<Sequence>& sequences, const std::vector<int>& counts, int every = 1) {
     std::vector<int32_t> tokens, positions, starts{0}, contexts, tables, wanted;
     size_t width = 0;
     for (const Sequence& sequence : sequences) width = std::max(width, sequence.table.size());
@@ -201,7 +202,8 @@ void advance(Model& model, std::vector<Sequence>& sequences, const std::vector<i
         for (int i = 0; i < counts[s]; ++i) {
             tokens.push_back(sequences[s].tokens[static_cast<size_t>(sequences[s].done + i)]);
             positions.push_back(sequences[s].done + i);
-            wanted.push_back(static_cast<int32_t>(wanted.size()));
+            const auto row = static_cast<int32_t>(tokens.size()) - 1;
+            if (every > 0 && row % every == every - 1) wanted.push_back(row);
         }
         starts.push_back(static_cast<int32_t>(tokens.size()));
         contexts.push_back(sequences[s].done);
@@ -211,11 +213,15 @@ void advance(Model& model, std::vector<Sequence>& sequences, const std::vector<i
                 static_cast<int>(contexts.size()), static_cast<int>(width), static_cast<int>(wanted.size())};
     const float* logits = model.step(batch);
     const int64_t vocab = model.config().vocab_size;
+    const std::vector<float> found(logits, logits + static_cast<int64_t>(wanted.size()) * vocab);
     for (size_t s = 0; s < sequences.size(); ++s) {
-        sequences[s].logits.insert(sequences[s].logits.end(), logits, logits + counts[s] * vocab);
-        logits += counts[s] * vocab;
+        if (every == 1) {
+            sequences[s].logits.insert(sequences[s].logits.end(), logits, logits + counts[s] * vocab);
+            logits += counts[s] * vocab;
+        }
         sequences[s].done += counts[s];
     }
+    return found;
 }
 
 // Take decode steps of all sequences in one call, from their token behind `done`; returns the tokens chosen.
@@ -307,6 +313,30 @@ void try_burst(Model& model, std::vector<Sequence> sequences, const std::vector<
     expect(refused, label + ": accepted a burst beyond the context");
 }
 
+// Rows taken apart and columns taken together give the same bits: prompts, steps of many decodes, few or no logits, bursts.
+void try_apart(const Config& config, const Tiny& tiny, Options options, const std::string& label) {
+    std::mt19937 random(5);
+    constexpr int kCount = 56, kLength = 64;
+    const std::vector<Sequence> fresh = make_sequences(config, kCount, kLength, options.block_size, random);
+    options.num_blocks = kCount * ((kLength + options.block_size - 1) / options.block_size);
+    std::vector<int> begin, one(kCount, 1);
+    for (int s = 0; s < kCount; ++s) begin.push_back(1 + static_cast<int>(random() % 30));
+    std::vector<std::vector<float>> logits[2];
+    std::vector<int32_t> chosen[2];
+    for (int way = 0; way < 2; ++way) {
+        options.rows_apart = way == 0 ? 1 << 20 : 16;
+        Model model(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+        std::vector<Sequence> sequences = fresh;
+        logits[way].push_back(advance(model, sequences, begin, 2));
+        for (int every : {1, 3, 56, 0, 1}) logits[way].push_back(advance(model, sequences, one, every));
+        chosen[way] = burst(model, sequences, 6, {}, std::vector<Sampling>(kCount, Sampling{0.9, 0, 0.95, 0, 3}));
+    }
+    for (size_t i = 0; i < logits[0].size(); ++i)
+        expect(logits[0][i].size() == logits[1][i].size() && std::memcmp(logits[0][i].data(), logits[1][i].data(), logits[0][i].size() * 4) == 0,
+               label + ": other bits apart, in step " + std::to_string(i));
+    expect(chosen[0].size() == 6 * kCount && chosen[0] == chosen[1], label + ": a burst apart chooses other tokens");
+}
+
 void try_model(const Config& config, const std::string& label, bool quick) {
     std::mt19937 random(7);
     const Tiny tiny(config, 11);
@@ -333,6 +363,7 @@ void try_model(const Config& config, const std::string& label, bool quick) {
             if (fused.empty()) fused = alone[0].logits;
             expect(std::memcmp(fused.data(), alone[0].logits.data(), fused.size() * 4) == 0, label + " on " + isa + ": other bits than on " + isas.front());
         }
+        try_apart(config, tiny, options, label + " on " + isa);
         options.rows_apart = 16;   // so that steps of few rows are taken that way too
         Model mixed(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
         std::vector<Sequence> together = fresh;

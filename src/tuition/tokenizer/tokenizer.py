@@ -138,6 +138,8 @@ class Tokenizer:
         """`encode` for many texts, on all cores."""
         core = self._parsing if specials == "parse" else self._plain
         try:
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError  # of two texts in a tuple the library would make one
             rows = [
                 encoding.ids for encoding in core.encode_batch_fast(list(texts), add_special_tokens=False)
             ]
@@ -216,11 +218,11 @@ class Tokenizer:
 
     def _encode_one(self, text: str, specials: Specials, continued: bool) -> list[int]:
         core = self._parsing if specials == "parse" else self._continued if continued else self._plain
+        if not isinstance(text, str):
+            raise RequestError("text", f"must be a text, got {type(text).__name__}")
         try:
             ids = _encode(core, text)
         except (UnicodeEncodeError, TypeError):
-            if not isinstance(text, str):
-                raise RequestError("text", f"must be a text, got {type(text).__name__}") from None
             raise RequestError("text", "holds half of a surrogate pair, which is not text") from None
         if specials == "text" and not self.special_ids.isdisjoint(ids):
             return self._encode_broken(text, continued)

@@ -131,6 +131,13 @@ def test_half_a_surrogate_pair_is_refused_by_name(trained: Tokenizer) -> None:
         trained.encode_batch(["fine", "\ud83d"])
 
 
+def test_two_texts_in_place_of_one_are_refused(trained: Tokenizer) -> None:
+    with pytest.raises(RequestError, match="tuple"):
+        trained.encode(("one", "two"))  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="tuple"):
+        trained.encode_batch([("one", "two")])  # type: ignore[list-item]
+
+
 def test_saved_and_loaded_again_it_is_the_same(model_folder: Path, trained: Tokenizer) -> None:
     again = Tokenizer.load(model_folder)
     assert again.digest == trained.digest
