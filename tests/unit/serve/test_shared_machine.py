@@ -11,23 +11,11 @@ from tuition.serve.lookups import busy_hour
 from tuition.spec.machine import Machine, detect_machine
 from tuition.spec.shape import ModelShape
 
-SHAPE = ModelShape(
-    vocab_size=100,
-    hidden_size=16,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=2,
-    head_dim=8,
-    mlp_size=32,
-    context_length=64,
-    tied_head=True,
-)
 
-
-def hour_of(machine: Machine, *, works: bool) -> tuple[EngineAccount, Amount, Amount]:
+def hour_of(shape: ModelShape, machine: Machine, *, works: bool) -> tuple[EngineAccount, Amount, Amount]:
     """An account, what its one call paid, and what the hour came to, of which it took a quarter."""
     now = 0
-    account = EngineAccount(SHAPE, machine, ModelledMeter(machine, lambda: now), clock=lambda: now)
+    account = EngineAccount(shape, machine, ModelledMeter(machine, lambda: now), clock=lambda: now)
     if works:
         account.add(StepTrace(0, 900 * NS_PER_S, (SequenceWork("call", "prefill", 4, 0, 1),)))
     paid = account.close("call").total
@@ -35,12 +23,14 @@ def hour_of(machine: Machine, *, works: bool) -> tuple[EngineAccount, Amount, Am
     return account, paid, account.drain_period().meter
 
 
-def test_beside_an_idle_model_a_call_costs_half_and_the_other_half_is_that_models_idle_time() -> None:
+def test_beside_an_idle_model_a_call_costs_half_and_the_other_half_is_that_models_idle_time(
+    tiny_shape: ModelShape,
+) -> None:
     machine = detect_machine()
-    alone, paid_alone, whole = hour_of(machine, works=True)
+    alone, paid_alone, whole = hour_of(tiny_shape, machine, works=True)
     share = machine.divided(2)
-    account, paid, worked = hour_of(share, works=True)
-    _, _, idled = hour_of(share, works=False)
+    account, paid, worked = hour_of(tiny_shape, share, works=True)
+    _, _, idled = hour_of(tiny_shape, share, works=False)
     rounding = 2  # of each window, to a billionth of a dollar
     assert paid.cost_nusd == pytest.approx(paid_alone.cost_nusd / 2, abs=rounding)
     assert paid.wall_ns == paid_alone.wall_ns
