@@ -13,6 +13,8 @@ import httpx
 
 CONNECT_TIMEOUT_S = 10.0
 CONTEXT_EXCEEDED = "context_length_exceeded"
+DEFAULT_CONTINUATION = 256
+"""Tokens by which a text is continued when the caller sets no limit: a base model rarely ends by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +122,11 @@ class Api:
         """Stream the continuation of a text; of one that is too long, of its end. Raises: Failure."""
         reply = await self._send("POST", "/tokenize", {"model": model.name, "prompt": prompt})
         tokens, context = reply["tokens"], model.context_length or reply["max_model_len"]
-        kept = tokens[-(context - min(settings["max_tokens"], context // 2)) :]
+        wished = settings.get("max_tokens", DEFAULT_CONTINUATION)
+        kept = tokens[-(context - min(wished, context // 2)) :]
         if len(kept) < len(tokens):
             yield Piece(remark="Only the end of the text fits what the model can read at once.")
-        limit = min(settings["max_tokens"], context - len(kept))
+        limit = min(wished, context - len(kept))
         body = {"model": model.name, "prompt": kept, **settings, "max_tokens": limit}
         async for piece in self._stream("/v1/completions", body):
             yield piece

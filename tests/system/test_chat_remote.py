@@ -1,0 +1,52 @@
+"""`tuition chat` without a model name talks to a running server, to chat models and base models alike."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tuition.cli import chat
+from tuition.cli.main import main
+
+PROGRAM = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[object]:
+    """`serve(text, *options)`: the URL of a server whose model says this text."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(text: str, *options: str) -> str:
+        path = tmp_path / "text.md"
+        path.write_text(text, encoding="utf-8")
+        command = [sys.executable, str(PROGRAM), str(tmp_path / "books"), "--text", str(path), *options]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        started.append(process)
+        url = process.stdout.readline().strip()  # type: ignore[union-attr]
+        assert url, "the server did not start"
+        return url
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("options", [(), ("--base",)], ids=["chat model", "base model"])
+@pytest.mark.parametrize("limit", [(), ("--max-tokens", "3")], ids=["no limit", "limit"])
+def test_every_kind_of_model_answers_with_and_without_a_limit(
+    serve, options, limit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = serve(" and on it goes, for quite a while", *options)
+    monkeypatch.setattr(chat.sys, "stdin", io.StringIO("Once upon a time\nOnce more\n"))
+    assert main(["chat", "--url", url, *limit]) == 0
+    told = capsys.readouterr()
+    whole = " and on it goes, for quite a while\n" * 2
+    assert (told.out == whole) == (limit == ())
+    assert told.out
+    assert told.err.count("$") == 2, "each reply has its cost line"
