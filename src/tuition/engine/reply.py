@@ -79,9 +79,11 @@ class Reply:
             self.scores = [TokenLogprob(request.prompt[0], None)]
         self.takes_bursts = self.sampler.takes_raw_rows and request.logprobs is None
         """Tokens drawn from its rows as they are is all that it needs."""
-        self.is_greedy = self.takes_bursts and sampling.temperature == 0
+        self.is_greedy = self.takes_bursts and sampling.is_greedy
         """Their argmax is all that it needs."""
         settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        if sampling.is_greedy:
+            settings = (0.0, 0, 1.0, 0.0)
         self.settings_array = np.array([settings], np.float64)
         self.seed_array = np.array([self.sampler.seed & MASK], np.uint64)
 

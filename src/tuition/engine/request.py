@@ -19,7 +19,7 @@ class Sampling:
     top_k: int = 0
     """Keep this many most likely tokens; 0 keeps all."""
     top_p: float = 1.0
-    """Keep the smallest set of tokens with at least this much probability."""
+    """Keep the smallest set of tokens with at least this much probability; 0 keeps the most likely one."""
     min_p: float = 0.0
     """Drop tokens less likely than this share of the most likely one."""
     repetition_penalty: float = 1.0
@@ -46,8 +46,11 @@ class Sampling:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN fails this as well
                 raise RequestError(name, f"got {value}, wanted {low} to {high}")
-        if self.top_p == 0:
-            raise RequestError("top_p", "got 0, wanted more than 0 and at most 1")
+
+    @property
+    def is_greedy(self) -> bool:
+        """Nothing is drawn: the most likely token is the only one that is kept."""
+        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
 
 
 @dataclass(frozen=True, slots=True)

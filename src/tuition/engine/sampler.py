@@ -188,7 +188,7 @@ class TokenSampler:
             if self._counts is not None:
                 self._counts.apply(row, sampling)
             np.add.at(row, self._bias_ids, self._bias_values)
-        if sampling.temperature == 0:
+        if sampling.is_greedy:
             return argmax(row)
         return self._draw(row, sampling, uniform(self.seed, position))
 

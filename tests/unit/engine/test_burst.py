@@ -84,6 +84,15 @@ def test_whoever_needs_rows_in_python_takes_single_steps_with_the_runners_draw(k
     assert loop.runner.num_draws == (10 if drawn else 0)
 
 
+@pytest.mark.parametrize("bursts", [False, True])
+@pytest.mark.parametrize("cut", [{"top_p": 0.0}, {"top_k": 1}, {"top_p": 0.0, "top_k": 5, "min_p": 0.5}])
+def test_a_cut_that_keeps_one_token_keeps_the_most_likely(kit, bursts: bool, cut: dict) -> None:
+    loop = kit.loop(bursts=bursts)
+    sampling = Sampling(temperature=2.0, seed=3, **cut)
+    loop.submit(kit.request("lone", range(5), REPLY, sampling=sampling))
+    assert list(complete(kit.run(loop)["lone"]).token_ids) == kit.greedy(range(5), REPLY)
+
+
 def test_a_trace_tells_the_steps_of_its_burst(kit) -> None:
     loop = kit.loop(bursts=True)
     loop.submit(kit.request("lone", range(5), REPLY))

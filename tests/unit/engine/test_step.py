@@ -172,6 +172,24 @@ def test_stop_ids_end_the_reply_and_are_not_in_its_text(kit) -> None:
     assert ids(events["goes on"]) == reply
 
 
+@pytest.mark.parametrize("settings", [{}, {"bursts": True}, {"repetitive": True, "speculation": "auto"}])
+def test_an_end_token_that_was_drawn_has_its_logprob(kit, settings: dict) -> None:
+    """Also as the first token of the reply, which is what log-likelihoods of a continuation need."""
+    repetitive = settings.get("repetitive", False)
+    prompt = [1, 5, 9, 11, 3, 2, 8, 1, 5, 9, 11]
+    reply = kit.greedy(prompt, 30, repetitive)
+    for end in (reply[0], reply[-1]):
+        loop = kit.loop(**settings)
+        loop.submit(kit.request("r", prompt, 30, stop_ids=(end,), logprobs=1, prompt_logprobs=1))
+        done = complete(kit.run(loop)["r"])
+        assert (done.finish_reason, done.token_ids[-1]) == ("stop", end)
+        assert [score.token_id for score in done.logprobs] == list(done.token_ids)
+        known = [*prompt, *done.token_ids[:-1]]
+        row = kit.logits_after(known, repetitive=repetitive).astype(np.float64)
+        want = row[end] - np.log(np.exp(row).sum())
+        assert done.logprobs[-1].logprob == pytest.approx(want, abs=1e-5)  # float32 exponentials
+
+
 def test_stop_text_across_tokens_is_held_back_and_not_returned(kit) -> None:
     reply = kit.greedy(range(5), 12)
     letters = "".join(chr(48 + t) for t in reply)
