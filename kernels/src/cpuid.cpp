@@ -12,19 +12,23 @@ namespace tuition {
 namespace {
 
 #if defined(TUITION_BUILD_X86)
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
 
 bool has_avx512() {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 
 bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
-#if defined(TUITION_EMULATE_TILES)   // see isa/tiles.hpp: what the rest of amx.cpp needs
+#if defined(TUITION_EMULATE_TILES)  // see isa/tiles.hpp: what the rest of amx.cpp needs
 bool allow_tiles() { return has_avx512bf16(); }
 #else
-// Tiles hold 8 KiB that the system must save at every switch of threads; a process has to ask before its first use.
+// Tiles hold 8 KiB that the system must save at every switch of threads; a process has to ask before its
+// first use.
 bool allow_tiles() {
 #if defined(__linux__)
     unsigned a = 7, b = 0, c = 0, d = 0;
@@ -62,7 +66,8 @@ std::vector<std::string> available_isas() {
 
 const Kernels& choose_kernels(const std::string& wanted) {
     std::string isa = wanted;
-    if (const char* forced = std::getenv("TUITION_ISA"); isa == "auto" && forced != nullptr && *forced) isa = forced;
+    if (const char* forced = std::getenv("TUITION_ISA"); isa == "auto" && forced != nullptr && *forced)
+        isa = forced;
     if (isa == "auto") isa = available_isas().front();
     if (const Kernels* kernels = find(isa)) return *kernels;
     std::string names;

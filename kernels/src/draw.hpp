@@ -10,8 +10,8 @@ namespace tuition {
 
 // Temperature, then top-k, top-p, min-p, then the draw; field for field of tuition.engine.request.Sampling.
 struct Sampling {
-    double temperature = 0;   // 0: the likeliest token, and nothing else counts
-    int64_t top_k = 0;        // 0: all
+    double temperature = 0;  // 0: the likeliest token, and nothing else counts
+    int64_t top_k = 0;       // 0: all
     double top_p = 1, min_p = 0;
     uint64_t seed = 0;
 };
@@ -28,8 +28,9 @@ struct DrawSpace {
     void reserve(int64_t size);
 };
 
-// The token under `at` in [0, 1), ties and borders as in sampler.draw; -1 if the largest logit is not finite or one is
-// no number. Between kernels.enter() and leave(); `space` holds `size`.
-int draw(const Kernels& kernels, const float* row, int64_t size, const Sampling& sampling, double at, DrawSpace& space);
+// The token under `at` in [0, 1), ties and borders as in sampler.draw; -1 if the largest logit is not finite
+// or one is no number. Between kernels.enter() and leave(); `space` holds `size`.
+int draw(const Kernels& kernels, const float* row, int64_t size, const Sampling& sampling, double at,
+         DrawSpace& space);
 
 }  // namespace tuition

@@ -7,7 +7,8 @@ namespace tuition {
 uint16_t to_bf16(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, 4);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);   // stays not-a-number
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return static_cast<uint16_t>((bits >> 16) | 0x40u);  // stays not-a-number
     return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
@@ -25,7 +26,7 @@ float from_float16(uint16_t half) {
         bits = sign | 0x7f800000u | (mantissa << 13);
     } else if (exponent != 0) {
         bits = sign | ((exponent + 112u) << 23) | (mantissa << 13);
-    } else {   // zero or subnormal: mantissa * 2^-24, exact in float32
+    } else {  // zero or subnormal: mantissa * 2^-24, exact in float32
         float value = static_cast<float>(mantissa) * 5.9604644775390625e-8f;
         return sign ? -value : value;
     }
@@ -64,7 +65,7 @@ void write_value(Format format, uint8_t* record, int64_t column, int64_t row, fl
     }
 }
 
-int64_t weight_bytes(Format format) {   // of one record, before its scales
+int64_t weight_bytes(Format format) {  // of one record, before its scales
     return format == Format::int8 ? kRecordColumns * kBlockRows : kRecordColumns * kBlockRows / 2;
 }
 
@@ -76,7 +77,8 @@ uint16_t load_half(const uint8_t* at) {
 
 }  // namespace
 
-void pack_float(Format format, const float* values, int64_t rows, int64_t columns, Placement place, uint8_t* out) {
+void pack_float(Format format, const float* values, int64_t rows, int64_t columns, Placement place,
+                uint8_t* out) {
     Matrix matrix{format, rows, columns, nullptr, nullptr};
     for (int64_t first = 0; first < rows; first += kBlockRows) {
         uint8_t* block = out + (place.first + first / kBlockRows * place.step) * matrix.block_bytes();
@@ -84,14 +86,14 @@ void pack_float(Format format, const float* values, int64_t rows, int64_t column
         for (int64_t row = 0; row < kBlockRows && first + row < rows; ++row) {
             const float* source = values + (first + row) * columns;
             for (int64_t column = 0; column < columns; ++column)
-                write_value(format, block + column / kRecordColumns * record_bytes(format), column % kRecordColumns,
-                            row, source[column]);
+                write_value(format, block + column / kRecordColumns * record_bytes(format),
+                            column % kRecordColumns, row, source[column]);
         }
     }
 }
 
-void pack_integer(Format format, const int8_t* q, const uint16_t* scales, const uint16_t* minima, int64_t rows,
-                  int64_t columns, Placement place, uint8_t* out) {
+void pack_integer(Format format, const int8_t* q, const uint16_t* scales, const uint16_t* minima,
+                  int64_t rows, int64_t columns, Placement place, uint8_t* out) {
     Matrix matrix{format, rows, columns, nullptr, nullptr};
     const int64_t groups = round_up(columns, kGroup) / kGroup;
     for (int64_t first = 0; first < rows; first += kBlockRows) {
@@ -113,7 +115,8 @@ void pack_integer(Format format, const int8_t* q, const uint16_t* scales, const 
                 uint8_t* tail = block + group / 2 * record_bytes(format) + weight_bytes(format);
                 int64_t at = (group % 2 * kBlockRows + row) * 2;
                 std::memcpy(tail + at, scales + (first + row) * groups + group, 2);
-                if (format == Format::int4min) std::memcpy(tail + kLine + at, minima + (first + row) * groups + group, 2);
+                if (format == Format::int4min)
+                    std::memcpy(tail + kLine + at, minima + (first + row) * groups + group, 2);
             }
         }
     }

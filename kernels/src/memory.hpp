@@ -22,12 +22,15 @@ class Buffer {
     }
     uint8_t* data() const { return data_; }
     int64_t bytes() const { return bytes_; }
-    template <typename T> T* as() const { return reinterpret_cast<T*>(data_); }
+    template <typename T>
+    T* as() const {
+        return reinterpret_cast<T*>(data_);
+    }
 
   private:
     uint8_t* data_ = nullptr;
     int64_t bytes_ = 0;
-    uint8_t* base_ = nullptr;   // of the mapping, where there is one
+    uint8_t* base_ = nullptr;  // of the mapping, where there is one
     int64_t mapped_ = 0;
 };
 

@@ -11,8 +11,8 @@
 namespace tuition {
 namespace {
 
-constexpr int kRowPadding = 32;   // tiles read whole groups of 16 or 32 rows
-constexpr int64_t kCacheBytes = 32 << 20;   // more weights than this come from memory at every step
+constexpr int kRowPadding = 32;            // tiles read whole groups of 16 or 32 rows
+constexpr int64_t kCacheBytes = 32 << 20;  // more weights than this come from memory at every step
 
 [[noreturn]] void refuse(const std::string& what, int64_t got, const std::string& wanted) {
     throw std::invalid_argument(what + ": got " + std::to_string(got) + ", wanted " + wanted);
@@ -20,15 +20,22 @@ constexpr int64_t kCacheBytes = 32 << 20;   // more weights than this come from 
 
 }  // namespace
 
-Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options)
-    : config_(config), kernels_(choose_kernels(options.isa)), plan_(config), weights_(weights),
-      rows_apart_(options.rows_apart > 0 ? options.rows_apart : kernels_.rows_apart), apart_at_once_(options.rows_apart > 0),
+Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin,
+             const Options& options)
+    : config_(config),
+      kernels_(choose_kernels(options.isa)),
+      plan_(config),
+      weights_(weights),
+      rows_apart_(options.rows_apart > 0 ? options.rows_apart : kernels_.rows_apart),
+      apart_at_once_(options.rows_apart > 0),
       from_memory_(plan_.bytes > kCacheBytes) {
-    if (options.num_threads < 1 || options.num_threads > 1024) refuse("num_threads", options.num_threads, "1 to 1024");
+    if (options.num_threads < 1 || options.num_threads > 1024)
+        refuse("num_threads", options.num_threads, "1 to 1024");
     if (options.num_blocks < 1) refuse("num_blocks", options.num_blocks, "at least 1");
     if (options.block_size < kKeyTile || options.block_size % kKeyTile || options.block_size > 4096)
         refuse("block_size", options.block_size, "a multiple of 32 up to 4096");
-    if (options.rows_apart != 0 && options.rows_apart < 16) refuse("rows_apart", options.rows_apart, "0, or at least a tile of 16 rows");
+    if (options.rows_apart != 0 && options.rows_apart < 16)
+        refuse("rows_apart", options.rows_apart, "0, or at least a tile of 16 rows");
     const Config& c = config_;
     for (int64_t i = 0; i < c.num_layers; ++i) {
         const int window = c.windows[static_cast<size_t>(i)];
@@ -36,7 +43,8 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
         if (kind == static_cast<long>(windows_.size())) windows_.push_back(window);
         const std::string at = "layers." + std::to_string(i) + ".";
         layers_.push_back({vector(at + "attention_norm"), vector(at + "mlp_norm"), vector(at + "query_norm"),
-                           vector(at + "key_norm"), matrix(at + "qkv", at + "qkv_bias"), matrix(at + "output", at + "output_bias"),
+                           vector(at + "key_norm"), matrix(at + "qkv", at + "qkv_bias"),
+                           matrix(at + "output", at + "output_bias"),
                            matrix(at + "gate_up", at + "gate_up_bias"), matrix(at + "down", at + "down_bias"),
                            window, static_cast<int>(kind)});
     }
@@ -46,11 +54,12 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
     const int64_t angles = c.context_length * (c.head_dim / 2);
     cos_.assign(cos, cos + angles);
     sin_.assign(sin, sin + angles);
-    cos_.resize(static_cast<size_t>(angles + 16));   // vector loads may look behind the end
+    cos_.resize(static_cast<size_t>(angles + 16));  // vector loads may look behind the end
     sin_.resize(static_cast<size_t>(angles + 16));
 
     cache_.half = c.format != Format::float32;
-    cache_.num_layers = static_cast<int>(c.num_layers), cache_.num_kv_heads = static_cast<int>(c.num_kv_heads);
+    cache_.num_layers = static_cast<int>(c.num_layers),
+    cache_.num_kv_heads = static_cast<int>(c.num_kv_heads);
     cache_.num_blocks = options.num_blocks, cache_.block_size = options.block_size;
     cache_.head_dim = static_cast<int>(round_up(c.head_dim, 32));
     cache_memory_ = Buffer(cache_.bytes());
@@ -75,7 +84,8 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
 
 Matrix Model::matrix(const std::string& name, const std::string& bias) const {
     const Part& part = plan_.at(name);
-    return {part.format, part.rows, part.columns, weights_ + part.offset, bias.empty() ? nullptr : vector(bias)};
+    return {part.format, part.rows, part.columns, weights_ + part.offset,
+            bias.empty() ? nullptr : vector(bias)};
 }
 
 const float* Model::vector(const std::string& name) const {
@@ -87,7 +97,12 @@ Rows Model::make_rows(int64_t columns, int64_t rows, Buffer& memory) const {
     const bool half = config_.format == Format::bf16 || config_.head_format == Format::bf16;
     const bool full = config_.format == Format::float32 || config_.head_format == Format::float32 || half;
     const int64_t groups = integer ? rows * columns / kGroup * 4 : 0;
-    const int64_t sizes[] = {full ? rows * columns * 4 : 0, round_up(rows, 16) * columns * (half ? 2 : integer ? 1 : 0), groups, groups};
+    const int64_t sizes[] = {full ? rows * columns * 4 : 0,
+                             round_up(rows, 16) * columns *
+                                 (half      ? 2
+                                  : integer ? 1
+                                            : 0),
+                             groups, groups};
     int64_t total = 0;
     for (int64_t size : sizes) total += round_up(size, kLine);
     memory = Buffer(total);
@@ -124,11 +139,14 @@ void Model::check(const Batch& b) const {
         refuse("starts", b.starts[b.num_sequences], "0 first and " + std::to_string(b.num_tokens) + " last");
     for (int s = 0; s < b.num_sequences; ++s) {
         const int64_t rows = int64_t{b.starts[s + 1]} - b.starts[s], context = b.context_lengths[s];
-        if (rows < 1 || b.starts[s + 1] > b.num_tokens) refuse("starts", b.starts[s + 1], "ascending, one row or more each");
+        if (rows < 1 || b.starts[s + 1] > b.num_tokens)
+            refuse("starts", b.starts[s + 1], "ascending, one row or more each");
         if (context < 0 || context + rows > config_.context_length)
-            refuse("context_lengths", context, "0 or more, and with its new tokens at most " + std::to_string(config_.context_length));
+            refuse("context_lengths", context,
+                   "0 or more, and with its new tokens at most " + std::to_string(config_.context_length));
         const int64_t blocks = (context + rows + cache_.block_size - 1) / cache_.block_size;
-        if (blocks > b.table_width) refuse("block_tables", b.table_width, std::to_string(blocks) + " columns");
+        if (blocks > b.table_width)
+            refuse("block_tables", b.table_width, std::to_string(blocks) + " columns");
         for (int64_t i = 0; i < blocks; ++i) {
             const int block = b.block_tables[int64_t{s} * b.table_width + i];
             if (block < 0 || block >= cache_.num_blocks)
@@ -142,7 +160,8 @@ void Model::check(const Batch& b) const {
         if (b.token_ids[row] < 0 || b.token_ids[row] >= config_.vocab_size)
             refuse("token_ids", b.token_ids[row], "0 to " + std::to_string(config_.vocab_size - 1));
     for (int i = 0; i < b.num_wanted; ++i)
-        if (b.logit_rows[i] < 0 || b.logit_rows[i] >= b.num_tokens || (i > 0 && b.logit_rows[i] <= b.logit_rows[i - 1]))
+        if (b.logit_rows[i] < 0 || b.logit_rows[i] >= b.num_tokens ||
+            (i > 0 && b.logit_rows[i] <= b.logit_rows[i - 1]))
             refuse("logit_rows", b.logit_rows[i], "ascending rows below " + std::to_string(b.num_tokens));
 }
 
@@ -151,7 +170,8 @@ void Model::reserve_logits(int num_rows) {
     if (bytes <= logits_.bytes()) return;
     Buffer larger(std::max(bytes, 2 * logits_.bytes()));
     std::swap(logits_, larger);
-    retired_logits_.push_back(std::move(larger));   // whoever still holds the array of an earlier step may read it, if not trust it
+    retired_logits_.push_back(
+        std::move(larger));  // whoever still holds the array of an earlier step may read it, if not trust it
 }
 
 const float* Model::step(const Batch& batch) {
@@ -167,9 +187,10 @@ const float* Model::step(const Batch& batch) {
     return logits_.as<float>();
 }
 
-// Few rows: each thread computes a share of the columns of every product, and reads that share of the weights alone. Many
-// rows (`is_apart`): each takes rows of its own through norms and products, of which others need nothing but keys and
-// values; so there are few barriers, and few of the lines that one core writes have to come to another.
+// Few rows: each thread computes a share of the columns of every product, and reads that share of the weights
+// alone. Many rows (`is_apart`): each takes rows of its own through norms and products, of which others need
+// nothing but keys and values; so there are few barriers, and few of the lines that one core writes have to
+// come to another.
 void Model::work(const Batch& batch, int thread) {
     auto last = std::chrono::steady_clock::now();
     auto mark = [this, thread, &last](Phase phase) {
@@ -195,17 +216,18 @@ void Model::work(const Batch& batch, int thread) {
             if (thread == 0) next_item_.store(0, std::memory_order_relaxed);
             team_->wait();
             mark(kStore);
-            if (final && batch.num_wanted == 0) return;   // the cache is all that was asked for
+            if (final && batch.num_wanted == 0) return;  // the cache is all that was asked for
         }
         attend(batch, layer, static_cast<int>(i), thread);
         team_->wait();
         mark(kAttend);
         const int32_t* which = nullptr;
-        if (final && batch.num_wanted < rows) {   // behind the last attention only rows with logits matter
+        if (final && batch.num_wanted < rows) {  // behind the last attention only rows with logits matter
             keep_wanted(batch, thread);
             which = batch.logit_rows, rows = batch.num_wanted;
         }
-        const Rows& attended = prepare_rows(attended_rows_, &Worker::attended, nullptr, 0, config_.query_size(), which, rows, thread);
+        const Rows& attended = prepare_rows(attended_rows_, &Worker::attended, nullptr, 0,
+                                            config_.query_size(), which, rows, thread);
         mark(kPrepare);
         multiply(layer.output, attended, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
         settle(rows);
@@ -215,7 +237,8 @@ void Model::work(const Batch& batch, int thread) {
         multiply(layer.gate_up, again, rows, inner_.as<float>(), mlp_stride_, Ending::gate, thread);
         settle(rows);
         mark(kGateUp);
-        const Rows& inner = prepare_rows(inner_rows_, &Worker::inner, inner_.as<float>(), mlp_stride_, config_.mlp_size, nullptr, rows, thread);
+        const Rows& inner = prepare_rows(inner_rows_, &Worker::inner, inner_.as<float>(), mlp_stride_,
+                                         config_.mlp_size, nullptr, rows, thread);
         mark(kPrepare);
         multiply(layer.down, inner, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
         settle(rows);
@@ -227,18 +250,21 @@ void Model::work(const Batch& batch, int thread) {
     mark(kHead);
 }
 
-// Whether each thread takes rows of its own through the products: there are enough, and whole tiles share out evenly.
+// Whether each thread takes rows of its own through the products: there are enough, and whole tiles share out
+// evenly.
 bool Model::is_apart(int num_rows) const {
     const int64_t size = team_->size(), most = (round_up(num_rows, 16) / 16 + size - 1) / size * 16;
     if (size == 1 || num_rows < rows_apart_ * size) return false;
     return apart_at_once_ || most * size * 20 <= int64_t{num_rows} * 23;
 }
 
-// Rows that a thread prepares: neighbours, since what is written beside them shares lines of the cache. Apart, they are
-// whole tiles. A step of one row is prepared by every thread for itself, which is cheaper than a barrier.
+// Rows that a thread prepares: neighbours, since what is written beside them shares lines of the cache.
+// Apart, they are whole tiles. A step of one row is prepared by every thread for itself, which is cheaper
+// than a barrier.
 std::pair<int, int> Model::rows_of(int num_rows, int thread) const {
     if (num_rows == 1) return {0, 1};
-    const int64_t size = team_->size(), unit = is_apart(num_rows) ? 16 : 1, units = (num_rows + unit - 1) / unit;
+    const int64_t size = team_->size(), unit = is_apart(num_rows) ? 16 : 1,
+                  units = (num_rows + unit - 1) / unit;
     return {static_cast<int>(units * thread / size * unit),
             static_cast<int>(std::min<int64_t>(num_rows, units * (thread + 1) / size * unit))};
 }
@@ -263,7 +289,8 @@ void Model::keep_wanted(const Batch& batch, int thread) {
     if (thread == 0)
         for (int i = 0; i < batch.num_wanted; ++i)
             if (batch.logit_rows[i] != i)
-                std::memcpy(x_.as<float>() + i * hidden_stride_, x_.as<float>() + batch.logit_rows[i] * hidden_stride_,
+                std::memcpy(x_.as<float>() + i * hidden_stride_,
+                            x_.as<float>() + batch.logit_rows[i] * hidden_stride_,
                             static_cast<size_t>(hidden_stride_) * 4);
     team_->wait();
 }
@@ -274,7 +301,8 @@ Rows& Model::norm_rows(const float* weight, Format format, int num_rows, int thr
     const int size = static_cast<int>(config_.hidden_size), padded = static_cast<int>(round_up(size, 16));
     const auto [first, last] = rows_of(num_rows, thread);
     for (int row = first; row < last; ++row) {
-        kernels_.norm(x_.as<float>() + row * hidden_stride_, weight, size, config_.norm_eps, me.normed.as<float>());
+        kernels_.norm(x_.as<float>() + row * hidden_stride_, weight, size, config_.norm_eps,
+                      me.normed.as<float>());
         kernels_.prepare(me.normed.as<float>(), padded, format, rows, row, num_rows == 1);
     }
     if (num_rows > 1) settle(num_rows);
@@ -282,8 +310,8 @@ Rows& Model::norm_rows(const float* weight, Format format, int num_rows, int thr
 }
 
 // `x` null: the result of attention, of rows `which` (null: all), collected from its spans on the way.
-Rows& Model::prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64_t stride, int64_t columns, const int32_t* which,
-                          int num_rows, int thread) {
+Rows& Model::prepare_rows(Rows& shared, Rows Worker::* own, const float* x, int64_t stride, int64_t columns,
+                          const int32_t* which, int num_rows, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     Rows& rows = num_rows == 1 ? me.*own : shared;
     const auto [first, last] = rows_of(num_rows, thread);
@@ -292,24 +320,29 @@ Rows& Model::prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64
         if (x == nullptr) {
             const int from = which == nullptr ? row : which[row];
             source = attended_.as<float>() + from * query_stride_;
-            if (first_partial_[static_cast<size_t>(from)] >= 0) collect(from, me.normed.as<float>()), source = me.normed.as<float>();
+            if (first_partial_[static_cast<size_t>(from)] >= 0)
+                collect(from, me.normed.as<float>()), source = me.normed.as<float>();
         }
-        kernels_.prepare(source, static_cast<int>(round_up(columns, 16)), config_.format, rows, row, num_rows == 1);
+        kernels_.prepare(source, static_cast<int>(round_up(columns, 16)), config_.format, rows, row,
+                         num_rows == 1);
     }
     if (num_rows > 1) settle(num_rows);
     return rows;
 }
 
-void Model::multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride, Ending ending, int thread) {
+void Model::multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride,
+                     Ending ending, int thread) {
     uint8_t* scratch = workers_[static_cast<size_t>(thread)].scratch.data();
     if (is_apart(num_rows)) {
         const auto [first, last] = rows_of(num_rows, thread);
         const Rows own = left.from(first, weight.format);
-        return kernels_.multiply({&weight, &own, last - first, out + first * stride, stride, ending, 0, weight.num_blocks(), scratch, from_memory_});
+        return kernels_.multiply({&weight, &own, last - first, out + first * stride, stride, ending, 0,
+                                  weight.num_blocks(), scratch, from_memory_});
     }
-    const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit, size = team_->size();
-    kernels_.multiply({&weight, &left, num_rows, out, stride, ending, units * thread / size * unit, units * (thread + 1) / size * unit,
-                       scratch, from_memory_});
+    const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit,
+                  size = team_->size();
+    kernels_.multiply({&weight, &left, num_rows, out, stride, ending, units * thread / size * unit,
+                       units * (thread + 1) / size * unit, scratch, from_memory_});
 }
 
 }  // namespace tuition

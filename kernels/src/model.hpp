@@ -31,33 +31,35 @@ struct Batch {
 // How far `decode` may go. It ends before that with the step in which a sequence meets one of its stop ids.
 struct Burst {
     int num_steps = 1;
-    double seconds = 0;                     // no step begins later than this after the first
-    const int32_t* stop_starts = nullptr;   // [num_sequences + 1]
-    const int32_t* stop_ids = nullptr;      // those of sequence s at stop_starts[s] to stop_starts[s + 1]
-    const Sampling* sampling = nullptr;     // [num_sequences]
+    double seconds = 0;                    // no step begins later than this after the first
+    const int32_t* stop_starts = nullptr;  // [num_sequences + 1]
+    const int32_t* stop_ids = nullptr;     // those of sequence s at stop_starts[s] to stop_starts[s + 1]
+    const Sampling* sampling = nullptr;    // [num_sequences]
 };
 
 struct Options {
     int num_blocks = 0, block_size = 32, num_threads = 1;
     bool pin = false;
     std::string isa = "auto";
-    int rows_apart = 0;   // 16 or more: instead of what Kernels say, for tests
+    int rows_apart = 0;  // 16 or more: instead of what Kernels say, for tests
 };
 
 enum Phase { kEmbed, kPrepare, kQkv, kStore, kAttend, kOutput, kGateUp, kDown, kHead, kNumPhases };
 
 class Model {
   public:
-    // `weights`: packed as Plan(config) says, kept alive by the caller. cos, sin: [context_length][head_dim / 2].
-    Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin, const Options& options);
+    // `weights`: packed as Plan(config) says, kept alive by the caller. cos, sin: [context_length][head_dim /
+    // 2].
+    Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin,
+          const Options& options);
 
     // Returns logits [num_wanted][vocab_size], valid until the next call.
     // Throws std::invalid_argument if the batch does not fit the model or the cache.
     const float* step(const Batch& batch);
 
-    // Up to burst.num_steps steps of one row per sequence, the token that each sequence draws being its next input; the
-    // tables cover them all. Writes chosen[step][sequence] and returns the number of steps taken: 0 where nothing can be
-    // drawn from logits of the first. Throws as `step`.
+    // Up to burst.num_steps steps of one row per sequence, the token that each sequence draws being its next
+    // input; the tables cover them all. Writes chosen[step][sequence] and returns the number of steps taken:
+    // 0 where nothing can be drawn from logits of the first. Throws as `step`.
     int decode(const Batch& batch, const Burst& burst, int32_t* chosen);
 
     // From any thread: whether `decode` should end with the step at hand.
@@ -68,26 +70,29 @@ class Model {
     const Cache& cache() const { return cache_; }
     Team& team() { return *team_; }
     bool profiling = false;
-    // Thread 0's time by phase, waiting included, while `profiling`. Apart, waiting is met at qkv and attend alone.
+    // Thread 0's time by phase, waiting included, while `profiling`. Apart, waiting is met at qkv and attend
+    // alone.
     std::array<double, kNumPhases> seconds{};
 
   private:
     struct Layer {
         const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
         Matrix qkv, output, gate_up, down;
-        int window, window_kind;   // kind: its place in windows_
+        int window, window_kind;  // kind: its place in windows_
     };
-    struct Segment {   // rows of one sequence whose positions share a tile of the cache: one thread stores them
+    struct Segment {  // rows of one sequence whose positions share a tile of the cache: one thread stores
+                      // them
         int sequence, first, last;
     };
-    struct Item {   // a piece of attention
-        int sequence, row, num_rows, head;   // num_rows 0: all heads of a kv head of one row; else one query head of rows
-        int span;                            // of one row: this span alone (its partial is merged later), or -1: all
+    struct Item {  // a piece of attention
+        int sequence, row, num_rows,
+            head;  // num_rows 0: all heads of a kv head of one row; else one query head of rows
+        int span;  // of one row: this span alone (its partial is merged later), or -1: all
         int partial;
     };
-    struct Worker {   // what a thread has for itself
+    struct Worker {  // what a thread has for itself
         Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory;
-        Rows hidden, attended, inner;   // one row, for steps of one token
+        Rows hidden, attended, inner;  // one row, for steps of one token
     };
 
     Matrix matrix(const std::string& name, const std::string& bias) const;
@@ -106,13 +111,15 @@ class Model {
     void store_piece(const Batch& batch, const Layer& layer, int index, const Segment& segment, int kv);
     void attend(const Batch& batch, const Layer& layer, int index, int thread);
     void attend_item(const Batch& batch, const Item& item, int index, Worker& me);
-    void attend_spans(SpanOfQueries part, int position, int rows, int window, float* out, int64_t stride, Worker& me);
+    void attend_spans(SpanOfQueries part, int position, int rows, int window, float* out, int64_t stride,
+                      Worker& me);
     void attend_partial(SpanOfQueries part, const Item& item, int first, int position, int window);
     void collect(int row, float* out) const;
     Rows& norm_rows(const float* weight, Format format, int num_rows, int thread);
-    Rows& prepare_rows(Rows& shared, Rows Worker::*own, const float* x, int64_t stride, int64_t columns, const int32_t* which,
-                       int num_rows, int thread);
-    void multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride, Ending ending, int thread);
+    Rows& prepare_rows(Rows& shared, Rows Worker::* own, const float* x, int64_t stride, int64_t columns,
+                       const int32_t* which, int num_rows, int thread);
+    void multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride,
+                  Ending ending, int thread);
     void keep_wanted(const Batch& batch, int thread);
     Rows make_rows(int64_t columns, int64_t rows, Buffer& memory) const;
 
@@ -120,11 +127,11 @@ class Model {
     const Kernels& kernels_;
     Plan plan_;
     const uint8_t* weights_;
-    const int rows_apart_;     // see Kernels
-    const bool apart_at_once_;   // however uneven the shares, for tests
-    const bool from_memory_;   // the weights, because they are more than caches hold
+    const int rows_apart_;      // see Kernels
+    const bool apart_at_once_;  // however uneven the shares, for tests
+    const bool from_memory_;    // the weights, because they are more than caches hold
     std::vector<Layer> layers_;
-    std::vector<int> windows_;   // those of the layers, each once
+    std::vector<int> windows_;  // those of the layers, each once
     Matrix embedding_, head_;
     const float* final_norm_;
     std::vector<float> cos_, sin_;
@@ -132,19 +139,21 @@ class Model {
     Buffer cache_memory_;
     std::unique_ptr<Team> team_;
     std::vector<Worker> workers_;
-    std::vector<DrawSpace> draw_spaces_;   // [thread]
+    std::vector<DrawSpace> draw_spaces_;  // [thread]
 
-    int capacity_ = 0;                // rows that the buffers below hold
+    int capacity_ = 0;  // rows that the buffers below hold
     int64_t hidden_stride_, query_stride_, mlp_stride_, qkv_stride_;
-    Buffer x_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_, attended_memory_, inner_memory_;
-    std::vector<Buffer> retired_logits_;   // each at most half of the next
+    Buffer x_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_, attended_memory_,
+        inner_memory_;
+    std::vector<Buffer> retired_logits_;  // each at most half of the next
     Rows hidden_rows_, attended_rows_, inner_rows_;
     std::vector<Segment> segments_;
     std::vector<Item> items_;
-    bool fused_ = false;               // each item stores its own key and value: no barrier between
-    std::vector<std::vector<int>> shares_;   // [window kind][thread + 1] of the items then: where those of a thread begin
-    std::vector<int> first_partial_;   // [row], -1: its attention is already whole
-    std::vector<int> sequence_of_;     // [row]
+    bool fused_ = false;  // each item stores its own key and value: no barrier between
+    std::vector<std::vector<int>>
+        shares_;  // [window kind][thread + 1] of the items then: where those of a thread begin
+    std::vector<int> first_partial_;  // [row], -1: its attention is already whole
+    std::vector<int> sequence_of_;    // [row]
     Buffer partial_sums_, partial_scales_;
     alignas(64) std::atomic<int> next_item_{0};
     std::atomic<bool> hurry_{false};

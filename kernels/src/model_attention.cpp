@@ -7,11 +7,14 @@
 namespace tuition {
 namespace {
 
-constexpr int kQueries = 16;        // that attention takes at once
-constexpr int kItemKeys = 64;       // what an item of one row costs beside its keys, as keys
-constexpr int kRowsTogether = 2;    // rows of one sequence from which they share a pass over the keys; the bits are the same
+constexpr int kQueries = 16;   // that attention takes at once
+constexpr int kItemKeys = 64;  // what an item of one row costs beside its keys, as keys
+constexpr int kRowsTogether =
+    2;  // rows of one sequence from which they share a pass over the keys; the bits are the same
 
-int lowest_key(int window, int position) { return window > 0 && position + 1 > window ? position + 1 - window : 0; }
+int lowest_key(int window, int position) {
+    return window > 0 && position + 1 > window ? position + 1 - window : 0;
+}
 
 }  // namespace
 
@@ -21,7 +24,8 @@ void Model::plan_items(const Batch& batch) {
     items_.clear();
     first_partial_.assign(static_cast<size_t>(batch.num_tokens), -1);
     const int kv_heads = static_cast<int>(config_.num_kv_heads), heads = static_cast<int>(config_.num_heads);
-    const bool split = batch.num_tokens * kv_heads < 4 * team_->size();   // too few rows to keep all threads busy
+    const bool split =
+        batch.num_tokens * kv_heads < 4 * team_->size();  // too few rows to keep all threads busy
     int partials = 0;
     for (int s = 0; s < batch.num_sequences; ++s) {
         const int first = batch.starts[s], last = batch.starts[s + 1];
@@ -31,8 +35,10 @@ void Model::plan_items(const Batch& batch) {
             row = stop;
         }
         if (!split && last - first >= kRowsTogether) {
-            for (int row = (last - first - 1) / kQueries * kQueries + first; row >= first; row -= kQueries)   // the longest first
-                for (int head = 0; head < heads; ++head) items_.push_back({s, row, std::min(kQueries, last - row), head, -1, -1});
+            for (int row = (last - first - 1) / kQueries * kQueries + first; row >= first;
+                 row -= kQueries)  // the longest first
+                for (int head = 0; head < heads; ++head)
+                    items_.push_back({s, row, std::min(kQueries, last - row), head, -1, -1});
             continue;
         }
         for (int row = first; row < last; ++row) {
@@ -43,7 +49,8 @@ void Model::plan_items(const Batch& batch) {
             }
             first_partial_[static_cast<size_t>(row)] = partials;
             for (int head = 0; head < kv_heads; ++head)
-                for (int span = 0; span < spans; ++span) items_.push_back({s, row, 0, head, span, partials++});
+                for (int span = 0; span < spans; ++span)
+                    items_.push_back({s, row, 0, head, span, partials++});
         }
     }
     fused_ = batch.num_sequences == batch.num_tokens && partials == 0;
@@ -55,8 +62,8 @@ void Model::plan_items(const Batch& batch) {
     }
 }
 
-// Neighbouring items to each thread, as many keys to each: heads of one row meet in one cache, and so do they with those
-// who prepare that row. Layers that see other numbers of keys are shared out otherwise.
+// Neighbouring items to each thread, as many keys to each: heads of one row meet in one cache, and so do they
+// with those who prepare that row. Layers that see other numbers of keys are shared out otherwise.
 void Model::share_items(const Batch& batch) {
     const int64_t size = team_->size();
     shares_.resize(windows_.size());
@@ -70,7 +77,7 @@ void Model::share_items(const Batch& batch) {
         for (const Item& item : items_) total += cost(item);
         starts.assign(static_cast<size_t>(size) + 1, static_cast<int>(items_.size()));
         starts[0] = 0;
-        for (size_t i = 0; i < items_.size(); ++i) {   // whose share holds the middle of an item has it
+        for (size_t i = 0; i < items_.size(); ++i) {  // whose share holds the middle of an item has it
             const int64_t own = cost(items_[i]), owner = (2 * passed + own) * size / (2 * total);
             while (thread < owner) starts[static_cast<size_t>(++thread)] = static_cast<int>(i);
             passed += own;
@@ -85,7 +92,8 @@ void Model::store_cache(const Batch& batch, const Layer& layer, int index, int t
     for (const Segment& segment : segments_) {
         const int64_t rows = segment.last - segment.first;
         for (int head = 0; head < kv_heads; ++head, passed += rows)
-            if ((2 * passed + rows) * size / (2 * total) == thread) store_piece(batch, layer, index, segment, head);
+            if ((2 * passed + rows) * size / (2 * total) == thread)
+                store_piece(batch, layer, index, segment, head);
     }
 }
 
@@ -112,14 +120,15 @@ void Model::store_piece(const Batch& batch, const Layer& layer, int index, const
         const float* value = qkv + c.query_size() + c.kv_size() + kv * dim;
         if (layer.key_norm != nullptr) kernels_.norm(key, layer.key_norm, dim, c.norm_eps, key);
         kernels_.rotate(key, cos, sin, dim);
-        const int block = batch.block_tables[int64_t{segment.sequence} * batch.table_width + position / cache_.block_size];
+        const int block =
+            batch.block_tables[int64_t{segment.sequence} * batch.table_width + position / cache_.block_size];
         kernels_.store_key(cache_, index, block, kv, position % cache_.block_size, key, dim);
         kernels_.store_value(cache_, index, block, kv, position % cache_.block_size, value, dim);
     }
 }
 
-// A step of decodes alone: whoever attends over a kv head of a sequence has stored its new key and value just before.
-// The shares are fixed then, since the counter of items could only be set back at a barrier.
+// A step of decodes alone: whoever attends over a kv head of a sequence has stored its new key and value just
+// before. The shares are fixed then, since the counter of items could only be set back at a barrier.
 void Model::attend(const Batch& batch, const Layer& layer, int index, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     const int count = static_cast<int>(items_.size());
@@ -132,7 +141,8 @@ void Model::attend(const Batch& batch, const Layer& layer, int index, int thread
         }
         return;
     }
-    for (int i = next_item_.fetch_add(1, std::memory_order_relaxed); i < count; i = next_item_.fetch_add(1, std::memory_order_relaxed)) {
+    for (int i = next_item_.fetch_add(1, std::memory_order_relaxed); i < count;
+         i = next_item_.fetch_add(1, std::memory_order_relaxed)) {
         attend_item(batch, items_[static_cast<size_t>(i)], index, me);
     }
 }
@@ -153,7 +163,8 @@ void Model::attend_item(const Batch& batch, const Item& item, int index, Worker&
         return attend_spans(part, position, 1, window, out, query_stride_, me);
     }
     part.query_stride = dim;
-    for (int first = 0; first < group; first += kQueries, part.queries += kQueries * dim, part.halves += kQueries * dim) {
+    for (int first = 0; first < group;
+         first += kQueries, part.queries += kQueries * dim, part.halves += kQueries * dim) {
         part.num_queries = std::min(kQueries, group - first);
         if (item.span >= 0)
             attend_partial(part, item, first, position, window);
@@ -163,34 +174,40 @@ void Model::attend_item(const Batch& batch, const Item& item, int index, Worker&
 }
 
 // All spans, in order. Query q is that of position `position` + q * `rows`.
-void Model::attend_spans(SpanOfQueries part, int position, int rows, int window, float* out, int64_t stride, Worker& me) {
+void Model::attend_spans(SpanOfQueries part, int position, int rows, int window, float* out, int64_t stride,
+                         Worker& me) {
     const int dim = cache_.head_dim, count = part.num_queries, last = position + (count - 1) * rows;
     int lows[kQueries], highs[kQueries];
     float peaks[kQueries], masses[kQueries] = {}, span_peaks[kQueries], span_masses[kQueries];
-    float* total = me.attention.as<float>() + attention_scratch_floats();   // [kQueries][dim]
-    part.lows = lows, part.highs = highs, part.peaks = span_peaks, part.masses = span_masses, part.sums = total + kQueries * dim;
+    float* total = me.attention.as<float>() + attention_scratch_floats();  // [kQueries][dim]
+    part.lows = lows, part.highs = highs, part.peaks = span_peaks, part.masses = span_masses,
+    part.sums = total + kQueries * dim;
     for (int span = lowest_key(window, position) / kSpan * kSpan; span <= last; span += kSpan) {
         for (int q = 0; q < count; ++q) {
             lows[q] = std::max(span, lowest_key(window, position + q * rows));
             highs[q] = std::min(span + kSpan, position + q * rows + 1);
         }
-        part.begin = lows[0] / kKeyTile * kKeyTile, part.end = static_cast<int>(round_up(highs[count - 1], kKeyTile));
+        part.begin = lows[0] / kKeyTile * kKeyTile,
+        part.end = static_cast<int>(round_up(highs[count - 1], kKeyTile));
         kernels_.attend_span(part);
         for (int q = 0; q < count; ++q) {
             const float* sums = part.sums + q * dim;
-            if (span_masses[q] == 0.0f) continue;   // no keys of this span
+            if (span_masses[q] == 0.0f) continue;  // no keys of this span
             if (masses[q] != 0.0f) {
-                kernels_.merge_span(total + q * dim, peaks + q, masses + q, sums, span_peaks[q], span_masses[q], dim);
+                kernels_.merge_span(total + q * dim, peaks + q, masses + q, sums, span_peaks[q],
+                                    span_masses[q], dim);
             } else {
                 peaks[q] = span_peaks[q], masses[q] = span_masses[q];
                 std::copy(sums, sums + dim, total + q * dim);
             }
         }
     }
-    for (int q = 0; q < count; ++q) kernels_.divide(total + q * dim, masses[q], static_cast<int>(config_.head_dim), out + q * stride);
+    for (int q = 0; q < count; ++q)
+        kernels_.divide(total + q * dim, masses[q], static_cast<int>(config_.head_dim), out + q * stride);
 }
 
-// One span alone, into the buffers of partial results; `first` of the kv head's queries is the first of `part`.
+// One span alone, into the buffers of partial results; `first` of the kv head's queries is the first of
+// `part`.
 void Model::attend_partial(SpanOfQueries part, const Item& item, int first, int position, int window) {
     const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads);
     int lows[kQueries], highs[kQueries];
@@ -199,16 +216,18 @@ void Model::attend_partial(SpanOfQueries part, const Item& item, int first, int 
     part.lows = lows, part.highs = highs;
     part.begin = lows[0] / kKeyTile * kKeyTile, part.end = static_cast<int>(round_up(highs[0], kKeyTile));
     part.sums = partial_sums_.as<float>() + (int64_t{item.partial} * group + first) * cache_.head_dim;
-    part.peaks = partial_scales_.as<float>() + int64_t{item.partial} * group * 2 + first, part.masses = part.peaks + group;
+    part.peaks = partial_scales_.as<float>() + int64_t{item.partial} * group * 2 + first,
+    part.masses = part.peaks + group;
     if (lows[0] < highs[0]) return kernels_.attend_span(part);
-    std::fill(part.masses, part.masses + part.num_queries, 0.0f);   // behind the window
+    std::fill(part.masses, part.masses + part.num_queries, 0.0f);  // behind the window
 }
 
 // Merge the partial results of one row's spans, in order, and divide.
 void Model::collect(int row, float* out) const {
     const int group = static_cast<int>(config_.num_heads / config_.num_kv_heads), dim = cache_.head_dim;
     int partial = first_partial_[static_cast<size_t>(row)];
-    // The items of this row lie together; each kv head has one per span, so a head ends where the next begins.
+    // The items of this row lie together; each kv head has one per span, so a head ends where the next
+    // begins.
     int spans = 0;
     for (const Item& item : items_)
         if (item.num_rows == 0 && item.row == row && item.head == 0 && item.span >= 0) ++spans;
@@ -227,7 +246,8 @@ void Model::collect(int row, float* out) const {
                     std::copy(sums, sums + dim, total);
                 }
             }
-            kernels_.divide(total, mass, static_cast<int>(config_.head_dim), out + (kv * group + q) * config_.head_dim);
+            kernels_.divide(total, mass, static_cast<int>(config_.head_dim),
+                            out + (kv * group + q) * config_.head_dim);
         }
     }
 }

@@ -9,12 +9,14 @@ void Config::check() const {
         throw std::invalid_argument(what + ": got " + std::to_string(got) + ", wanted " + wanted);
     };
     const std::pair<const char*, int64_t> sizes[] = {
-        {"vocab_size", vocab_size}, {"hidden_size", hidden_size}, {"num_layers", num_layers}, {"num_heads", num_heads},
-        {"num_kv_heads", num_kv_heads}, {"mlp_size", mlp_size}, {"context_length", context_length}};
+        {"vocab_size", vocab_size},        {"hidden_size", hidden_size},   {"num_layers", num_layers},
+        {"num_heads", num_heads},          {"num_kv_heads", num_kv_heads}, {"mlp_size", mlp_size},
+        {"context_length", context_length}};
     constexpr int64_t kMost = int64_t{1} << 28;
     for (const auto& [name, size] : sizes)
         if (size < 1 || size > kMost) refuse(name, size, "1 to 2^28");
-    if (head_dim < 16 || head_dim % 16 || head_dim > 1024) refuse("head_dim", head_dim, "a multiple of 16 up to 1024");
+    if (head_dim < 16 || head_dim % 16 || head_dim > 1024)
+        refuse("head_dim", head_dim, "a multiple of 16 up to 1024");
     if (num_heads % num_kv_heads) refuse("num_kv_heads", num_kv_heads, "a divisor of num_heads");
     if (static_cast<int64_t>(windows.size()) != num_layers)
         refuse("windows", static_cast<int64_t>(windows.size()), "one per layer, 0 for none");

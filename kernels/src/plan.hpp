@@ -11,13 +11,13 @@
 namespace tuition {
 
 struct Config {
-    int64_t vocab_size = 0, hidden_size = 0, num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, mlp_size = 0,
-            context_length = 0;
+    int64_t vocab_size = 0, hidden_size = 0, num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0,
+            mlp_size = 0, context_length = 0;
     bool tied_head = true, qk_norm = false, qkv_bias = false, output_bias = false, mlp_bias = false;
     float norm_eps = 1e-5f;
-    std::vector<int> windows;   // per layer: keys a query sees, 0 for all
+    std::vector<int> windows;  // per layer: keys a query sees, 0 for all
     Format format = Format::float32;
-    Format head_format = Format::float32;   // embedding and output head
+    Format head_format = Format::float32;  // embedding and output head
 
     int64_t query_size() const { return num_heads * head_dim; }
     int64_t kv_size() const { return num_kv_heads * head_dim; }

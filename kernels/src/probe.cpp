@@ -14,9 +14,12 @@
 namespace tuition {
 namespace {
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
-// Median rate of `pass`, which does `amount` of work on all threads, over passes that fill `seconds` (three at least).
+// Median rate of `pass`, which does `amount` of work on all threads, over passes that fill `seconds` (three
+// at least).
 template <typename Pass>
 double median_rate(double amount, double seconds, Pass pass) {
     pass();
@@ -34,7 +37,8 @@ double median_rate(double amount, double seconds, Pass pass) {
 }  // namespace
 
 double read_bandwidth(int64_t bytes, int num_threads, double seconds, bool pin) {
-    if (bytes < 4096 || num_threads < 1) throw std::invalid_argument("read_bandwidth: wanted 4096 bytes and 1 thread at least");
+    if (bytes < 4096 || num_threads < 1)
+        throw std::invalid_argument("read_bandwidth: wanted 4096 bytes and 1 thread at least");
     Buffer buffer(bytes);
     std::memset(buffer.data(), 1, static_cast<size_t>(bytes));
     Team team(num_threads, pin);
@@ -42,13 +46,16 @@ double read_bandwidth(int64_t bytes, int num_threads, double seconds, bool pin) 
     std::atomic<uint64_t> kept{0};
     const int64_t share = bytes / num_threads / 4096 * 4096;
     return median_rate(static_cast<double>(share) * num_threads, seconds, [&] {
-        team.run([&](int thread) { kept.fetch_add(kernels.read_all(buffer.data() + thread * share, share)); });
+        team.run(
+            [&](int thread) { kept.fetch_add(kernels.read_all(buffer.data() + thread * share, share)); });
     });
 }
 
-double matrix_rate(const std::string& kind, int num_threads, double seconds, const std::string& isa, bool pin) {
+double matrix_rate(const std::string& kind, int num_threads, double seconds, const std::string& isa,
+                   bool pin) {
     const int code = kind == "float32" ? 0 : kind == "bf16" ? 1 : kind == "int8" ? 2 : -1;
-    if (code < 0 || num_threads < 1) throw std::invalid_argument("matrix_rate: wanted float32, bf16 or int8, and 1 thread at least");
+    if (code < 0 || num_threads < 1)
+        throw std::invalid_argument("matrix_rate: wanted float32, bf16 or int8, and 1 thread at least");
     Team team(num_threads, pin);
     const Kernels& kernels = choose_kernels(isa);
     std::atomic<double> operations{0};

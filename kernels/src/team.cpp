@@ -11,8 +11,8 @@
 namespace tuition {
 namespace {
 
-constexpr int kSpins = 4000;          // some ten microseconds
-constexpr int kYields = 2000;         // then a few milliseconds, then sleep
+constexpr int kSpins = 4000;   // some ten microseconds
+constexpr int kYields = 2000;  // then a few milliseconds, then sleep
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -62,7 +62,8 @@ Team::~Team() {
 void Team::run(const std::function<void(int)>& work) {
     work_ = &work;
     if (size_ > 1) {
-        round_.fetch_add(1);   // with sleeping_ below: both sequentially consistent, so one of the two sees the other
+        round_.fetch_add(
+            1);  // with sleeping_ below: both sequentially consistent, so one of the two sees the other
         if (sleeping_.load() > 0) {
             std::lock_guard<std::mutex> hold(mutex_);
             wake_.notify_all();
@@ -103,7 +104,8 @@ void Team::wait() {
         passed_.store(passed + 1, std::memory_order_release);
         return;
     }
-    for (int turns = 0; passed_.load(std::memory_order_acquire) == passed; ++turns) turns < kSpins ? pause() : static_cast<void>(sched_yield());
+    for (int turns = 0; passed_.load(std::memory_order_acquire) == passed; ++turns)
+        turns < kSpins ? pause() : static_cast<void>(sched_yield());
 }
 
 }  // namespace tuition

@@ -1,6 +1,6 @@
-"""The rules of the house as detectors: each takes a tree and returns what breaks it, one line per fault.
+"""The rules of the source tree as detectors: each takes a tree and returns its faults, one line per fault.
 
-`test_house.py` holds the real tree to them; `test_planted_faults.py` shows that each of them can fail.
+`test_rules.py` holds the real tree to them; `test_planted_faults.py` shows that each of them can fail.
 """
 
 import ast
@@ -9,19 +9,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-FLOORS = (
+LAYERS = (
     ("core",),
     ("spec", "books"),
     ("runtime", "ledger", "tokenizer"),
     ("model", "data", "plan", "registry"),
     ("train", "engine", "compress"),
-    ("evals", "export", "serve"),
+    ("desk", "evals", "export"),
+    ("serve", "client"),
     ("learn", "studio"),
     ("cli",),
 )
-FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 
-MOST_LINES, MOST_FUNCTION_LINES, MOST_COLUMNS = 500, 100, 110
+MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS, MOST_COLUMNS = 400, 70, 7, 110
 PRAGMA = re.compile(r"\s*#\s*(?:noqa|type:|fmt:).*$")
 """A note to a tool at the end of a line, which may stand beyond the last column, as for ruff."""
 FORBIDDEN_STEMS = {"utils", "util", "common", "helpers", "helper", "misc"}
@@ -68,36 +69,61 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
             yield node
 
 
-def room_of(path: Path, package: Path) -> str | None:
-    """The room a file belongs to; None for the package's own face."""
+def package_of(path: Path, package: Path) -> str | None:
+    """The package (folder of the first level) of a file; None for files beside the packages."""
     parts = path.relative_to(package).parts
     return parts[0] if len(parts) > 1 else None
 
 
-def floor_faults(package: Path) -> list[str]:
-    """Imports that go up, sideways, into a room that HOUSE does not know, or are relative."""
+def layer_faults(package: Path) -> list[str]:
+    """Imports of the same or a higher layer, from an unknown package, or relative."""
     faults = []
     for path in python_files(package):
-        room = room_of(path, package)
-        if room is None:
+        own = package_of(path, package)
+        if own is None:
             continue
-        if room not in FLOOR:
-            faults.append(f"{path}: room {room} is not in the table of the house")
+        if own not in LAYER:
+            faults.append(f"{path}: package {own} is in no layer: see LAYERS")
             continue
         for name, line in imports(parsed(path)):
             if name.startswith("."):
                 faults.append(f"{path}:{line}: relative import {name}")
-            if not name.startswith("tuition.") or (other := name.split(".")[1]) == room:
+            if not name.startswith("tuition.") or (other := name.split(".")[1]) == own:
                 continue
-            if other in FLOOR and FLOOR[other] >= FLOOR[room]:
-                faults.append(f"{path}:{line}: {room} (floor {FLOOR[room]}) imports {other} ({FLOOR[other]})")
+            if other in LAYER and LAYER[other] >= LAYER[own]:
+                faults.append(f"{path}:{line}: {own} (layer {LAYER[own]}) imports {other} ({LAYER[other]})")
     return faults
 
 
 def size_faults(tree: Path) -> list[str]:
-    """Files, functions and lines that are too long to be read in one sitting."""
-    faults = []
+    """Files, functions and lines that are too long."""
+    faults = text_size_faults(python_files(tree))
     for path in python_files(tree):
+        for function in functions(parsed(path)):
+            length = (function.end_lineno or function.lineno) - function.lineno + 1
+            if length > MOST_FUNCTION_LINES:
+                faults.append(f"{path}:{function.lineno}: {function.name} has {length} lines")
+    return faults
+
+
+def parameter_faults(tree: Path) -> list[str]:
+    """Functions with too many parameters."""
+    return [
+        f"{path}:{function.lineno}: {function.name} has {count} parameters"
+        for path in python_files(tree)
+        for function in functions(parsed(path))
+        if (count := num_parameters(function)) > MOST_PARAMETERS
+    ]
+
+
+def native_size_faults(tree: Path) -> list[str]:
+    """C++ files and lines that are too long."""
+    return text_size_faults(sorted([*tree.rglob("*.cpp"), *tree.rglob("*.hpp")]))
+
+
+def text_size_faults(files: list[Path]) -> list[str]:
+    faults = []
+    for path in files:
         lines = path.read_text(encoding="utf-8").splitlines()
         if len(lines) > MOST_LINES:
             faults.append(f"{path}: {len(lines)} lines")
@@ -106,18 +132,46 @@ def size_faults(tree: Path) -> list[str]:
             for number, line in enumerate(lines, 1)
             if len(PRAGMA.sub("", line)) > MOST_COLUMNS and " " in line.strip(" #")
         ]
-        for function in functions(parsed(path)):
-            length = (function.end_lineno or function.lineno) - function.lineno + 1
-            if length > MOST_FUNCTION_LINES:
-                faults.append(f"{path}:{function.lineno}: {function.name} has {length} lines")
     return faults
+
+
+def num_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Parameters that a caller fills; `self` and `cls` are not among them."""
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return len(named) - bool(named and named[0].arg in {"self", "cls"})
+
+
+def private_reaches(tree: Path) -> list[str]:
+    """Places that reach a private member of something else: `thing._name`, `from x import _name`."""
+    reaches = []
+    for path in python_files(tree):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.Attribute) and is_private(node.attr):
+                if not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}):
+                    reaches.append(f"{path}:{node.lineno}: {node.attr}")
+            elif isinstance(node, ast.ImportFrom):
+                reaches += [f"{path}:{node.lineno}: {a.name}" for a in node.names if is_private(a.name)]
+            elif isinstance(node, ast.Call) and dotted(node.func)[-1:] == ("setattr",):
+                named = [a for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                last = [str(a.value).rpartition(".")[2] for a in named]
+                reaches += [f"{path}:{node.lineno}: {name}" for name in last if is_private(name)]
+    return reaches
+
+
+def is_private(name: str) -> bool:
+    return (
+        name.startswith("_")
+        and not name.startswith("__")
+        and name not in {"_native", "_replace", "_exit", "_"}
+    )
 
 
 def hidden_import_faults(package: Path) -> list[str]:
     """Imports inside functions, other than in cli/ and of optional libraries."""
     faults = []
     for path in python_files(package):
-        if room_of(path, package) == "cli":
+        if package_of(path, package) == "cli":
             continue
         for function in functions(parsed(path)):
             faults += [
@@ -206,7 +260,7 @@ GENERATED = {
 
 
 def documented_path_faults(root: Path, documents: list[Path]) -> list[str]:
-    """Backticked paths that lead nowhere: from the root, or room/file (or room/file, room/file.name)."""
+    """Backticked paths that lead nowhere: from the root, or package/file (package/file.name)."""
     package = root / "src" / "tuition"
     faults = []
     for document in documents:
@@ -214,7 +268,7 @@ def documented_path_faults(root: Path, documents: list[Path]) -> list[str]:
             first = text.split("/")[0]
             if any(mark in text for mark in "{}*<>") or Path(text).name in GENERATED:
                 continue
-            rooted = "/" in text and (first in TOP_FOLDERS or first in FLOOR)
+            rooted = "/" in text and (first in TOP_FOLDERS or first in LAYER)
             named_file = "/" not in text and Path(text).suffix in FILE_SUFFIXES and first[0] != "."
             if (rooted or named_file) and not leads_somewhere(text, root, package):
                 faults.append(f"{document.name}: `{text}`")

@@ -1,4 +1,4 @@
-"""What must start quickly carries no torch: the torch-free rooms, every settings file, every verb's help."""
+"""What must start quickly loads no torch: the light packages, every settings file, every verb's help."""
 
 import os
 import resource
@@ -12,7 +12,7 @@ from tuition.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "tuition"
-LIGHT_ROOMS = ("core", "spec", "books", "ledger", "tokenizer", "plan", "registry")
+LIGHT_PACKAGES = ("core", "spec", "books", "ledger", "tokenizer", "plan", "registry", "client")
 LIGHT_FILES = ("engine/request.py", "engine/batch.py", "engine/scheduler.py", "engine/blocks.py")
 HEAVY = {"torch", "transformers", "nicegui", "pyarrow"}
 HELP_LIMIT_S = 0.5
@@ -31,7 +31,7 @@ VERBS = [[verb] for verb in main.VERBS] + [["models", "show"], ["bill", "request
 
 def light_modules() -> list[str]:
     """Dotted names of every module that must import without torch."""
-    files = [path for room in LIGHT_ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
+    files = [path for name in LIGHT_PACKAGES for path in sorted((PACKAGE / name).rglob("*.py"))]
     files += [PACKAGE / "cli" / f"{name}.py" for name in (*main.VERBS, "main", "arguments", "terminal")]
     files += sorted(PACKAGE.rglob("settings.py"))
     files += [PACKAGE / name for name in LIGHT_FILES]
@@ -50,7 +50,7 @@ def heavy_after(statements: str) -> str:
     return done.stdout.strip()
 
 
-def test_light_rooms_import_without_torch() -> None:
+def test_light_packages_import_without_torch() -> None:
     statements = (
         f"for name in {light_modules()!r}:\n"
         "    importlib.import_module(name)\n"

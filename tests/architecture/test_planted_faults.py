@@ -1,4 +1,4 @@
-"""Every detector of the house fails on a fault planted for it, and passes the same tree without."""
+"""Every detector fails on a fault planted for it, and passes the same tree without."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +10,20 @@ from architecture import rules
 Detector = Callable[[Path], list[str]]
 
 FAULTS: list[tuple[str, Detector, str, str]] = [
-    ("upwards", rules.floor_faults, "spec/a.py", "from tuition.engine.step import StepLoop"),
-    ("sideways", rules.floor_faults, "spec/a.py", "import tuition.books.schema"),
-    ("inside a function", rules.floor_faults, "core/a.py", "def f():\n    from tuition.cli import main"),
-    ("room by from", rules.floor_faults, "core/a.py", "from tuition import ledger"),
-    ("relative", rules.floor_faults, "spec/a.py", "from ..engine import step"),
-    ("unknown room", rules.floor_faults, "attic/a.py", "x = 1"),
-    ("long file", rules.size_faults, "core/a.py", "x = 1\n" * 501),
+    ("upwards", rules.layer_faults, "spec/a.py", "from tuition.engine.step import StepLoop"),
+    ("sideways", rules.layer_faults, "spec/a.py", "import tuition.books.schema"),
+    ("inside a function", rules.layer_faults, "core/a.py", "def f():\n    from tuition.cli import main"),
+    ("package by from", rules.layer_faults, "core/a.py", "from tuition import ledger"),
+    ("relative", rules.layer_faults, "spec/a.py", "from ..engine import step"),
+    ("unknown package", rules.layer_faults, "attic/a.py", "x = 1"),
+    ("long file", rules.size_faults, "core/a.py", "x = 1\n" * 401),
     ("long function", rules.size_faults, "core/a.py", "def f():\n" + "    x = 1\n" * 100),
+    ("many parameters", rules.parameter_faults, "core/a.py", "def f(self, a, b, c, d, e, f, *, g, h): ..."),
+    ("long C++ line", rules.native_size_faults, "src/a.cpp", "int x = 1;  // " + "a" * 110),
+    ("long C++ file", rules.native_size_faults, "src/a.hpp", "int x;\n" * 401),
+    ("private member", rules.private_reaches, "core/a.py", "thing._name()"),
+    ("private import", rules.private_reaches, "core/a.py", "from json import _default_decoder"),
+    ("private patch", rules.private_reaches, "core/a.py", "monkeypatch.setattr(thing, '_name', 1)"),
     ("long line", rules.size_faults, "core/a.py", "x = '" + "a" * 110 + "'"),
     ("hidden import", rules.hidden_import_faults, "core/a.py", "def f():\n    import json"),
     (

@@ -1,4 +1,5 @@
-// Attention of up to 16 queries over one span of keys on the matrix unit. Bit for bit what attention.hpp gives.
+// Attention of up to 16 queries over one span of keys on the matrix unit. Bit for bit what attention.hpp
+// gives.
 #pragma once
 
 #include "softmax.hpp"
@@ -8,12 +9,12 @@
 namespace tuition {
 namespace TUITION_ISA {
 
-constexpr int kTileQueries = 4;   // from which tiles are worth it; the bits are the same
+constexpr int kTileQueries = 4;  // from which tiles are worth it; the bits are the same
 
 inline void attend_span_tiles(const SpanOfQueries& s, const SpanWeights& weights) {
     const int dim = s.cache->head_dim;
     configure_rows(s.num_queries);
-    for (int p = s.begin; p < s.end; p += kKeyTile) {   // scores of two tiles of 16 keys
+    for (int p = s.begin; p < s.end; p += kKeyTile) {  // scores of two tiles of 16 keys
         const uint8_t* keys = key_tile(s, p);
         tile_zero<0>(), tile_zero<1>();
         for (int i = 0; i < dim; i += 32) {
@@ -27,7 +28,7 @@ inline void attend_span_tiles(const SpanOfQueries& s, const SpanWeights& weights
         tile_store<1>(weights.scores + p - s.begin + 16, kSpan * 4);
     }
     soften_all(s, weights, true);
-    for (int i = 0; i < dim; i += 32) {   // weights x values, two tiles of 16 dimensions
+    for (int i = 0; i < dim; i += 32) {  // weights x values, two tiles of 16 dimensions
         tile_zero<2>(), tile_zero<3>();
         for (int p = s.begin; p < s.end; p += kKeyTile) {
             const uint8_t* values = value_tile(s, p) + int64_t{i / 16} * 1024;

@@ -1,4 +1,5 @@
-// Drawing a token from a row of logits: the passes over many values; src/draw.cpp says what is done with them.
+// Drawing a token from a row of logits: the passes over many values; src/draw.cpp says what is done with
+// them.
 #pragma once
 
 #include "../kernels.hpp"
@@ -15,7 +16,9 @@ inline F16 load_some(const float* at, int64_t count, float rest) {
     return load(lanes);
 }
 
-inline int64_t span_end(int64_t begin, int64_t size) { return begin + kDrawSpan < size ? begin + kDrawSpan : size; }
+inline int64_t span_end(int64_t begin, int64_t size) {
+    return begin + kDrawSpan < size ? begin + kDrawSpan : size;
+}
 
 inline float survey(const float* row, int64_t size, float* tops) {
     const F16 none = fill(-__builtin_inff()), lowest = fill(-3.4028234e38f);
@@ -26,7 +29,8 @@ inline float survey(const float* row, int64_t size, float* tops) {
         for (int64_t i = begin; i < end; i += 16) {
             const F16 value = load_some(row + i, end - i, -__builtin_inff());
             top = max(top, value);
-            nothing = fma(max(lowest, value), fill(0), nothing);   // not a number for what is none and for +infinity
+            nothing =
+                fma(max(lowest, value), fill(0), nothing);  // not a number for what is none and for +infinity
         }
         store(tops, top);
         largest = max(largest, top);
@@ -36,7 +40,7 @@ inline float survey(const float* row, int64_t size, float* tops) {
 }
 
 inline void weigh(const float* values, int64_t size, float top, float scale, float* weights, float* sums) {
-    const F16 least = exp(fill(-87.0f));   // what exp gives for everything below: to be no weight at all
+    const F16 least = exp(fill(-87.0f));  // what exp gives for everything below: to be no weight at all
     for (int64_t begin = 0; begin < size; begin += kDrawSpan) {
         const int64_t end = span_end(begin, size);
         F16 total = fill(0);
@@ -59,14 +63,16 @@ inline void add_up(const float* weights, int64_t size, float* sums) {
     }
 }
 
-inline int64_t gather(const float* values, const int32_t* sources, int64_t size, float border, float* kept, int32_t* ids) {
+inline int64_t gather(const float* values, const int32_t* sources, int64_t size, float border, float* kept,
+                      int32_t* ids) {
     const int32_t first[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     int64_t count = 0;
     for (int64_t i = 0; i < size; i += 16) {
         const F16 value = load_some(values + i, size - i, -__builtin_inff());
         const uint32_t which = at_least(value, fill(border));
         if (which == 0) continue;
-        const I16 source = sources == nullptr ? load(first) + fill_int(static_cast<int32_t>(i)) : load(sources + i);
+        const I16 source =
+            sources == nullptr ? load(first) + fill_int(static_cast<int32_t>(i)) : load(sources + i);
         keep(which, value, kept + count);
         keep(which, source, ids + count);
         count += __builtin_popcount(which);

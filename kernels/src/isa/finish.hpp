@@ -15,7 +15,7 @@ inline void finish(const Product& p, int row, int64_t block, F16 value) {
     float* at = p.out + row * p.out_stride + block * kBlockRows;
     value = with_bias(p, block, value);
     if (p.ending == Ending::add) return store(at, load(at) + value);
-    const int64_t rest = p.weight->rows - block * kBlockRows;   // logits have no padding behind the last row
+    const int64_t rest = p.weight->rows - block * kBlockRows;  // logits have no padding behind the last row
     if (rest >= kBlockRows) return store(at, value);
     store_first(at, value, static_cast<int>(rest));
 }
@@ -25,7 +25,7 @@ inline void finish_gate(const Product& p, int row, int64_t block, F16 gate, F16 
     gate = with_bias(p, block, gate);
     up = with_bias(p, block + 1, up);
     const F16 one = fill(1.0f);
-    const F16 falling = exp(fill(0) - max(gate, fill(-88.0f)));   // e^-gate, kept finite
+    const F16 falling = exp(fill(0) - max(gate, fill(-88.0f)));  // e^-gate, kept finite
     store(p.out + row * p.out_stride + block / 2 * kBlockRows, gate * up * reciprocal(one + falling));
 }
 
@@ -36,7 +36,8 @@ inline void finish_all(const Product& p, int row, int64_t block, const F16 (&tot
     for (int r = 0; r < kRows; ++r) {
         if (p.ending == Ending::gate) {
 #pragma GCC unroll 4
-            for (int b = 0; b + 1 < kBlocks; b += 2) finish_gate(p, row + r, block + b, total[r][b], total[r][b + 1]);
+            for (int b = 0; b + 1 < kBlocks; b += 2)
+                finish_gate(p, row + r, block + b, total[r][b], total[r][b + 1]);
         } else {
 #pragma GCC unroll 4
             for (int b = 0; b < kBlocks; ++b) finish(p, row + r, block + b, total[r][b]);

@@ -7,7 +7,7 @@ namespace tuition {
 namespace TUITION_ISA {
 
 #if defined(TUITION_AVX512) || defined(TUITION_AVX2)
-constexpr unsigned kFlushDenormals = 0x8040;   // FTZ and DAZ
+constexpr unsigned kFlushDenormals = 0x8040;  // FTZ and DAZ
 static thread_local unsigned saved_mode = 0;
 inline void enter() {
     saved_mode = _mm_getcsr();

@@ -31,7 +31,8 @@ inline void rotate(float* head, const float* cos, const float* sin, int head_dim
     }
 }
 
-inline void scale_query(const float* query, float scale, int head_dim, int padded, float* out, uint16_t* halves) {
+inline void scale_query(const float* query, float scale, int head_dim, int padded, float* out,
+                        uint16_t* halves) {
     const F16 factor = fill(scale);
     for (int i = 0; i < padded; i += 16) {
         const F16 value = i < head_dim ? load(query + i) * factor : fill(0);
@@ -40,7 +41,7 @@ inline void scale_query(const float* query, float scale, int head_dim, int padde
             continue;
         }
         store_bf16(halves + i, value);
-#if !defined(TUITION_BF16_DOT)   // which reads the halves alone
+#if !defined(TUITION_BF16_DOT)  // which reads the halves alone
         store(out + i, rounded_to_bf16(value));
 #endif
     }

@@ -7,14 +7,15 @@
 namespace tuition {
 namespace TUITION_ISA {
 
-#if defined(TUITION_AMX) || defined(TUITION_BF16_DOT)   // products read bf16 from tiles
+#if defined(TUITION_AMX) || defined(TUITION_BF16_DOT)  // products read bf16 from tiles
 constexpr bool kHasTiles = true;
 #else
 constexpr bool kHasTiles = false;
 #endif
 
 constexpr float kIntegerMax = 127.0f;
-constexpr float kNothing = 1e-30f;   // groups whose largest value is below this are taken as zeros: 127 / top is finite
+constexpr float kNothing =
+    1e-30f;  // groups whose largest value is below this are taken as zeros: 127 / top is finite
 
 // Largest lane; which comes first changes no bit.
 inline float largest_lane(F16 a) {
@@ -44,17 +45,19 @@ inline int32_t store_integers(int8_t* at, I16 left, I16 right) {
 #endif
 }
 
-// x = scale * q with q in -127..127 and a scale for each group, so that one large value coarsens 31 others and not the
-// whole row. Nothing depends on other rows.
+// x = scale * q with q in -127..127 and a scale for each group, so that one large value coarsens 31 others
+// and not the whole row. Nothing depends on other rows.
 inline void prepare_integers(const float* x, int columns, Rows& rows, int row) {
     const int64_t groups = rows.groups();
     for (int64_t group = 0; group < groups; ++group) {
         const int64_t at = group * kGroup;
-        const F16 left = at < columns ? load(x + at) : fill(0), right = at + 16 < columns ? load(x + at + 16) : fill(0);
+        const F16 left = at < columns ? load(x + at) : fill(0),
+                  right = at + 16 < columns ? load(x + at + 16) : fill(0);
         const float top = largest_lane(max(abs(left), abs(right)));
         const F16 factor = fill(top > kNothing ? kIntegerMax / top : 0.0f);
         rows.scales[row * groups + group] = top > kNothing ? top * (1.0f / kIntegerMax) : 0.0f;
-        rows.sums[row * groups + group] = store_integers(rows.integers(row, group), to_int(left * factor), to_int(right * factor));
+        rows.sums[row * groups + group] =
+            store_integers(rows.integers(row, group), to_int(left * factor), to_int(right * factor));
     }
 }
 

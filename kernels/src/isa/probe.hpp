@@ -1,4 +1,5 @@
-// What this processor can do at best: reading memory, and multiplying. The roofline that steps are compared with.
+// What this processor can do at best: reading memory, and multiplying. The roofline that steps are compared
+// with.
 #pragma once
 
 #include "../kernels.hpp"
@@ -13,7 +14,8 @@ inline uint64_t read_all(const uint8_t* data, int64_t bytes) {
     I16 a = fill_int(0), b = a, c = a, d = a;
     const int32_t* at = reinterpret_cast<const int32_t*>(data);
     for (int64_t i = 0; i + 256 <= bytes; i += 256, at += 64) {
-        for (int line = 0; line < 4; ++line) prefetch(reinterpret_cast<const uint8_t*>(at) + 4096 + line * 64);
+        for (int line = 0; line < 4; ++line)
+            prefetch(reinterpret_cast<const uint8_t*>(at) + 4096 + line * 64);
         a = a | load(at), b = b | load(at + 16), c = c | load(at + 32), d = d | load(at + 48);
     }
     int32_t lanes[16];
@@ -25,8 +27,8 @@ inline uint64_t read_all(const uint8_t* data, int64_t bytes) {
 
 #if defined(TUITION_AVX512)
 
-// Twelve chains hide the latency of any of these instructions; they pass through an empty statement, or the compiler
-// would see twelve equal sums and compute one.
+// Twelve chains hide the latency of any of these instructions; they pass through an empty statement, or the
+// compiler would see twelve equal sums and compute one.
 template <typename Sum, typename Step>
 inline double work_on_chains(int64_t rounds, int multiply_adds, Step step) {
     Sum a{}, b{}, c{}, d{}, e{}, f{}, g{}, h{}, i{}, j{}, k{}, l{};
@@ -44,7 +46,7 @@ inline double work_on_chains(int64_t rounds, int multiply_adds, Step step) {
 
 #else
 
-constexpr int kChains = 6;   // of two registers each: what 16 registers hold beside the operands
+constexpr int kChains = 6;  // of two registers each: what 16 registers hold beside the operands
 
 #endif
 
@@ -53,7 +55,7 @@ inline double matrix_work(int kind, int64_t rounds) {
 #if defined(TUITION_AMX)
     if (kind != static_cast<int>(Format::float32)) {
 #if defined(TUITION_EMULATE_TILES)
-        rounds = rounds / 1000 + 1;   // plain loops are run, not measured
+        rounds = rounds / 1000 + 1;  // plain loops are run, not measured
 #endif
         configure_full();
         for (int64_t i = 0; i < rounds; ++i) {
@@ -64,21 +66,29 @@ inline double matrix_work(int kind, int64_t rounds) {
             }
         }
         release_tiles();
-        return static_cast<double>(rounds) * 4 * 2 * 16 * 16 * (kind == static_cast<int>(Format::bf16) ? 32 : 64);
+        return static_cast<double>(rounds) * 4 * 2 * 16 * 16 *
+               (kind == static_cast<int>(Format::bf16) ? 32 : 64);
     }
 #endif
 #if defined(TUITION_AVX512)
-    if (kind == static_cast<int>(Format::int8)) return work_on_chains<__m512i>(rounds, 64, [](__m512i sum, __m512i x) { return _mm512_dpbusd_epi32(sum, x, x); });
+    if (kind == static_cast<int>(Format::int8))
+        return work_on_chains<__m512i>(rounds, 64,
+                                       [](__m512i sum, __m512i x) { return _mm512_dpbusd_epi32(sum, x, x); });
 #endif
 #if defined(TUITION_BF16_DOT)
     if (kind == static_cast<int>(Format::bf16))
-        return work_on_chains<__m512>(rounds, 32, [](__m512 sum, __m512i x) { return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(x)); });
+        return work_on_chains<__m512>(rounds, 32, [](__m512 sum, __m512i x) {
+            return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(x));
+        });
 #endif
 #if defined(TUITION_AVX512)
-    return work_on_chains<__m512>(rounds, 16, [](__m512 sum, __m512i x) { return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(x), sum); });
+    return work_on_chains<__m512>(rounds, 16, [](__m512 sum, __m512i x) {
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(x), sum);
+    });
 #else
     (void)kind;
-    volatile float one = 1.0f, half = 0.5f;   // unknown, and no two lanes alike, or the compiler would compute less
+    volatile float one = 1.0f,
+                   half = 0.5f;  // unknown, and no two lanes alike, or the compiler would compute less
     float begin[16 + kChains];
     for (int i = 0; i < 16 + kChains; ++i) begin[i] = static_cast<float>(i) * half;
     F16 total[kChains], x = fill(one), y = fill(half);

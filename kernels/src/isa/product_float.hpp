@@ -7,14 +7,19 @@
 namespace tuition {
 namespace TUITION_ISA {
 
-constexpr int kPrefetchAhead = 2048;          // bytes; what keeps the memory's queues full on the machines tried
-constexpr int kStreamAheadFloat = 1024;       // likewise, for one row of weights from memory
-constexpr int64_t kStripBytes = 1 << 19;      // activations that pass at a time: what half of the second cache holds
+constexpr int kPrefetchAhead = 2048;     // bytes; what keeps the memory's queues full on the machines tried
+constexpr int kStreamAheadFloat = 1024;  // likewise, for one row of weights from memory
+constexpr int64_t kStripBytes =
+    1 << 19;  // activations that pass at a time: what half of the second cache holds
 
 // The left operand from `row` on; a strip of bf16 must not leave its tile of 16 rows.
-inline Strip<float> float_strip(const Rows& left, int row) { return {left.values + row * left.columns, left.columns, 32}; }
+inline Strip<float> float_strip(const Rows& left, int row) {
+    return {left.values + row * left.columns, left.columns, 32};
+}
 #if defined(TUITION_BF16_DOT)
-inline Strip<Left> bf16_strip(const Rows& left, int row) { return {reinterpret_cast<const Left*>(left.line(row, 0)), kLine / 2, 16 * kLine / 2}; }
+inline Strip<Left> bf16_strip(const Rows& left, int row) {
+    return {reinterpret_cast<const Left*>(left.line(row, 0)), kLine / 2, 16 * kLine / 2};
+}
 #else
 inline Strip<Left> bf16_strip(const Rows& left, int row) { return float_strip(left, row); }
 #endif
@@ -25,9 +30,13 @@ inline void float_sums(const Product& p, int row, int64_t block, F16 (&total)[kR
     const int64_t next = p.weight->block_bytes(), steps = p.left->columns / 32;
     const uint8_t* w = p.weight->block(block);
     if constexpr (kFormat == Format::float32)
-        sum_float<kRows, kBlocks, kAhead>(float_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 32 * kLine; }, next, kLine, total);
+        sum_float<kRows, kBlocks, kAhead>(
+            float_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 32 * kLine; }, next,
+            kLine, total);
     else
-        sum_bf16<kRows, kBlocks, kAhead>(bf16_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 16 * kLine; }, next, total);
+        sum_bf16<kRows, kBlocks, kAhead>(
+            bf16_strip(*p.left, row), steps, [w](int64_t step) { return w + step * 16 * kLine; }, next,
+            total);
 }
 
 // kRows rows by kBlocks blocks, of which kWide are held in registers.
@@ -64,8 +73,9 @@ inline void float_rows(const Product& p, int row, int last, int64_t block) {
         if (row < last) float_rows<kFormat, kRows / 2, kBlocks>(p, row, last, block);
 }
 
-// Many rows: weights of two blocks stay in the second cache while the rows pass. One row: four blocks at once, so that
-// enough independent sums are under way to hide their latency; unless memory is what it waits for.
+// Many rows: weights of two blocks stay in the second cache while the rows pass. One row: four blocks at
+// once, so that enough independent sums are under way to hide their latency; unless memory is what it waits
+// for.
 template <Format kFormat>
 inline void multiply_float_as(const Product& p) {
     if (p.num_rows == 1) {
@@ -80,7 +90,8 @@ inline void multiply_float_as(const Product& p) {
     constexpr int64_t kBytes = kFormat == Format::float32 ? 4 : sizeof(Left);
     const int64_t fitting = round_up(kStripBytes / (p.left->columns * kBytes) + 1, 16);
     for (int64_t start = 0; start < p.num_rows; start += fitting) {
-        const int row = static_cast<int>(start), stop = static_cast<int>(start + fitting < p.num_rows ? start + fitting : p.num_rows);
+        const int row = static_cast<int>(start),
+                  stop = static_cast<int>(start + fitting < p.num_rows ? start + fitting : p.num_rows);
         int64_t block = p.first;
         for (; block + 2 <= p.last; block += 2) float_rows<kFormat, kRows, 2>(p, row, stop, block);
         for (; block < p.last; ++block) float_rows<kFormat, kRows, 1>(p, row, stop, block);

@@ -1,4 +1,5 @@
-// Products on the matrix unit (AMX). Rows of activations are padded to 16: what is computed for the padding is ignored.
+// Products on the matrix unit (AMX). Rows of activations are padded to 16: what is computed for the padding
+// is ignored.
 #pragma once
 
 #include "finish.hpp"
@@ -11,7 +12,8 @@ namespace TUITION_ISA {
 
 constexpr int kTileBytes = 1024;
 constexpr int kSquareAhead = 2 * kTileBytes;
-constexpr int64_t kLeftBytes = 1 << 20;   // activations that pass at a time: what half of the second cache holds
+constexpr int64_t kLeftBytes =
+    1 << 20;  // activations that pass at a time: what half of the second cache holds
 
 // Finish kBlocks neighbouring blocks for `rows` rows whose results lie in tiles [block][16][16].
 template <int kBlocks>
@@ -19,7 +21,8 @@ inline void finish_tiles(const Product& p, int row, int rows, int64_t block, con
     for (int r = 0; r < rows; ++r) {
         if (p.ending == Ending::gate) {
             for (int b = 0; b + 1 < kBlocks; b += 2)
-                finish_gate(p, row + r, block + b, load(tiles + b * 256 + r * 16), load(tiles + (b + 1) * 256 + r * 16));
+                finish_gate(p, row + r, block + b, load(tiles + b * 256 + r * 16),
+                            load(tiles + (b + 1) * 256 + r * 16));
         } else {
             for (int b = 0; b < kBlocks; ++b) finish(p, row + r, block + b, load(tiles + b * 256 + r * 16));
         }
@@ -123,31 +126,36 @@ inline void multiply_bf16_tiles(const Product& p) {
 // One block of weights as the tiles want them: int8 values in lines, scales as floats.
 struct Panel {
     const uint8_t* lines;
-    int64_t record_stride;   // bytes between records of 16 lines
-    float* scales;           // [groups][16]
-    float* minima;           // [groups][16], int4min only
+    int64_t record_stride;  // bytes between records of 16 lines
+    float* scales;          // [groups][16]
+    float* minima;          // [groups][16], int4min only
 };
 
 template <Format kFormat>
 inline Panel make_panel(const Product& p, int64_t block, uint8_t* scratch) {
     const int64_t records = p.left->columns / kRecordColumns;
     const uint8_t* record = p.weight->block(block);
-    Panel panel{record, record_bytes(kFormat), reinterpret_cast<float*>(scratch + records * kTileBytes), nullptr};
+    Panel panel{record, record_bytes(kFormat), reinterpret_cast<float*>(scratch + records * kTileBytes),
+                nullptr};
     panel.minima = panel.scales + records * 32;
     if constexpr (kFormat != Format::int8) panel.lines = scratch, panel.record_stride = kTileBytes;
     for (int64_t r = 0; r < records; ++r, record += record_bytes(kFormat)) {
-        for (int ahead = 0; ahead < record_bytes(kFormat); ahead += kLine) prefetch(record + p.weight->block_bytes() + ahead);
+        for (int ahead = 0; ahead < record_bytes(kFormat); ahead += kLine)
+            prefetch(record + p.weight->block_bytes() + ahead);
         for (int g = 0; g < 2; ++g) {
             const GroupView view = view_group<kFormat>(record, g);
             store(panel.scales + (2 * r + g) * 16, load_float16(view.scale));
-            if constexpr (kFormat == Format::int4min) store(panel.minima + (2 * r + g) * 16, load_float16(view.minimum));
+            if constexpr (kFormat == Format::int4min)
+                store(panel.minima + (2 * r + g) * 16, load_float16(view.minimum));
             if constexpr (kFormat != Format::int8) {
-                const __m512i nibble = _mm512_set1_epi8(15), offset = _mm512_set1_epi8(kFormat == Format::int4 ? 8 : 0);
+                const __m512i nibble = _mm512_set1_epi8(15),
+                              offset = _mm512_set1_epi8(kFormat == Format::int4 ? 8 : 0);
                 uint8_t* lines = scratch + r * kTileBytes + g * 8 * kLine;
                 for (int q = 0; q < 4; ++q) {
                     const __m512i both = _mm512_load_si512(view.lines + q * kLine);
                     const __m512i first = _mm512_sub_epi8(_mm512_and_si512(both, nibble), offset);
-                    const __m512i second = _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), offset);
+                    const __m512i second =
+                        _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(both, 4), nibble), offset);
                     _mm512_store_si512(lines + q * kLine, first);
                     _mm512_store_si512(lines + (q + 4) * kLine, second);
                 }
@@ -171,7 +179,8 @@ inline void record_tiles(const uint8_t* left, const uint8_t* lines, int32_t* out
 
 // total += float(sum) * scale, for kRows rows from registers; the same arithmetic as integer_part.
 template <Format kFormat, int kRows>
-inline void add_groups(const Product& p, int row, int64_t record, const Panel& panel, const int32_t* sums, F16* total) {
+inline void add_groups(const Product& p, int row, int64_t record, const Panel& panel, const int32_t* sums,
+                       F16* total) {
     const int64_t groups = p.left->groups();
 #pragma GCC unroll 2
     for (int g = 0; g < 2; ++g) {
@@ -183,7 +192,8 @@ inline void add_groups(const Product& p, int row, int64_t record, const Panel& p
             total[r] = fma(to_float(load(sums + g * 256 + r * 16)), scale * own, total[r]);
             if constexpr (kFormat == Format::int4min) {
                 const F16 minimum = load(panel.minima + group * 16);
-                total[r] = fma(to_float(fill_int(p.left->sums[(row + r) * groups + group])), minimum * own, total[r]);
+                total[r] = fma(to_float(fill_int(p.left->sums[(row + r) * groups + group])), minimum * own,
+                               total[r]);
             }
         }
     }
@@ -198,7 +208,8 @@ inline void integer_tile(const Product& p, int row, const Panel& panel, int32_t*
     for (int r = 0; r < kRows; ++r) total[r] = fill(0);
     const uint8_t* left = reinterpret_cast<const uint8_t*>(p.left->integers(row, 0));
     record_tiles(left, panel.lines, sums);
-    for (int64_t record = 1; record < records; ++record) {   // sums of one record while the tiles work on the next
+    for (int64_t record = 1; record < records;
+         ++record) {  // sums of one record while the tiles work on the next
         int32_t* next = sums + record % 2 * 512;
         record_tiles(left + record * kTileBytes, panel.lines + record * panel.record_stride, next);
         add_groups<kFormat, kRows>(p, row, record - 1, panel, sums + (record - 1) % 2 * 512, total);
@@ -209,7 +220,8 @@ inline void integer_tile(const Product& p, int row, const Panel& panel, int32_t*
 }
 
 template <Format kFormat>
-inline void integer_tile_of(const Product& p, int row, int rows, const Panel& panel, int32_t* sums, float* out) {
+inline void integer_tile_of(const Product& p, int row, int rows, const Panel& panel, int32_t* sums,
+                            float* out) {
     if (rows > 8) return integer_tile<kFormat, 16>(p, row, panel, sums, out);
     if (rows > 4) return integer_tile<kFormat, 8>(p, row, panel, sums, out);
     integer_tile<kFormat, 4>(p, row, panel, sums, out);
@@ -218,8 +230,8 @@ inline void integer_tile_of(const Product& p, int row, int rows, const Panel& pa
 template <Format kFormat>
 inline void multiply_integer_tiles_as(const Product& p) {
     const int64_t panel_bytes = p.left->columns * 16 + p.left->columns / kGroup * 128;
-    int32_t* sums = reinterpret_cast<int32_t*>(p.scratch);          // two records: 4 KiB
-    float* out = reinterpret_cast<float*>(p.scratch + 8192);        // two blocks: 2 KiB
+    int32_t* sums = reinterpret_cast<int32_t*>(p.scratch);    // two records: 4 KiB
+    float* out = reinterpret_cast<float*>(p.scratch + 8192);  // two blocks: 2 KiB
     uint8_t* panels = p.scratch + 16384;
     const bool gate = p.ending == Ending::gate;
     const int chunk = smaller(p.num_rows, round_up(kLeftBytes / p.left->columns + 1, 16));

@@ -16,7 +16,8 @@
 namespace tuition {
 namespace TUITION_ISA {
 
-// Rows from which the matrix unit is used; both ways give the same bits, so this is a question of speed alone.
+// Rows from which the matrix unit is used; both ways give the same bits, so this is a question of speed
+// alone.
 constexpr int kTileRowsBf16 = 2;
 constexpr int kTileRowsInteger = 4;
 #if defined(TUITION_AMX)
@@ -37,7 +38,7 @@ inline void multiply(const Product& p) {
 
 #if defined(TUITION_AMX)
 inline void leave_tiles() {
-    release_tiles();   // spares the system from saving 8 KiB of tiles at every switch
+    release_tiles();  // spares the system from saving 8 KiB of tiles at every switch
     leave();
 }
 #endif

@@ -15,9 +15,10 @@ struct alignas(64) TileConfig {
 
 #if defined(TUITION_EMULATE_TILES)
 
-// The matrix unit in plain loops, by Intel's descriptions, so that everything built on it runs under tests and
-// sanitizers on any machine with AVX-512 BF16: it proves layout and arithmetic, not silicon and not speed. What the
-// processor would refuse (a tile that is not configured, shapes that do not fit) ends the program.
+// The matrix unit in plain loops, by Intel's descriptions, so that everything built on it runs under tests
+// and sanitizers on any machine with AVX-512 BF16: it proves layout and arithmetic, not silicon and not
+// speed. What the processor would refuse (a tile that is not configured, shapes that do not fit) ends the
+// program.
 struct EmulatedUnit {
     TileConfig config;
     alignas(64) uint8_t tile[8][16][64];
@@ -36,26 +37,33 @@ inline void release_tiles() {
     unit.config = {};
     std::memset(unit.config.rows, 0, sizeof unit.config.rows);
 }
-template <int kTile> inline void tile_zero() {
+template <int kTile>
+inline void tile_zero() {
     require(unit.config.rows[kTile] > 0);
     std::memset(unit.tile[kTile], 0, sizeof unit.tile[kTile]);
 }
-template <int kTile> inline void tile_load(const void* at, int64_t stride) {
+template <int kTile>
+inline void tile_load(const void* at, int64_t stride) {
     tile_zero<kTile>();
     for (int row = 0; row < unit.config.rows[kTile]; ++row)
-        std::memcpy(unit.tile[kTile][row], static_cast<const uint8_t*>(at) + row * stride, unit.config.row_bytes[kTile]);
+        std::memcpy(unit.tile[kTile][row], static_cast<const uint8_t*>(at) + row * stride,
+                    unit.config.row_bytes[kTile]);
 }
-template <int kTile> inline void tile_store(void* at, int64_t stride) {
+template <int kTile>
+inline void tile_store(void* at, int64_t stride) {
     require(unit.config.rows[kTile] > 0);
     for (int row = 0; row < unit.config.rows[kTile]; ++row)
-        std::memcpy(static_cast<uint8_t*>(at) + row * stride, unit.tile[kTile][row], unit.config.row_bytes[kTile]);
+        std::memcpy(static_cast<uint8_t*>(at) + row * stride, unit.tile[kTile][row],
+                    unit.config.row_bytes[kTile]);
 }
-template <int kSum, int kLeft, int kRight> inline void require_shapes() {
+template <int kSum, int kLeft, int kRight>
+inline void require_shapes() {
     const TileConfig& c = unit.config;
     require(c.rows[kSum] > 0 && c.rows[kSum] == c.rows[kLeft] && c.row_bytes[kLeft] == 4 * c.rows[kRight]);
     require(c.row_bytes[kSum] == 64 && c.row_bytes[kRight] == 64);
 }
-template <int kSum, int kLeft, int kRight> inline void tile_bf16() {
+template <int kSum, int kLeft, int kRight>
+inline void tile_bf16() {
     require_shapes<kSum, kLeft, kRight>();
     for (int row = 0; row < unit.config.rows[kSum]; ++row) {
         F16 even = fill(0), odd = fill(0);
@@ -71,7 +79,8 @@ template <int kSum, int kLeft, int kRight> inline void tile_bf16() {
         store(sums, load(sums) + (even + odd));
     }
 }
-template <int kSum, int kLeft, int kRight> inline void tile_int8() {
+template <int kSum, int kLeft, int kRight>
+inline void tile_int8() {
     require_shapes<kSum, kLeft, kRight>();
     for (int row = 0; row < unit.config.rows[kSum]; ++row) {
         int32_t* sums = reinterpret_cast<int32_t*>(unit.tile[kSum][row]);
@@ -90,18 +99,25 @@ template <int kSum, int kLeft, int kRight> inline void tile_int8() {
 // configuration as read by its intrinsic (and drops stores to the rest), and nothing as read by a tile load.
 inline void load_config(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
 inline void release_tiles() { asm volatile("tilerelease"); }
-template <int kTile> inline void tile_zero() { asm volatile("tilezero %%tmm%c0" : : "i"(kTile)); }
-template <int kTile> inline void tile_load(const void* at, int64_t stride) {
+template <int kTile>
+inline void tile_zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(kTile));
+}
+template <int kTile>
+inline void tile_load(const void* at, int64_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(at), "r"(stride), "i"(kTile) : "memory");
 }
-template <int kTile> inline void tile_store(void* at, int64_t stride) {
+template <int kTile>
+inline void tile_store(void* at, int64_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(at), "r"(stride), "i"(kTile) : "memory");
 }
 // sum += left x right
-template <int kSum, int kLeft, int kRight> inline void tile_bf16() {
+template <int kSum, int kLeft, int kRight>
+inline void tile_bf16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
-template <int kSum, int kLeft, int kRight> inline void tile_int8() {
+template <int kSum, int kLeft, int kRight>
+inline void tile_int8() {
     asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kLeft), "i"(kRight));
 }
 
@@ -117,12 +133,13 @@ inline void configure_full() {
 // Attention in bf16: 0..3 results and 4 left operands of `rows` rows, the others full.
 inline void configure_rows(int rows) {
     TileConfig config;
-    for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = static_cast<uint8_t>(i < 5 ? rows : 16);
+    for (int i = 0; i < 8; ++i)
+        config.row_bytes[i] = 64, config.rows[i] = static_cast<uint8_t>(i < 5 ? rows : 16);
     load_config(config);
 }
 
-// Integer products of one group of 32 columns: 0..3 results, 4 and 5 activations (32 bytes a row), 6 and 7 weights
-// (8 lines).
+// Integer products of one group of 32 columns: 0..3 results, 4 and 5 activations (32 bytes a row), 6 and 7
+// weights (8 lines).
 inline void configure_groups() {
     TileConfig config;
     for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = 16;
