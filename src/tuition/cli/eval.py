@@ -1,6 +1,5 @@
 """`tuition eval`: how many bits a model needs for one byte of text it was not taught."""
 
-import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +8,6 @@ import tyro
 from tuition.cli.arguments import Common, parse
 from tuition.cli.machine import detect_for
 from tuition.core.errors import NotFoundError, SettingsError
-from tuition.core.settings import from_table
 from tuition.core.units import format_duration, format_energy, format_usd
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import DataSettings
@@ -65,6 +63,7 @@ def run(argv: list[str]) -> int:
     from tuition.cli.terminal import open_progress
     from tuition.data.corpus import prepare_corpus
     from tuition.evals.bits_per_byte import evaluate
+    from tuition.evals.own_text import own_corpus
     from tuition.ledger.meter import open_meter
     from tuition.model.folder import open_model
     from tuition.model.load import load_decoder
@@ -79,12 +78,15 @@ def run(argv: list[str]) -> int:
     with open_books(workspace) as books:
         registry = Registry(workspace, books)
         version = registered(registry, arguments.model)
-        settings = text_of(arguments, version)
+        check_text(arguments, version)
         meter = open_meter(detect_for(arguments.device, arguments.machine, workspace))
         start = meter.start()
         folder = open_model(registry.resolve(arguments.model))
         tokenizer = folder.tokenizer()
-        corpus = prepare_corpus(settings, tokenizer, workspace.data, progress)
+        if not names_text(arguments) and version is not None:
+            corpus = own_corpus(version.lineage, tokenizer, workspace.data, progress)
+        else:
+            corpus = prepare_corpus(arguments.data, tokenizer, workspace.data, progress)
         device = choose_device(arguments.device)
         precision = choose_precision("auto", device)
         require_evaluation(
@@ -138,10 +140,10 @@ def names_text(arguments: Eval) -> bool:
     return bool(arguments.data.paths or arguments.data.demo)
 
 
-def text_of(arguments: Eval, version: "Version | None") -> DataSettings:
-    """The text that was named, else that of the model's own run. Raises: SettingsError without either."""
+def check_text(arguments: Eval, version: "Version | None") -> None:
+    """Text is named, or the model has text of its own. Raises: SettingsError."""
     if names_text(arguments):
-        return arguments.data
+        return
     for name, default in vars(DataSettings()).items():
         if (got := getattr(arguments.data, name)) != default:
             wanted = "data.paths or data.demo beside it: the model's own text stays split as it was"
@@ -152,4 +154,3 @@ def text_of(arguments: Eval, version: "Version | None") -> DataSettings:
             f"{arguments.model} was not taught here, so no text of its own is known"
         )
         raise SettingsError("data.paths", got=(), wanted=wanted)
-    return from_table(DataSettings, tomllib.loads(version.lineage.settings).get("data", {}))

@@ -57,6 +57,7 @@ class Corpus:
     folder: Path
     digest: str
     """Of every file's content, the settings and the tokenizer; 64 hex digits."""
+    tokenizer_digest: str
     split_by: SplitBy
     """What was held out: documents by title, documents by hash, or blocks of text."""
     counts: Counts
@@ -104,9 +105,7 @@ def prepare_corpus(
     reporter: Progress = progress or SilentProgress()
     settings = with_demo_titles(settings)
     sources = sources_of(settings)
-    digest = _digest(
-        settings, tokenizer, fingerprint_sources(sources, folder / "fingerprints.json", reporter)
-    )
+    digest = _digest_of(settings, sources, tokenizer, folder, reporter)
     target = folder / digest[:24]
     with FileLock(folder / f"{digest[:24]}.lock", timeout_s=_LONGEST_WAIT_S):
         reused = (target / "corpus.json").is_file()
@@ -123,14 +122,32 @@ def prepare_corpus(
     return corpus
 
 
-def _digest(settings: DataSettings, tokenizer: Tokenizer, fingerprints: Iterable[tuple[str, str]]) -> str:
+def corpus_digest(
+    settings: DataSettings, tokenizer: Tokenizer, folder: Path, progress: Progress | None = None
+) -> str:
+    """The digest that `prepare_corpus` would give the corpus now. Raises: as `prepare_corpus`."""
+    settings = with_demo_titles(settings)
+    return _digest_of(settings, sources_of(settings), tokenizer, folder, progress or SilentProgress())
+
+
+def open_corpus(folder: Path, digest: str) -> Corpus | None:
+    """The corpus of that digest, if it was prepared in `folder` and is still there. Raises: DataError if
+    it is damaged."""
+    target = folder / digest[:24]
+    return _open(target, digest, reused=True) if (target / "corpus.json").is_file() else None
+
+
+def _digest_of(
+    settings: DataSettings, sources: list[Source], tokenizer: Tokenizer, folder: Path, progress: Progress
+) -> str:
+    fingerprints = fingerprint_sources(sources, folder / "fingerprints.json", progress)
     chosen = {name: getattr(settings, name) for name in _MATTERS}
     made_of = {
         "format": _FORMAT,
         "settings": chosen,
         "tokenizer": tokenizer.digest,
         "markers": asdict(Markers.of(tokenizer)),
-        "files": list(fingerprints),
+        "files": fingerprints,
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -207,12 +224,14 @@ def _open(folder: Path, digest: str, reused: bool) -> Corpus:
         record = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         parts = {part: open_part(folder, part, info_from_json(record["parts"][part])) for part in PARTS}
         counts = Counts(**record["counts"])
-        by = record["split_by"]
+        by, made_by = record["split_by"], record["tokenizer"]
+        if record["digest"] != digest:
+            raise ValueError(f"holds the corpus {record['digest']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         way_out = "remove this folder and prepare the data again"
         raise DataError(folder, f"is damaged ({error})", way_out=way_out) from error
     validation = parts["validation"] if parts["validation"].num_tokens else None
-    return Corpus(folder, digest, by, counts, parts["train"], parts["heldout"], validation, reused)
+    return Corpus(folder, digest, made_by, by, counts, parts["train"], parts["heldout"], validation, reused)
 
 
 def _say(corpus: Corpus, progress: Progress) -> None:

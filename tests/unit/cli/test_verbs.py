@@ -173,6 +173,21 @@ def test_a_score_is_kept_with_the_model(tuition) -> None:
     assert tuition("models", "show", "tiny")[1].count("heldout bits per byte") == 2
 
 
+def test_text_that_grew_since_training_does_not_change_the_score(tuition, home: Path) -> None:
+    """Split again, the longer text would have taught blocks in its held-out part."""
+    before = tuition("eval", "tiny")[1].splitlines()[0]
+    path = home.parent / "3.txt"
+    text = path.read_text()
+    try:
+        path.write_text(text + "And then a second cat came by, and nobody had taught it anything.\n" * 40)
+        status, out, err = tuition("eval", "tiny")
+    finally:
+        path.write_text(text)
+    assert status == 0
+    assert out.splitlines()[0] == before
+    assert "the text has changed since training; scored on what training held out" in err
+
+
 def test_a_model_that_does_not_fit_is_not_scored(tuition, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuition.runtime.memory.free_bytes", lambda device: 1_000)
     status, _, err = tuition("eval", "tiny")
