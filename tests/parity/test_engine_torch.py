@@ -28,7 +28,7 @@ class SilentStream:
 
 
 class SilentTokenizer:
-    def stream(self, skip_specials: bool = True) -> SilentStream:
+    def stream(self, skip_specials: bool = True, after: object = ()) -> SilentStream:
         return SilentStream()
 
 

@@ -1,6 +1,7 @@
 """One reply as it grows: the tokens chosen for it, its text, and whether it has ended. Knows no scheduler."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +38,7 @@ class Choice:
 class StreamingTokenizer(Protocol):
     """The part of a tokenizer that the engine needs."""
 
-    def stream(self, skip_specials: bool = True) -> TextStream: ...
+    def stream(self, skip_specials: bool = True, after: Sequence[int] = ()) -> TextStream: ...
 
 
 class Reply:
@@ -70,7 +71,7 @@ class Reply:
         self.num_generated = 0
         sampling = request.sampling
         self.sampler = TokenSampler(sampling, np.array(request.prompt, np.int32), draw)
-        self.text = ReplyText(tokenizer.stream(), request.stop)
+        self.text = ReplyText(tokenizer.stream(after=request.prompt), request.stop)
         self.stop_ids = frozenset() if request.ignore_eos else frozenset(request.stop_ids)
         known = [i for i in sorted(self.stop_ids) if 0 <= i < 1 << 31]  # no other is ever chosen
         self.stop_array = np.array(known, np.int32)

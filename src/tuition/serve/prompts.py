@@ -78,8 +78,8 @@ def prepare_completion(body: CompletionRequest, caller: Caller) -> Prepared:
     prepared = _spread(body, prompts, wish, caller)
     if not body.echo:
         return prepared
-    decode = caller.model.tokenizer.decode
-    texts = tuple(prompt if isinstance(prompt, str) else decode(prompt) for prompt in body.prompt)
+    stream = caller.model.tokenizer.stream  # an unfinished character at the end belongs to the reply
+    texts = tuple(prompt if isinstance(prompt, str) else stream().push_all(prompt) for prompt in body.prompt)
     return Prepared(prepared.requests, prepared.num_choices, texts)
 
 

@@ -100,7 +100,8 @@ class CompletionDialect:
     def __init__(self, tokenizer: Tokenizer, prepared: Prepared, with_logprobs: bool, num_top: int) -> None:
         self.tokenizer, self.prepared = tokenizer, prepared
         self.with_logprobs, self.num_top = with_logprobs, num_top
-        self._offsets = [_Offsets(tokenizer) for _ in prepared.requests]
+        echo = bool(prepared.prompt_texts)
+        self._places = [_Places(tokenizer, () if echo else request.prompt) for request in prepared.requests]
         self._echoed: set[int] = set()
 
     def opening(self, index: int) -> dict[str, Any] | None:
@@ -139,39 +140,44 @@ class CompletionDialect:
         return {"index": index, "text": text, "logprobs": told, "finish_reason": finish_reason}
 
     def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        offsets = self._offsets[index]
+        place, tokens, tops, offsets = self._places[index], list[str](), list[dict[str, float] | None](), []
+        for item in logprobs:
+            tokens.append(place.name(item.token_id))
+            tops.append(self._top(item, place))
+            offsets.append(place.next(item.token_id))
         return {
-            "tokens": [self._name(item.token_id) for item in logprobs],
+            "tokens": tokens,
             "token_logprobs": [as_json_float(item.logprob) for item in logprobs],
-            "top_logprobs": [self._top(item) for item in logprobs],
-            "text_offset": [offsets.next(item.token_id) for item in logprobs],
+            "top_logprobs": tops,
+            "text_offset": offsets,
         }
 
-    def _top(self, item: TokenLogprob) -> dict[str, float] | None:
+    def _top(self, item: TokenLogprob, place: "_Places") -> dict[str, float] | None:
         """The most likely tokens, and the token itself: clients compare its value with the maximum."""
         if item.logprob is None:
             return None
-        table = {self._name(token_id): as_json_float(logprob) for token_id, logprob in item.top}
+        table = {place.name(token_id): as_json_float(logprob) for token_id, logprob in item.top}
         if self.num_top:
-            table.setdefault(self._name(item.token_id), as_json_float(item.logprob))
+            table.setdefault(place.name(item.token_id), as_json_float(item.logprob))
         return table  # type: ignore[return-value]
 
-    def _name(self, token_id: int) -> str:
-        """The token's text; bytes that are not text by themselves get distinct names."""
-        content = self.tokenizer.token_bytes(token_id)
+
+class _Places:
+    """Where each token begins in the text, in decoded characters, and how it reads there."""
+
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int]) -> None:
+        self._decoder, self._length = tokenizer.stream(after=after), 0
+
+    def name(self, token_id: int) -> str:
+        """The text of a token at this place; bytes that are not text by themselves get distinct names."""
+        content = self._decoder.would_add(token_id)
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
-
-class _Offsets:
-    """Where each token begins in the text, counting characters of what was decoded before it."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._decoder, self._length = tokenizer.stream(), 0
-
     def next(self, token_id: int) -> int:
+        """Where `token_id` begins; the place is then behind it."""
         begin = self._length
         self._length += len(self._decoder.push(token_id))
         return begin

@@ -7,7 +7,7 @@ cannot differ.
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ import tokenizers
 from tuition.core.errors import ModelError
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_LONGEST_UNFINISHED = 3
+"""Bytes that a UTF-8 character may have without being whole."""
 _CLEANUP = {
     " .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " do not": " don't",
     " 's": "'s", " 've": "'ve", " 're": "'re",
@@ -68,14 +70,17 @@ class IncrementalDecoder:
     """Turns ids into text as they come. What `push` and `finish` return, joined, is what `Tokenizer.decode`
     returns.
 
-    A character of several bytes is held back until it is whole; bytes that never become one read as U+FFFD.
+    `after` are ids that come before, such as a prompt: the text of `after` and the text returned, joined,
+    is the text of all ids. A character of several bytes is held back until it is whole; bytes that never
+    become one read as U+FFFD.
     """
 
-    def __init__(self, pieces: Pieces, skip_specials: bool = True) -> None:
+    def __init__(self, pieces: Pieces, skip_specials: bool = True, after: Sequence[int] = ()) -> None:
         self._pieces, self._skip = pieces, skip_specials
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = True
         self._spaces_to_drop = pieces.strip_spaces
+        self._skip_over(after)
 
     def push(self, token_id: int) -> str:
         """The text that is certain once `token_id` is known; may be empty."""
@@ -90,12 +95,35 @@ class IncrementalDecoder:
                 return self._utf8.decode(b"".join(map(table.__getitem__, token_ids)))
         return self._utf8.decode(b"".join(map(self._bytes, token_ids)))
 
+    def would_add(self, token_id: int) -> bytes:
+        """The bytes of `token_id` if it came next; special tokens as they are written."""
+        piece = self._pieces.of(token_id, self._at_start)
+        return piece[min(self._spaces_to_drop, len(piece) - len(piece.lstrip(b" "))) :]
+
     def finish(self) -> str:
-        """What was held back. The decoder is then as new."""
+        """What was held back. The decoder then begins a new text."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         self._at_start, self._spaces_to_drop = True, self._pieces.strip_spaces
         return rest
+
+    def _skip_over(self, token_ids: Sequence[int]) -> None:
+        """Take `token_ids` as read. Only the start and the last bytes, an unfinished character, matter."""
+        for token_id in token_ids:
+            if not self._at_start and not self._spaces_to_drop:
+                self._utf8.reset()
+                self._utf8.decode(self._last_bytes(token_ids))
+                return
+            self.push(token_id)
+
+    def _last_bytes(self, token_ids: Sequence[int]) -> bytes:
+        """The end of what the ids add, as long as an unfinished character can be."""
+        table, end = self._pieces.shown if self._skip else self._pieces.table, b""
+        for token_id in reversed(token_ids):
+            end = (table[token_id] if 0 <= token_id < len(table) else b"") + end
+            if len(end) >= _LONGEST_UNFINISHED:
+                break
+        return end
 
     def _bytes(self, token_id: int) -> bytes:
         if self._skip and token_id in self._pieces.special_ids:

@@ -158,9 +158,9 @@ class Tokenizer:
         decoder = self.stream(skip_specials)
         return decoder.push_all(ids) + decoder.finish()
 
-    def stream(self, skip_specials: bool = True) -> IncrementalDecoder:
-        """A decoder for ids that come one by one."""
-        return IncrementalDecoder(self.pieces, skip_specials)
+    def stream(self, skip_specials: bool = True, after: Sequence[int] = ()) -> IncrementalDecoder:
+        """A decoder for ids that come one by one, as the continuation of `after`."""
+        return IncrementalDecoder(self.pieces, skip_specials, after)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds inside of a text."""

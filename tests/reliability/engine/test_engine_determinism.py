@@ -54,7 +54,7 @@ NATIVE_SHAPE = ModelShape(
 
 
 class SilentTokenizer:
-    def stream(self, skip_specials: bool = True) -> "SilentTokenizer":
+    def stream(self, skip_specials: bool = True, after: object = ()) -> "SilentTokenizer":
         return self
 
     def push(self, token_id: int) -> str:

@@ -159,7 +159,7 @@ class LetterTokenizer:
     def __init__(self) -> None:
         self.poison: int | None = None
 
-    def stream(self, skip_specials: bool = True) -> LetterStream:
+    def stream(self, skip_specials: bool = True, after: object = ()) -> LetterStream:
         return LetterStream(self.poison)
 
 

@@ -251,3 +251,39 @@ def test_transformers_opens_what_we_save(model_folder: Path, trained: Tokenizer)
     messages = [{"role": "user", "content": "to be?"}]
     rendered = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
     assert list(rendered["input_ids"]) == trained.render_chat(messages)
+
+
+@FEW
+@given(data=st.data(), skip=st.booleans())
+def test_a_continuation_reads_as_the_end_of_the_whole(
+    families: dict[str, Tokenizer], data, skip: bool
+) -> None:
+    """Also where the first part ends inside a character, or holds nothing that is shown."""
+    for tokenizer in families.values():
+        ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3), max_size=40))
+        cut = data.draw(st.integers(0, len(ids)))
+        before, after = tokenizer.stream(skip), tokenizer.stream(skip, after=ids[:cut])
+        text = before.push_all(ids[:cut]) + after.push_all(ids[cut:]) + after.finish()
+        assert text == tokenizer.decode(ids, skip)
+
+
+@FEW
+@given(data=st.data())
+def test_what_a_token_would_add_is_what_it_adds(families: dict[str, Tokenizer], data) -> None:
+    for tokenizer in families.values():
+        ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3), max_size=20))
+        decoder, parts = tokenizer.stream(skip_specials=False), []
+        for token_id in ids:
+            parts.append(decoder.would_add(token_id))
+            decoder.push(token_id)
+        assert b"".join(parts).decode("utf-8", "replace") == tokenizer.decode(ids, skip_specials=False)
+
+
+@pytest.mark.parametrize("name", ["llama", "unigram"])
+def test_a_word_after_a_prompt_keeps_its_space(families: dict[str, Tokenizer], name: str) -> None:
+    tokenizer = families[name]
+    the = tokenizer.token_id("▁the")
+    prompt = tokenizer.encode("then")
+    assert tokenizer.stream(after=prompt).push(the) == " the"
+    assert tokenizer.stream(after=prompt[:0]).push(the) == "the"
+    assert tokenizer.stream(after=tokenizer.eos_ids).push(the) == "the", "nothing is shown before it"
