@@ -16,6 +16,7 @@ from tuition.core.errors import ModelError
 from tuition.model.digest import weights_digest
 from tuition.model.families import Family, shape_from_config
 from tuition.model.fields import Fields
+from tuition.model.generation import GenerationDefaults, defaults_of_folder, defaults_of_gguf
 from tuition.model.gguf_file import GgufFile
 from tuition.model.gguf_model import GgufModel, QuantisedRows, is_gguf
 from tuition.model.mapped import MappedFile, inside
@@ -57,6 +58,8 @@ class ModelFolder:
     read_tokenizer: Callable[[], Tokenizer] = field(repr=False)
     read_rows: Callable[[str], QuantisedRows] | None = field(default=None, repr=False)
     """GGUF only: a tensor as raw blocks."""
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
+    """How the model's own files want tokens drawn, where a request does not say."""
 
     @property
     def tensor_names(self) -> tuple[str, ...]:
@@ -121,6 +124,7 @@ def _open_file(path: Path) -> ModelFolder:
         shape=model.shape,
         manifest=None,
         generation_stop_ids=model.stop_ids,
+        generation=defaults_of_gguf(model.file.metadata, path),
         format=f"gguf {model.types}",
         num_bytes=model.file.file.size,
         read_tensor=model.tensor,
@@ -172,6 +176,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         shape=shape,
         manifest=manifest,
         generation_stop_ids=stop_ids,
+        generation=defaults_of_folder(generation, folder / "generation_config.json"),
         format="safetensors " + "/".join(types),
         num_bytes=sum(shard.file.size for shard in shards.values()),
         read_tensor=read_tensor,
