@@ -124,9 +124,9 @@ def run(settings: TrainSettings, tokenizer: Tokenizer, corpus: Corpus, span: Spa
         seed=0,
         precision=state.precision,
     )
-    score = bits_per_byte(scores)
+    score = bits_per_byte(scores, "held-out bits per byte", "the beginnings of the documents")
     return {
-        "bits_per_byte": round(score.mean, 4),
+        "bits_per_byte": round(score.value, 4),
         "stderr": None if score.stderr is None else round(score.stderr, 4),
         "last_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
         "parameters": num_parameters(shape),

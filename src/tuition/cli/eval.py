@@ -1,6 +1,6 @@
 """`tuition eval`: how many bits a model needs for one byte of text it was not taught."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -21,7 +21,6 @@ DESCRIPTION = (
     "of any tokenizer. Lower is better. Without --data.paths or --data.demo, on what the "
     "model's own run held out."
 )
-TASK = "heldout bits per byte"
 OTHER_TASK = "bits per byte of other text"
 """Of text that was named here: nobody knows whether the model was taught some of it."""
 
@@ -68,10 +67,11 @@ def run(argv: list[str]) -> int:
     from tuition.model.folder import open_model
     from tuition.model.load import load_decoder
     from tuition.plan.memory import require_evaluation
-    from tuition.registry.registry import Evaluation, Registry
+    from tuition.registry.registry import Registry
     from tuition.runtime.crew import MOST_MEMBERS, crew_size
     from tuition.runtime.device import choose_device, choose_precision
     from tuition.runtime.memory import free_bytes
+    from tuition.train.scoring import HELDOUT_TASK
 
     workspace = open_workspace(arguments.workspace).create()
     progress = open_progress()
@@ -101,6 +101,7 @@ def run(argv: list[str]) -> int:
             decoder,
             tokenizer,
             corpus.heldout if arguments.part == "heldout" else corpus.train,
+            task=OTHER_TASK if names_text(arguments) else HELDOUT_TASK,
             window=arguments.window,
             stride=arguments.stride,
             max_bytes=arguments.max_bytes,
@@ -110,7 +111,7 @@ def run(argv: list[str]) -> int:
         window = meter.stop(start)
         bits = score.bits_per_byte
         error = "" if bits.stderr is None else f" ± {bits.stderr:.4f}"
-        print(f"{bits.mean:.4f}{error} bits per byte over {bits.num_bytes:,} bytes ({arguments.part})")
+        print(f"{bits.value:.4f}{error} bits per byte over {bits.num_bytes:,} bytes ({arguments.part})")
         print(f"perplexity {score.perplexity:,.2f} per token, windows of {score.window:,} tokens")
         print(f"scored: {', '.join(score.titles[:8])}{', ...' if len(score.titles) > 8 else ''}")
         print(
@@ -118,11 +119,7 @@ def run(argv: list[str]) -> int:
             f"{format_usd(window.cost_nusd)} (not booked: an evaluation belongs to no run or request)"
         )
         if version is not None and arguments.part == "heldout" and arguments.max_bytes is None:
-            task = OTHER_TASK if names_text(arguments) else TASK
-            registry.record_evaluation(
-                version,
-                Evaluation(task, bits.mean, bits.stderr, bits.num_bytes, bits.unit, corpus.digest),
-            )
+            registry.record_score(version, replace(bits, data_digest=corpus.digest))
     return 0
 
 

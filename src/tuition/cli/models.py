@@ -112,7 +112,7 @@ def show_model(arguments: ShowModel) -> int:
         except NotFoundError:
             version = None
         path = registry.resolve(arguments.model)
-        scores = registry.evaluations(version) if version else ()
+        scores = registry.scores(version) if version else ()
     folder = open_model(path, verify=arguments.check)
     shape = folder.shape
     print(f"{version.reference if version else path}")
@@ -132,8 +132,9 @@ def show_model(arguments: ShowModel) -> int:
                 print(f"  {name.replace('_', ' '):<18}{told(name, value)}")
     for score in scores:
         error = "" if score.stderr is None else f" ± {score.stderr:.4f}"
-        amount = f"over {score.num_items:,} bytes, {when(score.created_unix_ns)}"
-        print(f"  score             {score.mean:.4f}{error} {score.task} {amount}")
+        amount = "" if score.num_bytes is None else f" over {score.num_bytes:,} bytes"
+        made = "" if score.created_unix_ns is None else f", {when(score.created_unix_ns)}"
+        print(f"  score             {score.value:.4f}{error} {score.task}{amount}{made}")
     if arguments.check:
         digest = folder.digest()
         if version is not None and digest != version.digest:

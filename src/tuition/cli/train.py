@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     score = result.probes[-1].score if result.probes else None
     if score is not None:
         error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
-        print(f"held-out: {score.mean:.3f}{error} bits per byte; {result.split}")
+        print(f"held-out: {score.value:.3f}{error} bits per byte; {result.split}")
     print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
     print(f"run:   {result.folder}")
     return 0 if result.status == "finished" else 130

@@ -1,6 +1,7 @@
-"""The nouns that pass between rooms and cost something. Values only: frozen, without behaviour.
+"""Values that pass between packages: frozen, without behaviour.
 
-`Window` -> `Posting` is the way of a cost; `StepTrace` tells the ledger who was in an engine step.
+`Window` -> `Posting` is the way of a cost; `StepTrace` tells the ledger who was in an engine step; `Score` is
+a measured quality of a model.
 """
 
 from dataclasses import dataclass
@@ -93,3 +94,29 @@ class StepRecord:
     window: Window
     progress: float
     """Share of the run that is done, 0 to 1, by steps or by the clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One measured quality of a model, with its uncertainty and what it was measured on."""
+
+    task: str
+    """What was measured, like `heldout bits per byte`."""
+    value: float
+    stderr: float | None
+    """Standard error over the items; None where they are too few for one."""
+    unit: str
+    method: str
+    """How it was measured, for people: windows, precision, estimator."""
+    num_items: int | None
+    """Documents, or other independent items, that the error is over; None: not recorded."""
+    num_bytes: int | None = None
+    """UTF-8 bytes of the text that was scored; None where it is no text."""
+    num_tokens: int | None = None
+    """Tokens that were scored; None where there are none."""
+    data_digest: str | None = None
+    """Of the prepared data that the items are from."""
+    run_id: str | None = None
+    """The training run that measured it; None: it was measured later."""
+    created_unix_ns: int | None = None
+    """Set when it is recorded."""

@@ -6,12 +6,11 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
 from tuition.books.books import Books
-from tuition.books.schema import evaluations, periods, prices, rates, requests
+from tuition.books.schema import periods, prices, rates, requests
 from tuition.core.records import FinishReason
 from tuition.ledger.amount import Amount
 from tuition.ledger.attribution import PeriodTotals, RequestCost
@@ -148,37 +147,6 @@ def _columns(parts: Mapping[str, Amount], time_name: str) -> dict[str, int | Non
         columns[f"{part}_energy_uj"] = amount.energy_uj
         columns[f"{part}_cost_nusd"] = amount.cost_nusd
     return columns
-
-
-def record_evaluation(
-    books: Books,
-    *,
-    model: str,
-    task: str,
-    mean: float,
-    stderr: float | None,
-    num_items: int,
-    unit: str,
-    version: int | None = None,
-    run_id: str | None = None,
-    corpus_digest: str | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> None:
-    """Keep a score, durable on return."""
-    row = {
-        "model": model,
-        "version": version,
-        "run_id": run_id,
-        "task": task,
-        "corpus_digest": corpus_digest,
-        "mean": mean,
-        "stderr": stderr,
-        "num_items": num_items,
-        "unit": unit,
-        "created_unix_ns": time.time_ns(),
-        "details_json": json.dumps(dict(details or {}), allow_nan=False),
-    }
-    books.write_now(lambda connection: connection.execute(insert(evaluations).values(**row)) and None)
 
 
 def record_price(

@@ -189,7 +189,7 @@ def training_lines(receipt: TrainingReceipt) -> list[Line]:
     ]
     for score in receipt.scores:
         error = f" +- {score.stderr:.3f}" if score.stderr is not None else ""
-        lines.append(Line(section, score.task.replace("_", " "), score.mean, score.unit, f"measured{error}"))
+        lines.append(Line(section, score.task.replace("_", " "), score.value, score.unit, f"measured{error}"))
     for kind, amount in receipt.parts.items():
         lines.append(Line(section, f"time: {kind}", amount.wall_ns, "ns", "measured"))
     lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, receipt.machine)

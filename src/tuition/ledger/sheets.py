@@ -4,19 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuition.core.records import Score
 from tuition.core.units import UJ_PER_WH
 from tuition.ledger.amortization import crossover_tokens
 from tuition.ledger.amount import NOTHING, Amount
-
-
-@dataclass(frozen=True)
-class Score:
-    """An evaluation as it was recorded."""
-
-    task: str
-    mean: float
-    stderr: float | None
-    unit: str
 
 
 @dataclass(frozen=True)

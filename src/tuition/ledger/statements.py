@@ -12,10 +12,11 @@ from sqlalchemy import Connection, RowMapping, func, select
 
 from tuition.books.books import Books
 from tuition.books.schema import evaluations, periods, rates, requests, run_costs, runs
+from tuition.books.scores import score_of
 from tuition.core.errors import NotFoundError
 from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.process import has_ended
-from tuition.ledger.sheets import ModelStatement, RequestReceipt, Score, Statement, TrainingReceipt
+from tuition.ledger.sheets import ModelStatement, RequestReceipt, Statement, TrainingReceipt
 
 PROCESS_ENDED = "process ended"
 
@@ -62,7 +63,7 @@ def _training_receipt(connection: Connection, row: RowMapping) -> TrainingReceip
         status=status,
         reason=reason,
         flops=int(row["flops"]),
-        scores=tuple(Score(s["task"], s["mean"], s["stderr"], s["unit"]) for s in scores),
+        scores=tuple(score_of(row) for row in scores),
         parts=parts,
         total=sum(parts.values(), NOTHING),
         energy_method=_method(methods),

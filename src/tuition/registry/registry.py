@@ -18,8 +18,10 @@ from sqlalchemy import Row, func, insert, select, update
 
 from tuition.books.books import Books
 from tuition.books.schema import evaluations, models
+from tuition.books.scores import insert_score, score_of
 from tuition.core.durable import publish_folder
 from tuition.core.errors import ModelError, NotFoundError
+from tuition.core.records import Score
 from tuition.core.workspace import Workspace
 from tuition.registry.copying import copy_model, files_of
 from tuition.registry.lineage import MANIFEST, Lineage, read_lineage
@@ -46,21 +48,6 @@ class Version:
     def reference(self) -> str:
         """`name@version`"""
         return f"{self.name}@{self.version}"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One measured score of a version."""
-
-    task: str
-    mean: float
-    stderr: float | None
-    num_items: int
-    unit: str
-    corpus_digest: str | None = None
-    run_id: str | None = None
-    created_unix_ns: int = 0
-    """Set when it is recorded."""
 
 
 class Registry:
@@ -171,22 +158,20 @@ class Registry:
             self._delete_files(version)
         return tuple(gone)
 
-    def record_evaluation(self, version: Version, evaluation: Evaluation) -> None:
+    def record_score(self, version: Version, score: Score) -> None:
         """Keep a score of a version, durably."""
-        values = {**vars(evaluation), "created_unix_ns": time.time_ns()}
-        row = insert(evaluations).values(model=version.name, version=version.version, **values)
+        row = insert_score(version.name, version.version, score)
         self.books.write_now(lambda connection: connection.execute(row).rowcount)
 
-    def evaluations(self, version: Version) -> tuple[Evaluation, ...]:
+    def scores(self, version: Version) -> tuple[Score, ...]:
         """Scores of a version, the latest first."""
-        columns = [evaluations.c[name] for name in Evaluation.__dataclass_fields__]
         query = (
-            select(*columns)
+            select(evaluations)
             .where(evaluations.c.model == version.name, evaluations.c.version == version.version)
             .order_by(evaluations.c.created_unix_ns.desc())
         )
-        rows = self.books.read(lambda connection: connection.execute(query).all())
-        return tuple(Evaluation(*row) for row in rows)
+        rows = self.books.read(lambda connection: connection.execute(query).mappings().all())
+        return tuple(score_of(row) for row in rows)
 
     def _known(self, name: str | None) -> tuple[str, ...]:
         """Names for an error; with versions where the name exists and the version does not."""

@@ -28,7 +28,7 @@ from tuition.model.save import save_model
 from tuition.plan.memory import require_training
 from tuition.registry.lineage import Lineage
 from tuition.registry.names import check_name
-from tuition.registry.registry import Evaluation, Registry, Version
+from tuition.registry.registry import Registry, Version
 from tuition.runtime.checkpoints import Checkpoint, load_latest
 from tuition.runtime.crew import crew_size
 from tuition.runtime.device import choose_device, prepare_process, set_threads
@@ -295,7 +295,7 @@ def _publish(session: Session, registry: Registry, final: Probe, status: str) ->
         settings=to_toml(settings),
         first_weights=settings.resolved_first_weights,
         run_id=session.folder.run_id,
-        evaluation=asdict(score),
+        evaluation={name: value for name, value in asdict(score).items() if value is not None},
     )
     manifest: dict[str, Any] = {
         "recipe": pretrain.NAME,
@@ -317,18 +317,7 @@ def _publish(session: Session, registry: Registry, final: Probe, status: str) ->
 
     with session.bill.overhead("checkpoint"):
         version = registry.publish(settings.name, write, lineage)
-    registry.record_evaluation(
-        version,
-        Evaluation(
-            task="heldout bits per byte",
-            mean=score.mean,
-            stderr=score.stderr,
-            num_items=score.num_bytes,
-            unit=score.unit,
-            corpus_digest=corpus.digest,
-            run_id=session.folder.run_id,
-        ),
-    )
+    registry.record_score(version, score)
     return version
 
 

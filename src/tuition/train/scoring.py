@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tuition.core.errors import SettingsError, ShapeError
+from tuition.core.records import Score
 from tuition.data.rows import IGNORED
 from tuition.model.decoder import Decoder
 from tuition.runtime.crew import ALONE, Crew
@@ -24,20 +25,11 @@ from tuition.runtime.device import Precision
 from tuition.train.attention import training_context
 from tuition.train.losses import token_losses
 
+HELDOUT_TASK = "heldout bits per byte"
+"""Of the part that the model's own training held out."""
+
 TOKENS_AT_ONCE = 2_048
 """In one forward pass: enough to keep matrix units busy, and little enough to stay in a core's cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A mean over text and how sure it is."""
-
-    mean: float
-    stderr: float | None
-    """Standard error over documents; None with a single one."""
-    num_bytes: int
-    num_documents: int
-    unit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,21 +139,38 @@ def _stack(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
     )
 
 
-def bits_per_byte(scores: Sequence[DocumentScore]) -> Score:
-    """Bits that a model needs for one byte of text; comparable between tokenizers.
+def bits_per_byte(scores: Sequence[DocumentScore], task: str, method: str) -> Score:
+    """Bits that a model needs for one byte of text; comparable between tokenizers. `task` and `method` are
+    for the record: what was scored, and how.
 
     The error is that of a ratio of sums over documents, by linearisation. Source: Cochran, Sampling
     Techniques, 1977, section 6.4.
     """
-    return _ratio(scores, [score.num_bytes for score in scores], 1 / math.log(2), "bits per byte")
+    value, stderr = _ratio(scores, [score.num_bytes for score in scores])
+    return Score(
+        task,
+        value / math.log(2),
+        None if stderr is None else stderr / math.log(2),
+        "bits per byte",
+        method,
+        num_items=len(scores),
+        num_bytes=sum(score.num_bytes for score in scores),
+        num_tokens=sum(score.num_tokens for score in scores),
+    )
 
 
-def nats_per_token(scores: Sequence[DocumentScore]) -> Score:
+def nats_per_token(scores: Sequence[DocumentScore]) -> float:
     """Mean loss; comparable only between models of one tokenizer."""
-    return _ratio(scores, [score.num_tokens for score in scores], 1.0, "nats per token")
+    return _ratio(scores, [score.num_tokens for score in scores])[0]
 
 
-def _ratio(scores: Sequence[DocumentScore], sizes: list[int], factor: float, unit: str) -> Score:
+def window_method(window: int, stride: int, precision: str) -> str:
+    """The method of a score over windows, for the record."""
+    return f"windows of {window:,} tokens, {stride:,} of them new, in {precision}"
+
+
+def _ratio(scores: Sequence[DocumentScore], sizes: list[int]) -> tuple[float, float | None]:
+    """Nats over the sum of `sizes`, and the standard error of that."""
     total = sum(sizes)
     if total == 0:
         raise ShapeError("score", wanted="at least one scored byte", got=0)
@@ -169,5 +178,5 @@ def _ratio(scores: Sequence[DocumentScore], sizes: list[int], factor: float, uni
     count, stderr = len(scores), None
     if count > 1:
         residuals = sum((score.nats - mean * size) ** 2 for score, size in zip(scores, sizes, strict=True))
-        stderr = math.sqrt(count / (count - 1) * residuals) / total * factor
-    return Score(mean * factor, stderr, sum(score.num_bytes for score in scores), count, unit)
+        stderr = math.sqrt(count / (count - 1) * residuals) / total
+    return mean, stderr

@@ -7,14 +7,14 @@ it ended.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tuition.core.errors import BooksError, BusyError, SettingsError
 from tuition.core.progress import Progress
-from tuition.core.records import StepRecord
+from tuition.core.records import Score, StepRecord
 from tuition.core.units import format_count, format_duration
 from tuition.data.corpus import Corpus
 from tuition.data.loader import Loader
@@ -27,7 +27,7 @@ from tuition.train.listeners import JsonLog, TensorBoardLog, mfu, tokens_per_sec
 from tuition.train.loop import fit
 from tuition.train.samples import byte_counts, write_sample
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
-from tuition.train.scoring import Score, bits_per_byte, score_documents
+from tuition.train.scoring import HELDOUT_TASK, bits_per_byte, score_documents, window_method
 from tuition.train.settings import TrainSettings
 from tuition.train.state import TrainState
 from tuition.train.step import Loss
@@ -170,29 +170,32 @@ class Session:
             )
         probe = Probe(self.state.step, progress, self.span.spent_s, score, samples)
         self.probes.append(probe)
-        values = {"bits_per_byte": score.mean, "stderr": score.stderr, "num_bytes": score.num_bytes}
+        values = {"bits_per_byte": score.value, "stderr": score.stderr, "num_bytes": score.num_bytes}
         self._note_event(
             "evaluation", step=probe.step, seconds=probe.seconds, samples=list(samples), **values
         )
         numbered = {f"sample {index}": f"```\n{text}\n```" for index, text in enumerate(samples)}
         with self._alarm(_BOARD):
-            self.board.event("heldout", probe.step, bits_per_byte=score.mean, **numbered)
+            self.board.event("heldout", probe.step, bits_per_byte=score.value, **numbered)
         self.progress.say(_describe(probe))
         return probe
 
     def _score(self, max_bytes: int | None) -> Score:
-        heldout, window = self.corpus.heldout, self.settings.seq_len
+        heldout, window, precision = self.corpus.heldout, self.settings.seq_len, self.state.precision
+        stride = max(1, window // 2)
         scores = score_documents(
             self.state.model,
             [heldout.document(index) for index in range(heldout.info.num_documents)],
             np.asarray(byte_counts(self.tokenizer)),
             window=window,
-            stride=max(1, window // 2),
-            precision=self.state.precision,
+            stride=stride,
+            precision=precision,
             max_bytes=max_bytes,
             crew=self.state.crew,
         )
-        return bits_per_byte(scores)
+        method = window_method(window, stride, str(precision.dtype).removeprefix("torch."))
+        score = bits_per_byte(scores, HELDOUT_TASK, method)
+        return replace(score, data_digest=self.corpus.digest, run_id=self.folder.run_id)
 
     def save(self) -> None:
         """Write a checkpoint and the bill. A disk or a database that refuses is an alarm; training goes
@@ -257,7 +260,7 @@ def _probe_from(value: dict[str, Any]) -> Probe:
 def _describe(probe: Probe) -> str:
     error = "" if probe.score.stderr is None else f" ± {probe.score.stderr:.3f}"
     when = f"after {probe.step:,} steps ({probe.progress:.0%})"
-    lines = [f"{when}: {probe.score.mean:.3f}{error} held-out bits per byte"]
+    lines = [f"{when}: {probe.score.value:.3f}{error} held-out bits per byte"]
     for sample in probe.samples:
         lines += ["  | " + line for line in sample.strip().splitlines()] + [""]
     return "\n".join(lines).rstrip()

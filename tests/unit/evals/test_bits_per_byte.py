@@ -10,7 +10,7 @@ import torch
 from tuition.core.progress import SilentProgress, Task
 from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.settings import DataSettings
-from tuition.evals.bits_per_byte import bits_per_byte, evaluate
+from tuition.evals.bits_per_byte import evaluate
 from tuition.model.decoder import Decoder
 from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
@@ -49,9 +49,9 @@ def test_a_model_that_knows_nothing_pays_the_logarithm_of_its_vocabulary(
     # marks that begin and end documents are tokens without bytes
     num_scored = corpus.heldout.num_tokens - corpus.heldout.info.num_documents
     expected = num_scored * math.log2(tokenizer.vocab_size) / corpus.heldout_bytes
-    assert found.bits_per_byte.mean == pytest.approx(expected, rel=1e-5)
+    assert found.bits_per_byte.value == pytest.approx(expected, rel=1e-5)
     assert found.bits_per_byte.num_bytes == corpus.heldout_bytes
-    assert found.bits_per_byte.num_documents == 2
+    assert found.bits_per_byte.num_items == 2
     assert found.bits_per_byte.stderr is not None
 
 
@@ -60,8 +60,8 @@ def test_a_smaller_stride_never_scores_fewer_bytes(tokenizer: Tokenizer, corpus:
     for stride in (1, 7, 32):
         found = evaluate(model, tokenizer, corpus.heldout, stride=stride)
         assert found.bits_per_byte.num_bytes == corpus.heldout_bytes
-    assert bits_per_byte(model, tokenizer, corpus.heldout).mean == pytest.approx(
-        found.bits_per_byte.mean, rel=0.05
+    assert evaluate(model, tokenizer, corpus.heldout).bits_per_byte.value == pytest.approx(
+        found.bits_per_byte.value, rel=0.05
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from tuition.books.books import Books
+from tuition.books.scores import insert_score
 from tuition.core.errors import NotFoundError
-from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
 from tuition.core.units import UJ_PER_WH
 from tuition.ledger.amortization import (
     crossover_tokens,
@@ -23,7 +24,6 @@ from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.receipts import (
     RequestRow,
-    record_evaluation,
     record_period,
     record_price,
     record_rate,
@@ -52,8 +52,8 @@ def filled(books: Books, shape, machine, clock) -> Books:
         start = meter.start()
         clock.sleep(4_000 * MS)
         bill.add_step(StepRecord(1, 2.0, 1.0, 0.1, 1_000, 10**11, meter.stop(start), 1.0))
-    record_evaluation(books, model="bard", task="bits_per_byte", mean=1.8, stderr=0.01, num_items=9,
-                      unit="bits per byte", run_id="bard-run")  # fmt: skip
+    score = Score("bits_per_byte", 1.8, 0.01, "bits per byte", "a test", num_items=9, run_id="bard-run")
+    books.write_now(lambda connection: connection.execute(insert_score("bard", None, score)).rowcount)
     rate_id = record_rate(books, machine)
     account = EngineAccount(shape, machine, meter, clock=clock)
     for i, name in enumerate(("r0", "r1", "r2")):

@@ -6,18 +6,22 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from tuition.books.books import open_books
+from tuition.books.schema import evaluations
 from tuition.core.errors import ModelError, NotFoundError, SettingsError
+from tuition.core.records import Score
 from tuition.core.workspace import Workspace
 from tuition.registry.lineage import Lineage
 from tuition.registry.names import check_name, parse_reference
-from tuition.registry.registry import Evaluation, Registry
+from tuition.registry.registry import Registry
 
 DIGEST = "ab" * 32
 TRAVERSALS = ["../x", "..", "a/../b", "a\\b", "/etc/passwd", "a\x00b", "", ".hidden", "A", "a b", "a..b",
@@ -191,10 +195,22 @@ def test_two_publishers_of_one_name_get_two_versions(registry: Registry) -> None
 
 def test_scores_are_kept_with_the_version(registry: Registry) -> None:
     version = registry.publish("poet", write_folder)
-    registry.record_evaluation(version, Evaluation("bits_per_byte", 1.83, 0.01, 5_000, "bits/byte"))
-    (found,) = registry.evaluations(version)
-    assert (found.task, found.mean, found.stderr, found.unit) == ("bits_per_byte", 1.83, 0.01, "bits/byte")
-    assert found.created_unix_ns > 0
+    score = Score("heldout bits per byte", 1.83, 0.01, "bits per byte", "windows of 32", 12, 5_000, 900)
+    registry.record_score(version, score)
+    (found,) = registry.scores(version)
+    assert found.created_unix_ns
+    assert replace(found, created_unix_ns=None) == score
+
+
+def test_a_score_of_before_its_method_was_recorded_counts_bytes_and_no_items(
+    registry: Registry,
+) -> None:
+    version = registry.publish("poet", write_folder)
+    registry.record_score(version, Score("t", 1.0, None, "u", "m", 5_000))
+    old = update(evaluations).values(details_json="{}")
+    registry.books.write_now(lambda connection: connection.execute(old).rowcount)
+    (found,) = registry.scores(version)
+    assert (found.num_items, found.num_bytes, found.num_tokens) == (None, 5_000, None)
 
 
 def test_hostile_names_are_refused_wherever_a_name_is_taken(registry: Registry) -> None:

@@ -16,6 +16,7 @@ from tuition.books.schema import runs
 from tuition.core.errors import BusyError, CapacityError, SettingsError
 from tuition.core.lock import FileLock
 from tuition.core.progress import SilentProgress
+from tuition.core.records import Score
 from tuition.core.settings import read_settings
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.data.settings import DataSettings
@@ -34,7 +35,6 @@ from tuition.train.recipes import pretrain
 from tuition.train.recipes.demo import demo_settings
 from tuition.train.run import TrainResult, run_training
 from tuition.train.schedule import BudgetSpan
-from tuition.train.scoring import Score
 from tuition.train.settings import CheckpointSettings, EvaluationSettings, ShapeSettings, TrainSettings
 
 
@@ -106,8 +106,8 @@ def test_a_run_ends_in_a_registered_model_with_its_bill_and_lineage(home: Home) 
     assert row["num_parameters"] == result.num_parameters
     with open_books(home.workspace) as books:
         version = Registry(home.workspace, books).get("tiny")
-        (evaluation,) = Registry(home.workspace, books).evaluations(version)
-    assert evaluation.mean == result.probes[-1].score.mean
+        (evaluation,) = Registry(home.workspace, books).scores(version)
+    assert replace(evaluation, created_unix_ns=None) == result.probes[-1].score
     assert version.lineage.run_id == result.run_id
     assert read_settings(TrainSettings, result.folder / "settings.toml") == home.settings
     header = json.loads((result.folder / "header.json").read_text())

@@ -76,13 +76,13 @@ def test_a_limit_takes_an_equal_share_of_each_document(model: Decoder) -> None:
 
 def test_bits_per_byte_of_known_scores() -> None:
     scores = [DocumentScore(10 * math.log(2), 5, 10), DocumentScore(60 * math.log(2), 15, 20)]
-    found = bits_per_byte(scores)
-    assert found.mean == pytest.approx(70 / 30)
-    assert (found.num_bytes, found.num_documents) == (30, 2)
+    found = bits_per_byte(scores, "a task", "a method")
+    assert found.value == pytest.approx(70 / 30)
+    assert (found.num_bytes, found.num_items, found.num_tokens) == (30, 2, 20)
     residuals = (10 - 70 / 30 * 10) ** 2 + (60 - 70 / 30 * 20) ** 2
     assert found.stderr == pytest.approx(math.sqrt(2 * residuals) / 30)
-    assert nats_per_token(scores).mean == pytest.approx(70 * math.log(2) / 20)
+    assert nats_per_token(scores) == pytest.approx(70 * math.log(2) / 20)
 
 
 def test_a_single_document_has_no_error_rather_than_zero() -> None:
-    assert bits_per_byte([DocumentScore(1.0, 1, 1)]).stderr is None
+    assert bits_per_byte([DocumentScore(1.0, 1, 1)], "a task", "a method").stderr is None
