@@ -20,9 +20,12 @@ from tuition.serve.protocol import REFUSED, ChatRequest, Common, CompletionReque
 ROOT = Path(__file__).resolve().parent.parent
 API = ROOT / "docs" / "how-to" / "call-the-server.md"
 README = ROOT / "README.md"
+DEMO = ROOT / "docs" / "demo.md"
 SPEED = ROOT / "docs" / "how-to" / "measure-speed.md"
 INFERENCE = [ROOT / "bench" / "results" / name for name in ("inference.json", "inference_peers.json")]
-"""Sittings: each has our rows beside those of the peers in it."""
+"""Measuring sessions: each holds our rows and those of its peers."""
+README_ROWS = (("batch", 1), ("batch", 16), ("prompt of", 512))
+"""Rows of the table in README; the other rows are in docs/how-to/measure-speed.md."""
 TRAIN_STEP = ROOT / "bench" / "results" / "train_step.json"
 
 
@@ -57,18 +60,19 @@ def parts(check: bool) -> list[tuple[Path, str, str]]:
     inference = [json.loads(path.read_text(encoding="utf-8")) for path in INFERENCE if path.exists()]
     if inference:
         found.append((SPEED, "targets", targets_table(inference)))
-        found.append((README, "inference", "\n\n".join(inference_table(each) for each in inference)))
+        found.append((SPEED, "inference", "\n\n".join(inference_table(each) for each in inference)))
+        found.append((README, "inference", inference_summary(inference)))
     home = open_workspace(None if os.environ.get("TUITION_HOME") else ROOT / ".demo").root
     if not check and (home / "demo.txt").exists():
         told = (home / "demo.txt").read_text(encoding="utf-8").strip().replace(str(home), "./.demo")
-        found.append((README, "demo", f"```text\n{told.replace(str(ROOT), '.')}\n```"))
+        found.append((DEMO, "demo", f"```text\n{told.replace(str(ROOT), '.')}\n```"))
     return found
 
 
 def targets_table(results: list[dict[str, Any]]) -> str:
-    """What bench/inference.py was to show and did, as a Markdown table, and the machine it ran on.
+    """Targets and results of bench/inference.py as a Markdown table, and the machine it ran on.
 
-    A target that one sitting did not measure is taken from the next that did.
+    A target that one session did not measure is taken from the next session that did.
     """
     found: dict[str, dict[str, Any]] = {}
     for result in results:
@@ -85,20 +89,48 @@ def _sizes(rows: Iterable[tuple[str, int, str]], of: str) -> list[str]:
     return [str(size) for size in sorted({size for what, size, _ in rows if what == of})]
 
 
+Speeds = dict[tuple[str, int, str], dict[str, dict[str, Any]]]
+"""(what, size, precision) to the row of each side."""
+
+
+def speeds_of(result: dict[str, Any]) -> Speeds:
+    """Tokens per second of SmolLM2-135M-Instruct, decode and prefill."""
+    found: Speeds = {}
+    for row in result["summary"]:
+        if (row["model"], row["figure"]) == ("smollm2", "tokens_per_s") and row["what"] in ("decode", "prefill"):
+            what, size = ("batch", "batch") if row["what"] == "decode" else ("prompt of", "prompt")
+            found.setdefault((what, row[size], row["precision"]), {})[row["side"]] = row
+    return found
+
+
+def peers_of(found: Speeds) -> list[str]:
+    return list(dict.fromkeys(side for sides in found.values() for side in sides if side != "tuition"))
+
+
+def inference_summary(results: list[dict[str, Any]]) -> str:
+    """The README's table: our speed divided by each peer's, for a few sizes in three formats."""
+    ratios: dict[tuple[str, int, str], dict[str, str]] = {}
+    for result in results:
+        for key, sides in speeds_of(result).items():
+            for peer in sides.keys() - {"tuition"}:
+                ratios.setdefault(key, {}).setdefault(peer, f"{sides[peer]['ours_is']:.2f}")
+    peers = [peer for result in results for peer in peers_of(speeds_of(result))]
+    head = " | ".join(f"times {peer}" for peer in peers)
+    lines = [f"| SmolLM2-135M-Instruct | format | {head} |", "|---|---|" + "---|" * len(peers)]
+    for what, size in README_ROWS:
+        for precision in ("bf16", "int8", "int4"):
+            row = ratios.get((what, size, precision), {})
+            lines.append(
+                f"| {what} {size:,} | {precision} | {' | '.join(row.get(peer, '-') for peer in peers)} |"
+            )
+    where = f"Medians of interleaved rounds, {results[0]['measured_on']}."
+    return "\n".join([*lines, "", where])
+
+
 def inference_table(result: dict[str, Any]) -> str:
     """Our tokens per second, and how many times those of each peer they are, as a Markdown table."""
-    speeds = [
-        row
-        for row in result["summary"]
-        if row["model"] == "smollm2"
-        and row["what"] in ("decode", "prefill")
-        and row["figure"] == "tokens_per_s"
-    ]
-    found: dict[tuple[str, int, str], dict[str, dict[str, Any]]] = {}
-    for row in speeds:
-        what, size = ("batch", "batch") if row["what"] == "decode" else ("prompt of", "prompt")
-        found.setdefault((what, row[size], row["precision"]), {})[row["side"]] = row
-    peers = list(dict.fromkeys(row["side"] for row in speeds if row["side"] != "tuition"))
+    found = speeds_of(result)
+    peers = peers_of(found)
     lines = [
         f"| SmolLM2-135M-Instruct | tokens/s | {' | '.join(f'times {peer}' for peer in peers)} |",
         "|---|---|" + "---|" * len(peers),
@@ -110,8 +142,8 @@ def inference_table(result: dict[str, Any]) -> str:
         lines.append(
             f"| {what} {size:,}, {precision} | {sides['tuition']['median']:,.0f} | {' | '.join(ratios)} |"
         )
-    rounds = max((row["rounds"] for row in speeds), default=0)
-    where = f"Medians of {rounds} rounds in turns, {result['measured_on']}."
+    rounds = max((row["rounds"] for sides in found.values() for row in sides.values()), default=0)
+    where = f"Medians of {rounds} interleaved rounds, {result['measured_on']}."
     sizes = " ".join(["--batches", *_sizes(found, "batch"), "--prefill", *_sizes(found, "prompt of")])
     again = (
         f"--models smollm2 --peers {' '.join(peers)} --what decode prefill limits {sizes} --rounds {rounds}"
@@ -120,7 +152,7 @@ def inference_table(result: dict[str, Any]) -> str:
 
 
 def train_step_table(result: dict[str, Any]) -> str:
-    """What bench/train_step.py measured, as a Markdown table with its conditions."""
+    """The results of bench/train_step.py as a Markdown table with its conditions."""
     shape = result["shape"]
     rows = [
         "| one training step, demo's model and batch | tokens/s | ratio, median of rounds |",
@@ -133,7 +165,7 @@ def train_step_table(result: dict[str, Any]) -> str:
         f"transformers {result['transformers']}, {result['date']}; "
         f"{shape['num_layers']} layers of {shape['hidden_size']}, "
         f"vocabulary {result['vocab_size']:,}, {result['batch_size']} rows of {result['seq_len']}; "
-        f"{result['rounds']} rounds, interleaved"
+        f"{result['rounds']} interleaved rounds"
     )
     return "\n".join(
         [*rows, "", f"{where}. Again: `OMP_WAIT_POLICY=PASSIVE python bench/train_step.py --steps 2`."]
