@@ -97,7 +97,10 @@ def speeds_of(result: dict[str, Any]) -> Speeds:
     """Tokens per second of SmolLM2-135M-Instruct, decode and prefill."""
     found: Speeds = {}
     for row in result["summary"]:
-        if (row["model"], row["figure"]) == ("smollm2", "tokens_per_s") and row["what"] in ("decode", "prefill"):
+        if (row["model"], row["figure"]) == ("smollm2", "tokens_per_s") and row["what"] in (
+            "decode",
+            "prefill",
+        ):
             what, size = ("batch", "batch") if row["what"] == "decode" else ("prompt of", "prompt")
             found.setdefault((what, row[size], row["precision"]), {})[row["side"]] = row
     return found

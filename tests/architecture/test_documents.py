@@ -119,3 +119,7 @@ def test_what_the_program_writes_into_the_documents_is_current() -> None:
         [sys.executable, str(ROOT / "docs" / "write.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
