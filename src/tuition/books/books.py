@@ -13,6 +13,7 @@ to be restarted.
 """
 
 import atexit
+import logging
 import os
 import queue
 import threading
@@ -35,12 +36,16 @@ from tuition.core.lock import FileLock
 from tuition.core.workspace import Workspace
 
 R = TypeVar("R")
+log = logging.getLogger("tuition.books")
 
 MOST_PER_COMMIT = 256
 """Writes in one group: bounds how long the file lock is held."""
 
 CHECKPOINT_BYTES = 4 << 20
 """The write-ahead log is folded into the database when it has grown to this."""
+
+CHECKPOINT_RETRY_S = 1.0
+"""After a checkpoint that failed (a full disk), commits go on for this long without another attempt."""
 
 FAIR_AFTER_S = 0.05
 FAIR_PAUSE_S = 0.004
@@ -74,6 +79,7 @@ class Books:
         self._close_lock = threading.Lock()
         self._pid = os.getpid()
         self._last_pause = time.monotonic()
+        self._no_checkpoint_before = 0.0
         try:
             workspace.create()
             self._writer: Engine = open_engine(self.path, writer=True)
@@ -143,11 +149,13 @@ class Books:
         atexit.unregister(self.close)
         try:
             with self._lock:
-                self._checkpoint("TRUNCATE")
-                self._readers.dispose()
-                self._writer.dispose()  # closing the last connection checkpoints: hence inside the lock
-        except (DBAPIError, OSError, TuitionError) as error:
-            raise translate(error, self.path) from error
+                try:
+                    self._checkpoint("TRUNCATE")
+                finally:
+                    self._readers.dispose()
+                    self._writer.dispose()  # closing the last connection checkpoints: hence inside the lock
+        except Exception as error:  # every write has had its answer: the log keeps what was committed
+            log.warning("the log of the books was not folded in: %s", translate(error, self.path))
 
     def __enter__(self) -> Self:
         return self
@@ -183,22 +191,22 @@ class Books:
     def _commit_group(self, group: list[Write]) -> None:
         outcomes: list[tuple[Any, BaseException | None]] = []
         try:
-            with self._lock:
-                with self._writer.begin() as connection:
-                    for fn, _ in group:
-                        outcomes.append(_run_one(connection, fn))
-                self._checkpoint_if_grown()
+            with self._lock, self._writer.begin() as connection:
+                for fn, _ in group:
+                    outcomes.append(_run_one(connection, fn))
         except Exception as error:
             failure = translate(error, self.path)
             self._forget_connection()
             for _, future in group:
                 future.set_exception(failure)
             return
+        # Acknowledge first: whatever happens after the COMMIT, a committed write must never look failed.
         for (_, future), (result, problem) in zip(group, outcomes, strict=True):
             if problem is None:
                 future.set_result(result)
             else:
                 future.set_exception(problem)
+        self._checkpoint_if_grown()
         self._be_fair()
 
     def _be_fair(self) -> None:
@@ -208,19 +216,21 @@ class Books:
             self._last_pause = time.monotonic()
 
     def _checkpoint_if_grown(self) -> None:
-        """After the commit: a checkpoint that fails takes nothing back, the log just stays longer."""
+        """A checkpoint that fails takes nothing back: the log stays longer, and a later one tries again."""
+        if time.monotonic() < self._no_checkpoint_before:
+            return
         try:
             if os.stat(f"{self.path}-wal").st_size >= CHECKPOINT_BYTES:
-                self._checkpoint("PASSIVE")
-        except (DBAPIError, OSError):
-            self._writer.dispose()  # the lock is held here
+                with self._lock:
+                    self._checkpoint("PASSIVE")
+        except Exception as error:
+            self._no_checkpoint_before = time.monotonic() + CHECKPOINT_RETRY_S
+            log.warning("the log of the books stays long for now: %s", translate(error, self.path))
+            self._forget_connection()
 
     def _checkpoint(self, mode: str) -> None:
-        raw = self._writer.raw_connection()
-        try:
-            raw.cursor().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-        finally:
-            raw.close()
+        with self._writer.connect() as connection:
+            connection.connection.cursor().execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
     def _forget_connection(self) -> None:
         """After a failure: the next group opens a fresh connection."""

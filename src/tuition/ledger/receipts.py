@@ -11,6 +11,7 @@ from sqlalchemy import Connection, insert, select
 
 from tuition.books.books import Books
 from tuition.books.schema import periods, prices, rates, requests
+from tuition.core.errors import BooksError
 from tuition.core.records import FinishReason
 from tuition.ledger.amount import Amount
 from tuition.ledger.attribution import PeriodTotals, RequestCost
@@ -69,42 +70,49 @@ def record_rate(books: Books, machine: Machine) -> int:
 def record_request(books: Books, row: RequestRow) -> "Future[None]":
     """Write a request and its postings; the future resolves when they are on disk.
 
-    Let the last chunk of the reply wait for it. The future carries sqlalchemy.exc.IntegrityError for an id
-    that is in the books already, BooksError or BusyError when they cannot be written.
+    Let the last chunk of the reply wait for it. Writing the same row twice is writing it once. The future
+    carries BooksError for an id that is in the books with other figures; BooksError or BusyError when they
+    cannot be written.
     """
     return books.write(lambda connection: write_request(connection, row))
 
 
 def write_request(connection: Connection, row: RequestRow) -> None:
-    """`record_request` inside a transaction of the caller's."""
+    """`record_request` inside a transaction of the caller's. Raises: BooksError for an id that is taken."""
     cost = row.cost
     parts = {"total": cost.total, "prefill": cost.prefill, "decode": cost.decode, "waste": cost.waste}
-    connection.execute(
-        insert(requests).values(
-            id=row.request_id,
-            model=row.model,
-            version=row.version,
-            weights_digest=row.weights_digest,
-            api_key_id=row.api_key_id,
-            created_unix_ns=row.created_unix_ns,
-            prompt_tokens=row.prompt_tokens,
-            cached_tokens=row.cached_tokens,
-            generated_tokens=row.generated_tokens,
-            queue_ns=row.queue_ns,
-            first_token_ns=row.first_token_ns,
-            total_ns=row.total_ns,
-            finish_reason=row.finish_reason,
-            rate_id=row.rate_id,
-            rule=cost.rule,
-            num_steps=cost.num_steps,
-            flops=cost.flops,
-            kv_bytes=cost.kv_bytes,
-            computed_tokens=cost.computed_tokens,
-            wasted_tokens=cost.wasted_tokens,
-            energy_method=cost.energy_method,
-            **_columns(parts, "machine_ns"),
+    values = {
+        "id": row.request_id,
+        "model": row.model,
+        "version": row.version,
+        "weights_digest": row.weights_digest,
+        "api_key_id": row.api_key_id,
+        "created_unix_ns": row.created_unix_ns,
+        "prompt_tokens": row.prompt_tokens,
+        "cached_tokens": row.cached_tokens,
+        "generated_tokens": row.generated_tokens,
+        "queue_ns": row.queue_ns,
+        "first_token_ns": row.first_token_ns,
+        "total_ns": row.total_ns,
+        "finish_reason": row.finish_reason,
+        "rate_id": row.rate_id,
+        "rule": cost.rule,
+        "num_steps": cost.num_steps,
+        "flops": cost.flops,
+        "kv_bytes": cost.kv_bytes,
+        "computed_tokens": cost.computed_tokens,
+        "wasted_tokens": cost.wasted_tokens,
+        "energy_method": cost.energy_method,
+        **_columns(parts, "machine_ns"),
+    }
+    found = connection.execute(select(requests).where(requests.c.id == row.request_id)).mappings().first()
+    if found is not None:
+        if dict(found) == values:
+            return
+        raise BooksError(
+            f"request {row.request_id} is in the books with other figures; give each request its own id"
         )
-    )
+    connection.execute(insert(requests).values(**values))
     lines = [("inference", cost.total - cost.waste), ("waste", cost.waste)]
     post(connection, "request", row.request_id, row.rate_id, lines, method=cost.energy_method)
 

@@ -299,7 +299,6 @@ class TrainingBill:
 
     def _send(self, status: Status, reason: str) -> "Future[None]":
         now = self._now()
-        changes = {kind: amount - self._posted.get(kind, NOTHING) for kind, amount in now.items()}
         totals = {
             kind: self._base.get(kind, NOTHING) + now.get(kind, NOTHING) for kind in {**self._base, **now}
         }
@@ -314,18 +313,23 @@ class TrainingBill:
             "ended_unix_ns": None if status == "running" else time.time_ns(),
         }
         self._sent = now
-        self._in_flight = self.books.write(lambda c: self._write(c, values, changes, totals))
+        self._in_flight = self.books.write(lambda c: self._write(c, values, totals))
         return self._in_flight
 
     def _write(
         self,
         connection: Connection,
         values: dict[str, object],
-        changes: dict[CostKind, Amount],
         totals: dict[CostKind, Amount],
     ) -> None:
-        """One transaction: the run's row, its costs by kind, and the postings of what is new."""
+        """One transaction: the run's row, its costs by kind, and the postings of what is new.
+
+        What is new is counted from the rows in the books, so that writing the same totals twice posts once.
+        """
         method = self.meter.method
+        found = connection.execute(select(run_costs).where(run_costs.c.run_id == self.run_id)).mappings()
+        booked = {row["kind"]: Amount(row["wall_ns"], row["energy_uj"], row["cost_nusd"]) for row in found}
+        changes = {kind: amount - booked.get(kind, NOTHING) for kind, amount in totals.items()}
         connection.execute(update(runs).where(runs.c.id == self.run_id).values(**values))
         connection.execute(delete(run_costs).where(run_costs.c.run_id == self.run_id))
         connection.execute(
@@ -345,5 +349,6 @@ class TrainingBill:
         lines = [
             ("training" if kind == "step" else "training overhead", amount)
             for kind, amount in changes.items()
+            if (amount.wall_ns, amount.energy_uj or 0, amount.cost_nusd) != (0, 0, 0)
         ]
         post(connection, "training", self.run_id, self.rate_id, lines, method=method)

@@ -42,12 +42,20 @@ class Bill:
 
 
 async def settle(context: ServeContext, model: ServedModel, request: Request, last: TokenEvent) -> Bill:
-    """Close the request's account and wait until its row is committed. Raises: BooksError."""
+    """Close the request's account and wait until its row is committed.
+
+    Raises: BooksError only if the row is not in the books and never will be. So a write that has begun when
+    the time is up is waited for: its caller must not be told that it failed and then find it billed.
+    """
     cost = model.account.close(request.id)
     total = cost.total
     try:
         future = record_request(context.books, _row(context, model, request, last, cost))
-        await asyncio.wait_for(asyncio.wrap_future(future), context.settings.books_timeout_seconds)
+        written = asyncio.wrap_future(future)
+        await asyncio.wait({written}, timeout=context.settings.books_timeout_seconds)
+        if not written.done() and future.cancel():
+            raise TimeoutError
+        await written
     except BooksError:
         raise
     except Exception as error:

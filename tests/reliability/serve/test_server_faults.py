@@ -202,6 +202,31 @@ def test_the_row_is_on_disk_before_the_end_is_sent(scripted: Any, monkeypatch: p
     assert len(rows(context)) == 1
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_when_the_books_are_slow_the_answer_says_what_they_hold(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """After the time is up a write that has begun is waited for, one that has not begun is withdrawn."""
+    context, server = scripted(settings=ServeSettings(port=0, books_timeout_seconds=0.1))
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 5}
+    assert httpx.post(f"{server.url}/v1/completions", json=body).status_code == 200  # writes the rate, too
+    write, hold = context.books.write, threading.Event()
+
+    def slow(fn: Any) -> "Future[Any]":
+        if begun:
+            return write(lambda connection: (hold.wait(5), fn(connection))[1])
+        write(lambda connection: hold.wait(5))
+        time.sleep(0.05)  # the writer takes the one before into a group of its own
+        return write(fn)
+
+    monkeypatch.setattr(context.books, "write", slow)
+    threading.Timer(0.5, hold.set).start()
+    status = httpx.post(f"{server.url}/v1/completions", json=body).status_code
+    hold.set()
+    context.books.write_now(lambda connection: None)  # everything queued before is decided
+    assert (status, len(rows(context))) == ((200, 2) if begun else (503, 1))
+
+
 def test_a_body_without_end_is_cut_at_the_cap(scripted: Any) -> None:
     _, server = scripted(settings=ServeSettings(port=0, max_body_bytes=100_000))
     sent = 0

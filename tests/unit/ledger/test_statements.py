@@ -4,14 +4,14 @@ import csv
 import io
 import json
 import time
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from tuition.books.books import Books
 from tuition.books.scores import insert_score
-from tuition.core.errors import NotFoundError
+from tuition.core.errors import BooksError, NotFoundError
 from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
 from tuition.core.units import UJ_PER_WH
 from tuition.ledger.amortization import (
@@ -123,12 +123,18 @@ def test_an_unknown_name_is_refused_with_the_known_ones(filled: Books) -> None:
         training_receipt(filled, "nothing")
 
 
-def test_a_request_can_be_recorded_only_once(filled: Books, shape, machine, clock) -> None:
+def test_a_request_is_recorded_once(filled: Books, shape, machine, clock) -> None:
+    """The same row again changes nothing; another row under an id that is taken is refused."""
     account = EngineAccount(shape, machine, ModelledMeter(machine, clock), clock=clock)
-    again = RequestRow("r0", "bard", 1, None, None, 1, 1, 0, 0, 0, 0, 1, "stop", account.close("r0"), 1)
-    with pytest.raises(IntegrityError):
-        record_request(filled, again).result()
-    assert reconcile(filled).holds
+    row = RequestRow("new", "bard", 1, None, None, 1, 1, 0, 0, 0, 0, 1, "stop", account.close("new"), 1)
+    record_request(filled, row).result()
+    before = reconcile(filled)
+    record_request(filled, row).result()
+    for other in (replace(row, request_id="r0"), replace(row, generated_tokens=1)):
+        with pytest.raises(BooksError, match="other figures"):
+            record_request(filled, other).result()
+    assert reconcile(filled) == before
+    assert before.holds
 
 
 def test_replies_of_a_call_come_by_number_and_nothing_else_does(books: Books, shape, machine, clock) -> None:

@@ -1,0 +1,187 @@
+"""A disk that fills up: what is committed is acknowledged, what is refused is not in the books.
+
+`tmpfs` is a real small file system (where mounting is allowed); `limit` lets no file grow, on any system.
+"""
+
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from tuition.books import books as books_module
+from tuition.books.books import Books, open_books
+from tuition.books.schema import requests
+from tuition.books.scores import insert_score
+from tuition.core.errors import BooksError
+from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
+from tuition.core.workspace import Workspace
+from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.meter import ModelledMeter
+from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.reconciliation import reconcile
+from tuition.ledger.training import RunInfo, TrainingBill
+from tuition.spec.machine import Machine
+from tuition.spec.shape import ModelShape
+
+SHAPE = ModelShape(
+    vocab_size=100, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=32,
+    context_length=64,
+)  # fmt: skip
+MACHINE = Machine("test", "cpu", 2, 1 << 34, 1e12, 1e10, 7.3, 31.7, 0.0837, False, 0.21, 1.3, 400.0)
+SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+class SmallDisk:
+    """A file system of 12 MB of its own."""
+
+    says = "disk is full"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], check=True, timeout=10)
+
+    def fill(self, leave: int) -> None:
+        self._filler.write_bytes(bytes(max(0, shutil.disk_usage(self.folder).free - leave)))
+
+    def empty(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        subprocess.run(["umount", "-l", self.folder], check=True, timeout=10)
+
+
+class LimitedFiles:
+    """A folder whose files may not grow: needs no rights, and looks like an I/O error."""
+
+    says = "disk I/O error"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, leave: int) -> None:
+        largest = max(path.stat().st_size for path in self.folder.rglob("books.sqlite*"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + leave, HARD))
+
+    def empty(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SOFT, HARD))
+
+    def remove(self) -> None:
+        self.empty()
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk | LimitedFiles]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if request.param == "limit":
+        made: SmallDisk | LimitedFiles = LimitedFiles(folder)
+    else:
+        try:
+            made = SmallDisk(folder)
+        except (OSError, subprocess.SubprocessError):
+            pytest.skip("mounting a tmpfs is not allowed here; the other form of this test ran")
+    yield made
+    made.remove()
+
+
+def grow(books: Books, until: Path, size: int) -> None:
+    """Write scores with long texts until a file has grown to `size`, almost."""
+    score = Score("t", 1.0, None, "u", "y" * 40_000, 1)
+    while not until.exists() or until.stat().st_size < size - 100_000:
+        books.write_now(lambda connection: connection.execute(insert_score("m", 1, score)) and None)
+
+
+def with_a_long_log(disk: SmallDisk | LimitedFiles) -> Books:
+    """Open books with some MiB in the database and a log just short of its next checkpoint."""
+    workspace = Workspace(disk.folder / "home")
+    log = Path(f"{workspace.books}-wal")
+    with open_books(workspace) as books:
+        grow(books, log, 3 << 20)
+    books = open_books(workspace)
+    grow(books, log, books_module.CHECKPOINT_BYTES)
+    return books
+
+
+def row_of(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
+    now = time.monotonic_ns()
+    account.add(StepTrace(now, now + 1_000_000, (SequenceWork(name, "prefill", 5, 0, 1),)))
+    cost = account.close(name)
+    return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
+
+
+def recorded(books: Books) -> set[str]:
+    return set(books.read(lambda connection: connection.execute(select(requests.c.id)).scalars().all()))
+
+
+def test_the_answer_to_a_request_and_the_books_agree(disk: SmallDisk | LimitedFiles) -> None:
+    """The checkpoint that is due meets the full disk before the commits do."""
+    with with_a_long_log(disk) as books:
+        rate_id, account = record_rate(books, MACHINE), EngineAccount(SHAPE, MACHINE, ModelledMeter(MACHINE))
+        rows = [row_of(account, f"r{i}", rate_id) for i in range(12)]
+        disk.fill(leave=250_000)
+        acknowledged, refused, said = set(), [], set()
+        for row in rows:
+            try:
+                record_request(books, row).result()
+                acknowledged.add(row.request_id)
+            except BooksError as error:
+                refused.append(row)
+                said.add(str(error))
+        assert acknowledged, "the first commits had room"
+        assert refused, "the disk was never full"
+        assert all(disk.says in text for text in said), said
+        assert recorded(books) == acknowledged
+        disk.empty()
+        for row in rows:  # the client tries everything again, also what it was told is done
+            record_request(books, row).result()
+        reconciliation = reconcile(books)
+        assert reconciliation.holds
+        assert reconciliation.requests == sum((row.cost.total for row in rows[1:]), rows[0].cost.total)
+        print(f"B10 acknowledged={len(acknowledged)} refused={len(refused)} lost=0 twice=0")
+
+
+def test_training_is_billed_once_whatever_the_disk_refuses(disk: SmallDisk | LimitedFiles) -> None:
+    with with_a_long_log(disk) as books:
+        meter = ModelledMeter(MACHINE)
+        with TrainingBill.open(books, meter, RunInfo("m")) as bill:
+            refused = 0
+            for step in range(1, 41):
+                if step == 2:
+                    disk.fill(leave=250_000)
+                if step == 30:
+                    disk.empty()
+                start = meter.start()
+                time.sleep(0.001)
+                bill.add_step(StepRecord(step, 1.0, 1.0, 0.1, 100, 10**6, meter.stop(start), 0.5))
+                try:
+                    bill.save()
+                except BooksError:
+                    refused += 1
+        assert refused, "the disk was never full"
+        reconciliation = reconcile(books)
+        assert reconciliation.holds
+        assert reconciliation.training == bill.total
+
+
+def test_a_full_disk_does_not_harm_closing_and_refuses_opening(disk: SmallDisk | LimitedFiles) -> None:
+    """Closing folds the log in, which a full disk only postpones."""
+    books, fresh = with_a_long_log(disk), Workspace(disk.folder / "new").create()
+    rate_id = record_rate(books, MACHINE)
+    disk.fill(leave=0)
+    books.close()
+    if isinstance(disk, LimitedFiles):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, HARD))
+    with pytest.raises(BooksError, match=disk.says):
+        open_books(fresh)
+    disk.empty()
+    for workspace in (fresh, Workspace(disk.folder / "home")):
+        with open_books(workspace) as again:
+            assert reconcile(again).holds
+    with open_books(Workspace(disk.folder / "home")) as again:
+        assert record_rate(again, MACHINE) == rate_id
