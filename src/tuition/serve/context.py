@@ -98,6 +98,11 @@ class Gate:
         self._on_abort: set[Callable[[], None]] = set()
         self._settling: set[asyncio.Task[None]] = set()
 
+    @property
+    def num_calls(self) -> int:
+        """Calls whose reply is not complete."""
+        return len(self._on_abort)
+
     def begin_drain(self, retry_after_s: float = 5.0) -> None:
         """Take no new work. Safe in a signal handler."""
         self.draining, self.retry_after_s = True, retry_after_s

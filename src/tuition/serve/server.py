@@ -1,7 +1,8 @@
 """Run the application: in the main thread until a signal, or in a thread of its own for the demo and tests.
 
-The first SIGTERM or SIGINT closes the gate: readiness fails, new calls get 503, replies under way may end.
-When the time for that is over, or with a second signal, what is left is ended with an error event.
+The first SIGTERM or SIGINT closes the gate: readiness fails, new calls get 503 with Retry-After, replies
+under way may end. When the time for that is over, or with a second signal, the rest is ended with an error
+event. Only then does the server stop listening.
 """
 
 import asyncio
@@ -10,7 +11,9 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,6 +28,8 @@ log = logging.getLogger("tuition.serve")
 START_TIMEOUT_S = 60.0
 GRACE_S = 0.6
 """For the last error events to leave after the drain limit."""
+TICK_S = 0.02
+"""How often a draining server looks whether it is done."""
 
 
 class _Server(uvicorn.Server):
@@ -43,13 +48,43 @@ class _Server(uvicorn.Server):
             self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.context.gate.begin_drain()
-        limit = self.context.settings.drain_seconds
-        timer = asyncio.get_running_loop().call_later(limit, self.context.gate.abort)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            timer.cancel()
+        """Let calls under way end while new ones are refused, then close everything and book the rest."""
+        loop, gate = asyncio.get_running_loop(), self.context.gate
+        gate.begin_drain()
+        until = loop.time() + self.context.settings.drain_seconds
+        while gate.num_calls and not gate.aborting and loop.time() < until:
+            await asyncio.sleep(TICK_S)
+        for server in self.servers:
+            server.close()
+        for sock in sockets or []:
+            sock.close()
+        self._for_each_connection(lambda connection: connection.shutdown())
+        while self._is_busy and not gate.aborting and loop.time() < until:
+            await asyncio.sleep(TICK_S)
+        gate.abort()
+        until = loop.time() + GRACE_S
+        while self._is_busy and loop.time() < until:
+            await asyncio.sleep(TICK_S)
+        self._for_each_connection(lambda connection: connection.transport.abort())
+        if self._is_busy:
+            await asyncio.sleep(TICK_S)  # replies learn that their client is gone
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await self.lifespan.shutdown()
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self.server_state.connections or self.server_state.tasks)
+
+    def _for_each_connection(self, act: Callable[[Any], None]) -> None:
+        """One that fails must not keep the others from ending, nor their replies from being booked."""
+        for connection in list(self.server_state.connections):
+            try:
+                act(connection)
+            except Exception as error:
+                log.error("a connection could not be closed: %s", type(error).__name__)
+                connection.transport.abort()
+                self.server_state.connections.discard(connection)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: drain. Any further one: abort."""
@@ -70,10 +105,12 @@ class _Server(uvicorn.Server):
             self.serving_loop.call_soon_threadsafe(self.context.gate.abort)
 
 
-def _server(context: ServeContext, settings: ServeSettings, app: FastAPI | None) -> _Server:
+def _server(context: ServeContext, app: FastAPI | None) -> _Server:
+    app = app or create_app(context)
     config = uvicorn.Config(
-        app or create_app(context),
-        http=Connection,
+        app,
+        http=partial(Connection, takes_websocket=app.state.access.is_page),  # type: ignore[arg-type]
+        ws="none",
         loop="uvloop",
         lifespan="on",
         log_config=None,
@@ -82,8 +119,6 @@ def _server(context: ServeContext, settings: ServeSettings, app: FastAPI | None)
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=settings.drain_seconds + GRACE_S,  # type: ignore[arg-type]
-        h11_max_incomplete_event_size=64 << 10,
     )
     return _Server(config, context)
 
@@ -124,7 +159,7 @@ def run_server(
     them closes them. Raises: SettingsError if the address cannot be used.
     """
     settings = settings or context.settings
-    server = _server(context, settings, app)
+    server = _server(context, app)
     bound = listener or bind(settings)
     server.on_started = lambda: on_ready(_url(bound))
     try:
@@ -171,7 +206,7 @@ def start_server(
     Returns when it answers. Raises: SettingsError, TuitionError if it does not start.
     """
     settings = settings or context.settings
-    server = _server(context, settings, app)
+    server = _server(context, app)
     bound = listener or bind(settings)
     started = threading.Event()
     server.on_started = started.set

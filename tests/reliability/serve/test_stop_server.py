@@ -44,11 +44,9 @@ def start(child: Callable[..., Any], tmp_path: Path, pause: float, drain: float)
 
 
 def refused(url: str) -> bool:
-    """New work gets 503, or no connection."""
-    try:
-        return httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "a"}).status_code == 503
-    except httpx.HTTPError:
-        return True
+    """New work gets 503 and is told when to try again."""
+    reply = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "a"})
+    return reply.status_code == 503 and int(reply.headers["retry-after"]) >= 1
 
 
 def ready(url: str) -> bool:
