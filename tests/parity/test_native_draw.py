@@ -9,7 +9,7 @@ import tuition_kernels
 
 from tuition.engine import sampler
 from tuition.engine.request import Sampling
-from tuition.engine.sampler import MASK, uniform
+from tuition.engine.sampler import SEED_MASK, uniform
 
 ISAS = tuition_kernels.available_isas()
 SIZES = [61, 2_048, 49_152]
@@ -113,7 +113,7 @@ def test_rows_that_are_not_finite_give_no_token(isa: str, bad: float, place: int
 def test_the_number_of_a_draw_is_that_of_python() -> None:
     for seed in (0, 1, -5, 2**63 - 1, 2**64 - 1, 2**80 + 3):
         for position in (0, 1, 77, 131_071):
-            assert tuition_kernels.uniform(seed & MASK, position) == uniform(seed, position)
+            assert tuition_kernels.uniform(seed & SEED_MASK, position) == uniform(seed, position)
 
 
 @pytest.mark.parametrize(

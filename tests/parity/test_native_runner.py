@@ -12,10 +12,11 @@ import torch
 pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed (make setup builds it)")
 
 from tuition.core.errors import CapacityError, ModelError, SettingsError
-from tuition.engine import native_runner, native_weights, step
+from tuition.engine import native_runner, native_weights
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner, refusal
 from tuition.engine.native_weights import Formats, choose_formats, huge_buffer
+from tuition.engine.pace import Pace
 from tuition.engine.request import Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
@@ -103,10 +104,16 @@ DRAWN = [
 ]  # fmt: skip
 
 
-def replies(path: Path, cache: Path, order: list[int], max_batch: int) -> dict:
-    """Token ids of each of `DRAWN` in this order, and the most steps that a call took."""
+def replies(path: Path, cache: Path, order: list[int], max_batch: int, pace: Pace | None = None) -> dict:
+    """Token ids of each of `DRAWN` in this order, and the most steps that a call took.
+
+    No `pace`: the usual one, but a busy machine does not cut bursts short.
+    """
     runner = load(path, cache, precision="float32", threads=2, max_batch=max_batch)
-    loop = StepLoop(runner, open_model(path).tokenizer(), settings(max_batch=max_batch, speculation="off"))
+    loop = StepLoop(
+        runner, open_model(path).tokenizer(), settings(max_batch=max_batch, speculation="off"),
+        pace=pace or Pace(max_seconds=60.0),
+    )  # fmt: skip
     for i in order:
         prompt = tuple(range(10 + i, 30 + 2 * i))
         loop.submit(Request(f"r{i}", prompt, 50, DRAWN[i], ignore_eos=True))
@@ -121,16 +128,14 @@ def replies(path: Path, cache: Path, order: list[int], max_batch: int) -> dict:
 
 
 def test_drawn_replies_are_the_same_alone_in_a_batch_in_bursts_and_in_single_steps(
-    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_path: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(step, "BURST_S", 60.0)  # a busy machine does not cut bursts short
     order = list(range(len(DRAWN)))
     together = replies(model_path, tmp_path, order, 4)
     alone = replies(model_path, tmp_path, order[::-1], 1)
     assert together.pop("most") > 30
     assert alone.pop("most") > 30
-    monkeypatch.setattr(step, "BURST_STEPS", 0)
-    single = replies(model_path, tmp_path, order, 4)
+    single = replies(model_path, tmp_path, order, 4, Pace(max_steps=None))
     assert single.pop("most") == 1
     assert together == alone == single
     assert len(set(single.values())) == len(DRAWN)

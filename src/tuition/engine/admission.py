@@ -1,14 +1,20 @@
 """What is refused before it costs anything."""
 
+from collections.abc import Collection
+
 from tuition.core.errors import CapacityError, RequestError
 from tuition.engine.request import Request
 
 
-def validate(request: Request, *, context: int, vocab_size: int, cache_tokens: int) -> None:
+def validate(
+    request: Request, *, variants: Collection[str], context: int, vocab_size: int, cache_tokens: int
+) -> None:
     """Refuse what could never run.
 
-    `context`: most tokens of prompt and reply. `cache_tokens`: what the whole cache holds.
-    Raises: RequestError (empty prompt, ids outside the vocabulary, counts out of range), CapacityError.
+    `variants`: of the weights, by name. `context`: most tokens of prompt and reply.
+    `cache_tokens`: what the whole cache holds.
+    Raises: RequestError (empty prompt, ids outside the vocabulary, counts out of range, unknown variant),
+    CapacityError.
     """
     num_prompt = len(request.prompt)
     if num_prompt == 0:
@@ -28,6 +34,9 @@ def validate(request: Request, *, context: int, vocab_size: int, cache_tokens: i
             raise RequestError(name, f"got {value}, wanted 0 to 20")
     if any(not stop for stop in request.stop):
         raise RequestError("stop", "has an empty text")
+    if request.variant is not None and request.variant not in variants:
+        known = ", ".join(sorted(variants)) or "none: no variant is loaded"
+        raise RequestError("variant", f"got {request.variant!r}, wanted one of: {known}")
     if num_prompt > context:
         raise CapacityError(
             "the prompt",

@@ -10,8 +10,18 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from tuition.engine.draw_state import DrawState
 from tuition.engine.request import Sampling
 from tuition.spec.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRows:
+    """Rows `begin` to `end` of a step, computed with a variant of the weights."""
+
+    name: str
+    begin: int
+    end: int
 
 
 @dataclass(slots=True)
@@ -19,7 +29,7 @@ class StepBatch:
     """All tokens of one engine step, sequence after sequence, prefill chunks and decodes alike.
 
     Sequence s owns rows starts[s]:starts[s+1]: consecutive positions beginning at context_lengths[s].
-    Not frozen, since that makes its making five times as long, and one is made for each step.
+    Not frozen: a frozen dataclass takes 5x longer to construct, and one is made for each step.
     """
 
     token_ids: np.ndarray
@@ -34,6 +44,9 @@ class StepBatch:
     """(num_sequences, most blocks of any) int32, padded with -1; covers context and new tokens."""
     logit_rows: np.ndarray
     """(num_wanted,) int32, the rows whose logits are wanted, ascending."""
+    variants: tuple[VariantRows, ...] = ()
+    """Rows that are not computed with the weights as they are, ascending; sequences of a variant stand
+    together. Empty unless the runner is a `VariantRunner`."""
 
 
 class Runner(Protocol):
@@ -69,26 +82,19 @@ class Runner(Protocol):
 class BurstRunner(Protocol):
     """A `Runner` that can take several decode steps in one call, without Python between them.
 
-    It draws tokens itself, in bursts and for single steps alike, so that both give the same reply.
+    It draws tokens itself, in bursts and in single steps, so that both give the same reply.
     """
 
     def decode(
-        self,
-        batch: StepBatch,
-        num_steps: int,
-        stop_ids: Sequence[np.ndarray],
-        sampling: np.ndarray,
-        seeds: np.ndarray,
-        seconds: float,
+        self, batch: StepBatch, num_steps: int, draws: Sequence[DrawState], seconds: float
     ) -> np.ndarray:
-        """Up to `num_steps` steps of one row per sequence, the token that each draws being its next input.
+        """Up to `num_steps` steps of one row per sequence; the token that a sequence draws is its next input.
 
-        A draw is that of `sampler.TokenSampler.choose`, without penalties and bias. The burst ends with the
-        step in which a sequence chooses one of its `stop_ids`, after `seconds`, or with the step at hand in
-        a hurry; and before a step whose logits are not finite.
-        Shapes: stop_ids (count,) int32 for each sequence; sampling (num_sequences, 4) float64: temperature,
-        top_k, top_p, min_p; seeds (num_sequences,) uint64; `block_tables` covers all steps; the result
-        (steps taken, num_sequences) int32, of no rows where the first step's logits are not finite.
+        `draws`: one state per sequence, without rules (`takes_raw_rows`); a token is the one that its `draw`
+        gives. The burst ends with the step in which a sequence draws one of its `stop_ids`, after `seconds`,
+        or with the step at hand in a hurry; and before a step whose logits are not finite.
+        Shapes: `block_tables` covers all steps; the result (steps taken, num_sequences) int32, of no rows
+        where the first step's logits are not finite.
         """
         ...
 

@@ -1,8 +1,8 @@
-"""The block pool: who holds which block of the cache, and which full blocks can be used again.
+"""The block pool: which sequences hold which block of the cache, and which full blocks can be used again.
 
-A block is free (nobody holds it and nothing in it is known), held (one or more sequences read it), or kept
-(nobody holds it, but its content is known and a later prompt may begin with it). Only full blocks are ever
-known, so a shared block is never written. Kept blocks are given up least recently used first.
+A block is free (no sequence holds it, and its content has no name), held (one or more sequences read it), or
+kept (no sequence holds it, but its content has a name and a later prompt may begin with it). Only full blocks
+have names, so a shared block is never written. Kept blocks are evicted least recently used first.
 """
 
 import hashlib
@@ -11,13 +11,16 @@ from collections.abc import Iterable, Sequence
 
 
 class CacheIntegrityError(RuntimeError):
-    """The pool's books do not add up: a defect of ours, found by `BlockPool.check`."""
+    """The pool's counts do not add up: this is a bug, found by `BlockPool.check`."""
 
 
-def root_digest(salt: str) -> bytes:
-    """Where the chain of a salt begins; different salts never share a block."""
+def root_digest(salt: str, variant: bytes = b"") -> bytes:
+    """Where the chain of names of a salt and a variant of the weights begins; no other pair shares a block.
+
+    `variant`: the digest of its tensors, at most 64 bytes; empty for the weights as they are.
+    """
     return hashlib.blake2b(
-        salt.encode("utf-8", "surrogatepass"), digest_size=16, person=b"tuition-salt"
+        salt.encode("utf-8", "surrogatepass"), digest_size=16, key=variant, person=b"tuition-salt"
     ).digest()
 
 

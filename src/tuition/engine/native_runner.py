@@ -18,6 +18,7 @@ from tuition.core.progress import Progress, SilentProgress
 from tuition.core.units import format_bytes, format_count
 from tuition.core.workspace import open_workspace
 from tuition.engine.batch import StepBatch
+from tuition.engine.draw_state import DrawState
 from tuition.engine.native_weights import (
     Formats,
     PackedWeights,
@@ -138,19 +139,21 @@ class NativeRunner:
         )  # fmt: skip
 
     def decode(
-        self, batch: StepBatch, num_steps: int, stop_ids: Sequence[np.ndarray], sampling: np.ndarray,
-        seeds: np.ndarray, seconds: float,
-    ) -> np.ndarray:  # fmt: skip
+        self, batch: StepBatch, num_steps: int, draws: Sequence[DrawState], seconds: float
+    ) -> np.ndarray:
         """See `batch.BurstRunner`. Raises: ValueError."""
         if self._model is None:
             raise ValueError("the runner is closed")
-        chosen = np.empty((num_steps, len(stop_ids)), np.int32)
-        if len(stop_ids) == 1:
-            stops = stop_ids[0]
+        chosen = np.empty((num_steps, len(draws)), np.int32)
+        if len(draws) == 1:
+            one = draws[0]
+            stops, sampling, seeds = one.stop_array, one.sampling_array, one.seed_array
             stop_starts = np.array((0, len(stops)), np.int32)
         else:
-            stops = np.concatenate(stop_ids)
-            stop_starts = np.cumsum([0, *map(len, stop_ids)], dtype=np.int32)
+            stops = np.concatenate([one.stop_array for one in draws])
+            sampling = np.concatenate([one.sampling_array for one in draws])
+            seeds = np.concatenate([one.seed_array for one in draws])
+            stop_starts = np.cumsum([0, *(len(one.stop_array) for one in draws)], dtype=np.int32)
         num_taken = self._model.decode(
             batch.token_ids, batch.positions, batch.starts, batch.context_lengths, batch.block_tables,
             batch.logit_rows, stop_starts, stops, sampling, seeds, chosen, seconds,

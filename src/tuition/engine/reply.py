@@ -8,16 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from tuition.core.records import FinishReason
+from tuition.engine.draw_state import DrawState
 from tuition.engine.request import Request, TokenLogprob
-from tuition.engine.sampler import (
-    MASK,
-    Draw,
-    PoisonedLogitsError,
-    TokenSampler,
-    argmax,
-    draw,
-    token_logprob,
-)
+from tuition.engine.sampler import Draw, PoisonedLogitsError, draw, token_logprob
 from tuition.engine.stop import ReplyText, TextStream
 
 
@@ -42,18 +35,14 @@ class StreamingTokenizer(Protocol):
 
 
 class Reply:
-    """What the loop keeps beside a sequence: its sampler, its text, its prompt's scores, its times."""
+    """What the loop keeps beside a sequence: its draws, its text, its prompt's scores, its times."""
 
     __slots__ = (
         "first_token_ns",
         "is_greedy",
         "num_generated",
-        "sampler",
         "scores",
-        "seed_array",
-        "settings_array",
-        "stop_array",
-        "stop_ids",
+        "state",
         "submitted_ns",
         "takes_bursts",
         "text",
@@ -69,24 +58,15 @@ class Reply:
         self.submitted_ns = submitted_ns
         self.first_token_ns: int | None = None
         self.num_generated = 0
-        sampling = request.sampling
-        self.sampler = TokenSampler(sampling, np.array(request.prompt, np.int32), draw)
+        self.state = DrawState(request, draw)
         self.text = ReplyText(tokenizer.stream(after=request.prompt), request.stop)
-        self.stop_ids = frozenset() if request.ignore_eos else frozenset(request.stop_ids)
-        known = [i for i in sorted(self.stop_ids) if 0 <= i < 1 << 31]  # no other is ever chosen
-        self.stop_array = np.array(known, np.int32)
         self.scores: list[TokenLogprob] | None = None
         if request.prompt_logprobs is not None:
             self.scores = [TokenLogprob(request.prompt[0], None)]
-        self.takes_bursts = self.sampler.takes_raw_rows and request.logprobs is None
-        """Tokens drawn from its rows as they are is all that it needs."""
-        self.is_greedy = self.takes_bursts and sampling.is_greedy
-        """Their argmax is all that it needs."""
-        settings = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
-        if sampling.is_greedy:
-            settings = (0.0, 0, 1.0, 0.0)
-        self.settings_array = np.array([settings], np.float64)
-        self.seed_array = np.array([self.sampler.seed & MASK], np.uint64)
+        self.takes_bursts = self.state.takes_raw_rows and request.logprobs is None
+        """A runner may draw several of its tokens in one call: nothing in Python needs its rows."""
+        self.is_greedy = self.takes_bursts and self.state.is_greedy
+        """The argmax of each row is all that it needs."""
 
     def score_prompt(self, request: Request, logits: np.ndarray, first: int, last: int) -> None:
         """Take in prompt rows `first` to `last`: the row of position p tells how likely token p + 1 was.
@@ -118,14 +98,12 @@ class Reply:
                 token_id = quick[index]
                 if not math.isfinite(row.item(token_id)):
                     raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
-            elif self.is_greedy:
-                token_id = argmax(row)
             else:
-                token_id = self.sampler.choose(row, position + index)
+                token_id = self.state.draw(row, position + index)
             choice.token_ids.append(token_id)
             if request.logprobs is not None:
                 choice.logprobs += (token_logprob(row, token_id, request.logprobs),)
-            if token_id in self.stop_ids:
+            if token_id in self.state.stop_ids:
                 choice.reason = "stop"
             else:
                 choice.text += self.text.push(token_id)
@@ -133,19 +111,19 @@ class Reply:
                     choice.reason = "stop"
                 elif self.num_generated + index + 1 >= request.max_tokens:
                     choice.reason = "length"
-            self.sampler.add(token_id)
+            self.state.advance((token_id,))
             if choice.reason is not None or index == len(drafts) or token_id != drafts[index]:
                 break
         self.num_generated += len(choice.token_ids)
         return choice
 
     def extend(self, request: Request, token_ids: list[int]) -> Choice:
-        """Tokens that a burst has chosen, up to the one that ends the reply; at least one.
+        """Take in the tokens that a burst has drawn, up to the one that ends the reply; at least one.
 
         Raises: whatever the tokenizer raises; the reply must then be ended.
         """
         reason: FinishReason | None = None
-        if token_ids[-1] in self.stop_ids:
+        if token_ids[-1] in self.state.stop_ids:
             reason = "stop"
         elif self.num_generated + len(token_ids) >= request.max_tokens:
             reason = "length"
@@ -153,5 +131,6 @@ class Reply:
         text, count = self.text.push_until_stop(spoken)
         if self.text.stopped:
             reason, token_ids = "stop", spoken[:count]
+        self.state.advance(token_ids)
         self.num_generated += len(token_ids)
         return Choice(token_ids, text, reason)

@@ -1,11 +1,12 @@
 """What is asked of the engine and what comes back: `Request` -> `TokenEvent` ... -> `Completion`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tuition.core.errors import RequestError
 from tuition.core.records import FinishReason
+from tuition.engine.draw_rules import DrawRule
 
 Priority = Literal["interactive", "batch"]
 
@@ -76,6 +77,10 @@ class Request:
     cache_salt: str = ""
     """Prefix blocks are shared only among equal salts (one per API key)."""
     priority: Priority = "interactive"
+    variant: str | None = None
+    """Name of a variant of the weights (an adapter); None: the weights as they are."""
+    rules: tuple[Callable[["Request"], DrawRule], ...] = ()
+    """Further rules of the draw, after penalties and bias: each makes its state for this reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +96,21 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When a request met its stations, monotonic ns."""
+    """When a request reached each state, monotonic ns."""
 
     submitted_ns: int
     admitted_ns: int
-    """When it got its place in a step; for one that never did, its end."""
+    """When it was admitted to a step; for a request that never was, its end."""
     first_token_ns: int | None
     finished_ns: int
 
 
 @dataclass(slots=True)
 class TokenEvent:
-    """What a step has added to a reply: mostly one token, several of a burst or of guesses that stood, or the
-    end alone. Text may be empty while UTF-8 or a possible stop text is held back.
+    """What a step has added to a reply: one token; several, from a burst or from confirmed drafts; or only
+    the end. Text may be empty while UTF-8 or a possible stop text is held back.
 
-    Not frozen, since that makes its making five times as long, and one is made for each step.
+    Not frozen: a frozen dataclass takes 5x longer to construct, and one is made for each step.
     """
 
     request_id: str

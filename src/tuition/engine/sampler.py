@@ -1,5 +1,4 @@
-"""Choose the next token from logits: numpy, one row at a time, so that no neighbour can change a bit of the
-choice.
+"""Choose the next token from a row of logits, with numpy. One row at a time: no neighbour can change a bit.
 
 In: a row of logits, (vocab,) float32.  Out: a token id, and where asked its log-probability.
 
@@ -7,20 +6,19 @@ The draw is a number in [0, 1) that depends on (seed, position) alone; the token
 number falls when the kept tokens' probabilities are laid end to end in order of their ids. Log-probabilities
 are those of the raw distribution, before penalties, bias, temperature and cuts, as in the OpenAI protocol.
 
-A runner that takes bursts (`batch.BurstRunner`) draws by the same rule in its own arithmetic, and then draws
-always: numpy's exponentials have other last bits, and a reply must not depend on how its steps were taken.
+A runner that takes bursts (`batch.BurstRunner`) draws by the same rule in its own arithmetic, also for single
+steps: numpy's exponentials have other last bits, and a reply must not depend on how its steps were taken.
 """
 
 import math
-import secrets
 from collections.abc import Callable
 
 import numpy as np
 
 from tuition.engine.request import Sampling, TokenLogprob
 
-MASK = (1 << 64) - 1
-"""Of a seed, what counts."""
+SEED_MASK = (1 << 64) - 1
+"""The bits of a seed that count."""
 _STEP = 0x9E3779B97F4A7C15
 BIN_SHIFT = 15
 """Bits of a float32 that are left out of its bin: eight bits of the fraction stay, so bins are narrow."""
@@ -40,15 +38,15 @@ class PoisonedLogitsError(ValueError):
 
 def mix(value: int) -> int:
     """A bijection of 64 bits in which every bit depends on every bit (SplitMix64, Steele et al. 2014)."""
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & MASK
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & SEED_MASK
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & SEED_MASK
     return value ^ (value >> 31)
 
 
 def uniform(seed: int, position: int) -> float:
     """The draw of a position, in [0, 1): the SplitMix64 stream that begins at mix(seed)."""
-    start = mix((seed + _STEP) & MASK)
-    return (mix((start + (position + 1) * _STEP) & MASK) >> 11) * 2.0**-53
+    start = mix((seed + _STEP) & SEED_MASK)
+    return (mix((start + (position + 1) * _STEP) & SEED_MASK) >> 11) * 2.0**-53
 
 
 def argmax(row: np.ndarray) -> int:
@@ -91,42 +89,6 @@ def token_logprob(row: np.ndarray, token_id: int, num_top: int) -> TokenLogprob:
     return TokenLogprob(token_id, row.item(token_id) - total, top)
 
 
-class TokenCounts:
-    """Which tokens stand in prompt and reply and how often in the reply, as arrays for the penalties."""
-
-    __slots__ = ("_ids", "_in_reply", "_length", "_places")
-
-    def __init__(self, prompt: np.ndarray) -> None:
-        known = np.unique(prompt)
-        self._length = len(known)
-        self._ids = np.resize(known.astype(np.int64), len(known) + 64)
-        self._in_reply = np.zeros(len(self._ids), np.float32)
-        self._places = {token: place for place, token in enumerate(known.tolist())}
-
-    def add(self, token_id: int) -> None:
-        """Count one token of the reply."""
-        place = self._places.get(token_id)
-        if place is None:
-            place = self._places[token_id] = self._length
-            self._length += 1
-            if place == len(self._ids):
-                self._ids = np.resize(self._ids, 2 * place)
-                self._in_reply = np.concatenate((self._in_reply, np.zeros(place, np.float32)))
-            self._ids[place] = token_id
-        self._in_reply[place] += 1
-
-    def apply(self, row: np.ndarray, sampling: Sampling) -> None:
-        """Change `row` in place by the three penalties."""
-        ids, in_reply = self._ids[: self._length], self._in_reply[: self._length]
-        values = row[ids]
-        penalty = sampling.repetition_penalty
-        if penalty != 1:
-            values = np.where(values > 0, values / penalty, values * penalty)
-        values -= sampling.frequency_penalty * in_reply
-        values -= sampling.presence_penalty * (in_reply > 0)
-        row[ids] = values
-
-
 def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
     """The token under `at` in [0, 1) after temperature and cuts. Raises: PoisonedLogitsError."""
     top = row.max()
@@ -149,53 +111,6 @@ def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
         weights = weights[among]
     place = _place_under(weights, at)
     return place if kept is None else int(kept[place])
-
-
-class TokenSampler:
-    """The choices of one request. `takes_raw_rows`: nothing is added to its logits.
-
-    `draw`: the runner's own, where it has one.
-    """
-
-    __slots__ = ("_bias_ids", "_bias_values", "_counts", "_draw", "_sampling", "seed", "takes_raw_rows")
-
-    def __init__(
-        self,
-        sampling: Sampling,
-        prompt: np.ndarray,
-        draw: Draw = draw,
-    ) -> None:
-        self._sampling, self._draw = sampling, draw
-        penalised = (
-            sampling.repetition_penalty != 1
-            or sampling.presence_penalty != 0
-            or sampling.frequency_penalty != 0
-        )
-        self._counts = TokenCounts(prompt) if penalised else None
-        self._bias_ids = np.array([token for token, _ in sampling.logit_bias], np.int64)
-        self._bias_values = np.array([value for _, value in sampling.logit_bias], np.float32)
-        self.takes_raw_rows = not penalised and not sampling.logit_bias
-        self.seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
-
-    def choose(self, row: np.ndarray, position: int) -> int:
-        """The token at `position` (counted from the prompt's first token). `row` stays as it is.
-
-        Raises: PoisonedLogitsError.
-        """
-        sampling = self._sampling
-        if not self.takes_raw_rows:
-            row = row.copy()
-            if self._counts is not None:
-                self._counts.apply(row, sampling)
-            np.add.at(row, self._bias_ids, self._bias_values)
-        if sampling.is_greedy:
-            return argmax(row)
-        return self._draw(row, sampling, uniform(self.seed, position))
-
-    def add(self, token_id: int) -> None:
-        """Tell it that `token_id` now stands in the reply."""
-        if self._counts is not None:
-            self._counts.add(token_id)
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:

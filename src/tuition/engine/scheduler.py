@@ -1,28 +1,29 @@
 """Which tokens of which requests are computed next. No torch.
 
-In: requests, cancellations.  Out: one `Plan` per step (a `StepBatch` and the sequences in it); `commit` takes
-it back.
+In: requests, cancellations.  Out: one `Plan` per step; `commit` and `commit_burst` take its result back. Only
+the scheduler changes sequences and blocks.
 
-Rules, in this order: every decode gets its token; prompts that have begun share what is left of the token
-budget; then waiting requests are admitted, interactive before batch, and among equals one of each salt (API
-key) in turn. A prompt is admitted only when the cache can hold all of it. When a decode needs a block and
-none is left, the last-come sequence of the lowest priority is preempted: it gives up its blocks, waits at the
-head of its line, and is computed again (mostly from the prefix cache). Whoever came first is never preempted
-by a later equal, and `submit` refuses what could not run alone; so everything admitted ends.
+Rules, in this order: every decode gets its token; prompts that have begun share the rest of the token budget;
+then waiting requests are admitted, interactive before batch, and among equals one of each salt (API key) in
+turn. A prompt is admitted only when the cache can hold all of it. When a decode needs a block and none is
+left, the most recently admitted sequence of the lowest priority is preempted: its blocks are released, it
+waits at the head of its line, and it is computed again (mostly from the prefix cache). A sequence is never
+preempted by a later one of its priority, and `submit` refuses what could not run alone; so everything that is
+admitted ends.
 """
 
 import time
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence as Items
 
 import numpy as np
 
 from tuition.core.errors import BusyError, RequestError
 from tuition.core.records import SequenceWork
 from tuition.engine.admission import validate
-from tuition.engine.batch import StepBatch
-from tuition.engine.blocks import BlockPool
+from tuition.engine.blocks import BlockPool, root_digest
+from tuition.engine.plan import BatchBuilder, Burst, Plan, Rows
 from tuition.engine.reply import Reply
 from tuition.engine.request import Request
 from tuition.engine.sequence import Sequence
@@ -35,18 +36,12 @@ SCORED_ROWS = 64
 """Most prompt rows per step and request whose logits are kept, each as long as the vocabulary."""
 
 
-@dataclass(slots=True)
-class Plan:
-    """One step: the arrays for the runner, and whose rows they are."""
-
-    batch: StepBatch
-    sequences: list[Sequence]
-    num_steps: int = 0
-    """Decode steps that may be taken in one call, as `batch.BurstRunner` says; 0: one step of all kinds."""
+Draft = Callable[[Sequence, int], np.ndarray]
+"""From a sequence and the most tokens to guess, to drafts: (0..most,) int32."""
 
 
 class Scheduler:
-    """Owns sequences and blocks. Not thread-safe: the engine's thread owns it."""
+    """Owns sequences and blocks. Not thread-safe: only the engine's thread calls it."""
 
     def __init__(
         self,
@@ -62,22 +57,24 @@ class Scheduler:
         self.pool = BlockPool(num_blocks, block_size)
         self.running: list[Sequence] = []
         """Sorted by order."""
+        self.variants: dict[str, bytes] = {}
+        """Variants of the weights that requests may name, and the digest of each."""
         self.num_preemptions = 0
         self._lines = (WaitingLine(), WaitingLine())
         self._by_id: dict[str, Sequence] = {}
         self._clock = clock
         self._arrivals = 0
         self._reuse = settings.prefix_cache == "on"
-        self._count = np.arange(max(context_length, settings.token_budget) + 2, dtype=np.int32)
+        self._builder = BatchBuilder(max(context_length, settings.token_budget), settings.draft_tokens)
         self._rows: list[Sequence] = []
-        self._lone_starts = [np.array((0, n), np.int32) for n in range(2 + settings.draft_tokens)]
 
     # ---- requests come and go
 
     def validate(self, request: Request) -> None:
-        """Refuse what could never run; reads constants only, so any thread may call it. Raises: as there."""
+        """Refuse what could never run; changes nothing, so any thread may call it. Raises: as there."""
         validate(
             request,
+            variants=self.variants.keys(),
             context=self.context_length,
             vocab_size=self.vocab_size,
             cache_tokens=self.pool.num_blocks * self.pool.block_size,
@@ -91,7 +88,9 @@ class Scheduler:
         if len(self._by_id) >= self.settings.max_waiting + self.settings.max_batch:
             raise BusyError(f"{self.num_waiting:,} requests are waiting", retry_after_s=1)
         self._arrivals += 1
-        sequence = Sequence(request, reply, self._arrivals)
+        variant = b"" if request.variant is None else self.variants[request.variant]
+        root = root_digest(request.cache_salt, variant)
+        sequence = Sequence(request, reply, self._arrivals, root)
         self._by_id[request.id] = sequence
         self._lines[sequence.order[0]].add(sequence)
         return sequence
@@ -125,26 +124,24 @@ class Scheduler:
 
     # ---- the step
 
-    def next_batch(
-        self, draft: Callable[[Sequence, int], int] | None = None, most_steps: int = 0
-    ) -> Plan | None:
-        """Choose the rows of the next step, or of a burst of up to `most_steps`; None: nothing is to do.
+    def plan(self, draft: Draft | None = None, burst: int | None = None) -> Plan | None:
+        """The next step; None: there is nothing to do.
 
-        `draft(sequence, most)` may write up to `most` guesses behind sequence.tokens[num_tokens] and tells
-        how many.
+        `draft`: guesses tokens of decodes, None for no guesses. `burst`: most steps of one, None for none.
         """
         rows, running = self._rows, self.running
         rows.clear()
         budget = self.settings.token_budget
         spare = budget - len(running) - self.num_waiting  # drafts never take what somebody waits for
         place = 0
-        while place < len(running):  # preemption shortens the list from its end
+        # every decode gets its token; preemption shortens the list from its end
+        while place < len(running):
             sequence = running[place]
             place += 1
             if not sequence.decoding:
                 continue
             if not self._has_room(sequence):
-                break  # it was preempted itself, and so was everybody behind it
+                break  # it was preempted itself, and everything behind it before
             sequence.rows, sequence.num_drafts = 1, 0
             if draft is not None and spare > 0:
                 self._add_drafts(sequence, draft, spare)
@@ -155,17 +152,27 @@ class Scheduler:
             self._share_among_prompts(budget)
         if not rows:
             return None
-        num_steps = self._steps_of(rows, most_steps) if most_steps else 0
-        return Plan(self._arrays(rows), list(rows), num_steps)
+        if self.variants:  # sequences of a variant stand together
+            rows.sort(key=lambda s: s.request.variant or "")
+        num_steps = None if burst is None else self._burst_steps(rows, burst)
+        batch = self._builder.build(rows)
+        return Rows(batch, list(rows)) if num_steps is None else Burst(batch, list(rows), num_steps)
 
-    def part(self, sequences: list[Sequence]) -> Plan:
-        """A smaller step of these sequences alone, with the rows that the present step gave them."""
-        return Plan(self._arrays(sequences), sequences)
+    def halves(self, plan: Rows) -> tuple[Rows, Rows]:
+        """The same rows as two steps."""
+        middle = len(plan.sequences) // 2
+        first, second = plan.sequences[:middle], plan.sequences[middle:]
+        return Rows(self._builder.build(first), first), Rows(self._builder.build(second), second)
 
-    def commit(self, sequence: Sequence, num_computed: int) -> None:
-        """Take a step's result: `num_computed` of the rows stand; the rest were drafts that failed."""
-        before = sequence.num_computed
-        sequence.num_computed = computed = before + num_computed
+    def commit(self, sequence: Sequence, num_stood: int, token_ids: Items[int] = ()) -> SequenceWork:
+        """Take a step's result; returns what was done.
+
+        `num_stood` of the sequence's rows stand (the others were drafts that failed); `token_ids` are new.
+        """
+        work = self.work(sequence, num_stood)
+        if token_ids:
+            sequence.extend(token_ids)
+        sequence.num_computed = computed = sequence.num_computed + num_stood
         if computed > sequence.num_once_computed:
             sequence.num_once_computed = computed
         if self._reuse:
@@ -175,12 +182,23 @@ class Scheduler:
                 for index in range(sequence.num_published, full):
                     self.pool.publish(sequence.blocks[index], names[index])
                 sequence.num_published = full
+        return work
 
-    def trim(self, sequence: Sequence) -> None:
-        """Give back blocks that were taken ahead for a burst that ended early."""
-        needed = sequence.num_computed // self.pool.block_size + 1
-        if len(sequence.blocks) > needed:
-            self.pool.release(sequence.drop_blocks_behind(needed))
+    def commit_scores(self, sequence: Sequence, num_scored: int) -> None:
+        """The first `num_scored` rows of the prompt are scored."""
+        sequence.num_scored = num_scored
+
+    def took(self, plan: Burst, num_steps: int) -> None:
+        """Of this burst, `num_steps` were taken; each sequence's `commit` follows, then `trim`."""
+        for sequence in plan.sequences:
+            sequence.rows = sequence.num_logits = num_steps
+
+    def trim(self, plan: Burst) -> None:
+        """Release blocks that were taken ahead for steps that were not taken."""
+        for sequence in plan.sequences:
+            needed = sequence.num_computed // self.pool.block_size + 1
+            if len(sequence.blocks) > needed:
+                self.pool.release(sequence.drop_blocks_behind(needed))
 
     def work(self, sequence: Sequence, num_stood: int) -> SequenceWork:
         """What the sequence did in this step, before `commit`; `num_stood` of its rows stand."""
@@ -203,7 +221,7 @@ class Scheduler:
     # ---- parts
 
     def _has_room(self, sequence: Sequence) -> bool:
-        """Make sure that the next token has a block, preempting from the end; False: it went itself."""
+        """Give the next token a block, preempting from the end; False: the sequence was preempted itself."""
         block_size = self.pool.block_size
         while sequence.num_computed // block_size >= len(sequence.blocks):
             blocks = self.pool.take(1)
@@ -216,36 +234,38 @@ class Scheduler:
                 return False
         return True
 
-    def _add_drafts(self, sequence: Sequence, draft: Callable[[Sequence, int], int], spare: int) -> None:
+    def _add_drafts(self, sequence: Sequence, draft: Draft, spare: int) -> None:
         request = sequence.request
         left = sequence.num_prompt + request.max_tokens - sequence.num_tokens - 1
         most = min(left, spare, self.settings.draft_tokens)
         if most <= 0:
             return
-        sequence.reserve(most)
-        count = draft(sequence, most)
-        missing = -(-(sequence.num_tokens + count) // self.pool.block_size) - len(sequence.blocks)
+        drafts = draft(sequence, most)
+        count, known = len(drafts), sequence.num_tokens
+        sequence.reserve(count)
+        sequence.tokens[known : known + count] = drafts
+        missing = -(-(known + count) // self.pool.block_size) - len(sequence.blocks)
         if missing > 0:
             blocks = self.pool.take(missing) if missing <= self.pool.num_free - len(self.running) else None
-            if blocks is None:  # guesses are not worth a preemption
-                count = min(count, len(sequence.blocks) * self.pool.block_size - sequence.num_tokens)
+            if blocks is None:  # drafts are not worth a preemption
+                count = min(count, len(sequence.blocks) * self.pool.block_size - known)
             else:
                 sequence.add_blocks(blocks)
         sequence.num_drafts = count
         sequence.rows = 1 + count
 
-    def _steps_of(self, rows: list[Sequence], most: int) -> int:
-        """Steps that these can take without anybody's help: until the first must end or finds no block.
+    def _burst_steps(self, rows: list[Sequence], most: int) -> int | None:
+        """Steps that these can take in one call: until the first must end or has no block.
 
-        0 where one of them reads its prompt, has guesses, or needs its rows in Python; or may end with any
-        token while somebody waits for its place. Takes the blocks for all steps now, if enough stay free.
+        None where one of them reads its prompt, has drafts, or needs its rows in Python; or may end with any
+        token while a request waits for its place. Takes the blocks for all steps now, if enough stay free.
         """
         size, is_awaited = self.pool.block_size, self.num_waiting > 0
         for one in rows:
             if not (one.decoding and one.reply.takes_bursts) or one.num_drafts:
-                return 0
+                return None
             if is_awaited and one.request.stop:
-                return 0
+                return None
             most = min(most, one.num_prompt + one.request.max_tokens - one.num_tokens)
         missing = [-(-(one.num_computed + most) // size) - len(one.blocks) for one in rows]
         total = sum(count for count in missing if count > 0)
@@ -258,13 +278,17 @@ class Scheduler:
         return most
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._set_aside(sequence)
+        self.num_preemptions += 1
+
+    def _set_aside(self, sequence: Sequence) -> None:
+        """Release a running sequence's blocks and let it wait at the head of its line."""
         self.running.remove(sequence)
         self.pool.release(sequence.drop_blocks())
         self._lines[sequence.order[0]].add_preempted(sequence)
-        self.num_preemptions += 1
 
     def _share_among_prompts(self, budget: int) -> None:
-        """Cut chunks from begun prompts, admit new ones, and give what is left to whoever came first."""
+        """Cut chunks from begun prompts, admit new ones, and give what is left to the earliest."""
         prompts = [sequence for sequence in self.running if not sequence.decoding]
         for sequence in prompts:
             sequence.rows = sequence.num_drafts = 0
@@ -287,13 +311,10 @@ class Scheduler:
         return got
 
     def _chunk_limit(self, sequence: Sequence) -> int:
-        scoring = (
-            sequence.request.prompt_logprobs is not None and sequence.num_scored < sequence.num_prompt - 1
-        )
-        return min(sequence.remaining, SCORED_ROWS) if scoring else sequence.remaining
+        return min(sequence.remaining, SCORED_ROWS) if sequence.needs_scores else sequence.remaining
 
     def _admit_one(self) -> Sequence | None:
-        """Let the first of the waiting in, or nobody: who waits behind a long prompt does not overtake it."""
+        """Admit the first waiting sequence, or none: nothing overtakes a long prompt that waits."""
         line = self._lines[0] if self._lines[0].length else self._lines[1]
         sequence = line.first()
         if sequence is None or not self._make_place(sequence):
@@ -337,58 +358,6 @@ class Scheduler:
     def _most_cached(self, sequence: Sequence) -> int:
         """Full blocks that may come from the cache: never the last token, whose logits are wanted."""
         most = sequence.num_tokens - 1
-        if sequence.request.prompt_logprobs is not None and sequence.num_scored < sequence.num_prompt - 1:
+        if sequence.needs_scores:
             most = min(most, sequence.num_scored)
         return most // self.pool.block_size
-
-    def _arrays(self, rows: list[Sequence]) -> StepBatch:
-        count = self._count
-        if len(rows) == 1 and rows[0].decoding:  # nothing is copied for a lone decode
-            one = rows[0]
-            start, size = one.num_computed, one.rows
-            one.first_logit, one.num_logits = 0, size
-            return StepBatch(
-                one.tokens[start : start + size],
-                count[start : start + size],
-                self._lone_starts[size],
-                count[start : start + 1],
-                one.table[None, : len(one.blocks)],
-                count[:size],
-            )
-        starts = np.empty(len(rows) + 1, np.int32)
-        contexts = np.empty(len(rows), np.int32)
-        tables = np.full((len(rows), max(len(s.blocks) for s in rows)), -1, np.int32)
-        tokens, positions, logits = [], [], []
-        begin = num_logits = 0
-        for index, sequence in enumerate(rows):
-            start, size = sequence.num_computed, sequence.rows
-            starts[index], contexts[index] = begin, start
-            tables[index, : len(sequence.blocks)] = sequence.table[: len(sequence.blocks)]
-            tokens.append(sequence.tokens[start : start + size])
-            positions.append(count[start : start + size])
-            wanted = self._wanted_rows(sequence)
-            sequence.first_logit, sequence.num_logits = num_logits, size - wanted
-            if wanted < size:
-                logits.append(np.arange(begin + wanted, begin + size, dtype=np.int32))
-            num_logits += size - wanted
-            begin += size
-        starts[-1] = begin
-        return StepBatch(
-            np.concatenate(tokens),
-            np.concatenate(positions),
-            starts,
-            contexts,
-            tables,
-            np.concatenate(logits) if logits else np.empty(0, np.int32),
-        )
-
-    @staticmethod
-    def _wanted_rows(sequence: Sequence) -> int:
-        """First of the step's rows whose logits are wanted; they are wanted from there to the end."""
-        request, start, end = sequence.request, sequence.num_computed, sequence.num_computed + sequence.rows
-        if sequence.decoding:
-            return 0
-        if request.prompt_logprobs is not None and sequence.num_scored < sequence.num_prompt - 1:
-            return min(max(0, sequence.num_scored - start), sequence.rows)
-        last = end >= sequence.num_tokens and sequence.num_tokens < sequence.num_prompt + request.max_tokens
-        return sequence.rows - 1 if last else sequence.rows

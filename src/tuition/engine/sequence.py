@@ -1,20 +1,22 @@
 """One request as the scheduler sees it: its tokens, how far they are computed, and its blocks."""
 
+from collections.abc import Sequence as Items
+
 import numpy as np
 
-from tuition.engine.blocks import chain_digest, root_digest
+from tuition.engine.blocks import chain_digest
 from tuition.engine.reply import Reply
 from tuition.engine.request import Request
 
 ROOM = 64
-"""Tokens by which buffers grow at least."""
+"""Least number of tokens by which buffers grow."""
 
 
 class Sequence:
     """Tokens 0..num_tokens are known; 0..num_computed have keys and values in the cache.
 
     `rows` tokens from num_computed on are computed in the present step; of those, the last `num_drafts` are
-    guesses that stand in `tokens` behind num_tokens.
+    drafts, which stand in `tokens` behind num_tokens. Only the scheduler changes a sequence.
     """
 
     __slots__ = (
@@ -40,7 +42,8 @@ class Sequence:
         "tokens",
     )
 
-    def __init__(self, request: Request, reply: Reply, arrival: int) -> None:
+    def __init__(self, request: Request, reply: Reply, arrival: int, root: bytes) -> None:
+        """`root`: where the names of its blocks begin, see `blocks.root_digest`."""
         self.request, self.reply = request, reply
         self.arrival = arrival
         self.order = (0 if request.priority == "interactive" else 1, arrival)
@@ -58,7 +61,7 @@ class Sequence:
         self.admitted_ns: int | None = None
         self.blocks: list[int] = []
         self.table = np.full(8, -1, np.int32)
-        self.names: list[bytes] = [root_digest(request.cache_salt)]
+        self.names: list[bytes] = [root]
         """names[i + 1] is the name of full block i; names[0] the root of the chain."""
         self.num_published = 0
         self.rows = self.num_drafts = self.first_logit = self.num_logits = 0
@@ -73,7 +76,12 @@ class Sequence:
         """The prompt is computed, and exactly the newest token is not."""
         return self.num_computed >= self.num_prompt and self.num_tokens - self.num_computed == 1
 
-    def extend(self, token_ids: list[int]) -> None:
+    @property
+    def needs_scores(self) -> bool:
+        """Log-probabilities of its prompt were asked for, and not all are there."""
+        return self.request.prompt_logprobs is not None and self.num_scored < self.num_prompt - 1
+
+    def extend(self, token_ids: Items[int]) -> None:
         """Add generated tokens."""
         end = self.num_tokens + len(token_ids)
         if end > len(self.tokens):
@@ -105,8 +113,7 @@ class Sequence:
         return blocks
 
     def drop_blocks_behind(self, count: int) -> list[int]:
-        """Forget all blocks but the first `count`, in which everything computed is; the caller releases
-        them."""
+        """Forget the blocks behind the first `count`, which hold nothing; the caller releases them."""
         self.blocks, blocks = self.blocks[:count], self.blocks[count:]
         return blocks
 

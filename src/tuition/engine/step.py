@@ -1,38 +1,34 @@
-"""The step: which tokens, their logits, the choice. Everything else in this room serves these three beats.
+"""The step in three beats: the scheduler plans it, the runner computes it, drawn tokens are committed.
 
 In: requests and cancellations.  Out: per step, `TokenEvent`s and one `StepTrace` for the ledger.
 
-A request that fails fails alone: an error in its sampling or its text ends only that request, and a step that
+A request that fails fails alone: an error in its draws or its text ends only that request, and a step that
 raises is run again in halves until the sequence that makes it raise stands alone. A row's logits do not
 depend on its neighbours, so the others lose time and nothing else.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from tuition.core.records import FinishReason, SequenceWork, StepTrace
-from tuition.core.units import NS_PER_S
 from tuition.engine.batch import BurstRunner, Runner
 from tuition.engine.blocks import BlockPool
+from tuition.engine.pace import Pace
+from tuition.engine.plan import Burst, Failure, Logits, Outcome, Plan, Rows, Tokens
 from tuition.engine.reply import Choice, Reply, StreamingTokenizer
 from tuition.engine.request import Request, Timing, TokenEvent
 from tuition.engine.sampler import draw
-from tuition.engine.scheduler import Plan, Scheduler
+from tuition.engine.scheduler import Scheduler
 from tuition.engine.sequence import Sequence
 from tuition.engine.settings import EngineSettings
-from tuition.engine.speculation import TRIAL_STEPS, PromptLookup
+from tuition.engine.speculation import TRIAL_STEPS, Drafter, PromptLookup, learn_from
 
 log = logging.getLogger(__name__)
-
-BURST_STEPS = 128
-"""Most decode steps in one call of the runner: enough that Python between calls is little beside them."""
-BURST_S = 0.016
-"""No step of a burst begins later than this after the first: readers get words sixty times a second."""
-NO_STEPS = np.empty((0, 0), np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +45,7 @@ class LoopStats:
 
 
 class StepLoop:
-    """Requests in, events out, one step at a time. One thread owns it.
-
-    `clock` gives monotonic ns.
-    """
+    """Requests in, events out, one step at a time. Only one thread calls it, where a method says no other."""
 
     def __init__(
         self,
@@ -61,7 +54,13 @@ class StepLoop:
         settings: EngineSettings | None = None,
         *,
         clock: Callable[[], int] = time.monotonic_ns,
+        pace: Pace | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
+        """`clock` gives monotonic ns. `pace`: of bursts, where the runner takes them; None: the usual one.
+
+        `drafter`: None takes what `settings.speculation` says.
+        """
         self.runner, self.tokenizer = runner, tokenizer
         self.settings = settings or EngineSettings()
         self.scheduler = Scheduler(
@@ -75,9 +74,10 @@ class StepLoop:
         self._clock = clock
         self._bursts = runner if isinstance(runner, BurstRunner) else None
         self._draw = draw if self._bursts is None else self._bursts.draw
-        self._step_s = 0.0
-        """What a step of the last burst took."""
-        self._lookup = PromptLookup() if self.settings.speculation == "auto" else None
+        self._pace = pace or Pace()
+        if drafter is None and self.settings.speculation == "auto":
+            drafter = PromptLookup()
+        self._drafter = drafter
         self._events: list[TokenEvent] = []
 
     # ---- requests come and go
@@ -87,7 +87,7 @@ class StepLoop:
         self.scheduler.validate(request)
 
     def submit(self, request: Request, submitted_ns: int | None = None) -> None:
-        """Take a request; later steps tell of it. Raises: RequestError, CapacityError, BusyError."""
+        """Take a request; later steps give its events. Raises: RequestError, CapacityError, BusyError."""
         reply = Reply(request, self.tokenizer, submitted_ns or self._clock(), self._draw)
         self.scheduler.submit(request, reply)
 
@@ -100,13 +100,13 @@ class StepLoop:
         return True
 
     def hurry(self, on: bool) -> None:
-        """From any thread: whether a burst should end with the step at hand, because somebody waits."""
+        """From any thread: whether a burst should end with the step at hand, because a request waits."""
         if self._bursts is not None:
             self._bursts.hurry(on)
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` would do or tell anything."""
+        """Whether `step` would compute or return anything."""
         return self.scheduler.has_work or bool(self._events)
 
     def stats(self) -> LoopStats:
@@ -126,7 +126,7 @@ class StepLoop:
         self.scheduler.check()
 
     def reset_cache(self) -> None:
-        """Begin the cache's books anew. Raises: RuntimeError while requests are inside."""
+        """Start with an empty cache. Raises: RuntimeError while requests are inside."""
         if self.scheduler.has_work:
             raise RuntimeError("the cache cannot be reset while requests are inside")
         self.scheduler.pool = BlockPool(self.runner.num_blocks, self.runner.block_size)
@@ -141,78 +141,100 @@ class StepLoop:
     def step(self) -> tuple[list[TokenEvent], StepTrace | None]:
         """Compute once: a step, or a burst of decodes. The trace is None when there was nothing to do."""
         start_ns = self._clock()
-        num_decodes = len(self.scheduler.running)
-        guessing = self._lookup is not None and num_decodes > 0 and self._lookup.pays(num_decodes)
-        most_steps = self._most_steps(num_decodes, guessing)
-        plan = self.scheduler.next_batch(PromptLookup.draft if guessing else None, most_steps)
+        num_decodes, drafter = len(self.scheduler.running), self._drafter
+        drafting = drafter is not None and num_decodes > 0 and drafter.pays(num_decodes)
+        draft = partial(self._draft, drafter) if drafter is not None and drafting else None
+        plan = self.scheduler.plan(draft, self._most_steps(num_decodes, drafting=drafting))
         if plan is None:
             return self.take_events(), None
-        chosen = NO_STEPS
-        try:
-            chosen = self._burst(plan)
-            logits = None if len(chosen) else self.runner.forward(plan.batch)
-        except Exception as error:
-            num_steps, work = 1, self._retry_in_halves(plan, error)
-        else:
-            if logits is None:
-                num_steps, work = len(chosen), self._accept_burst(plan, chosen)
-            else:
-                num_steps, work = 1, self._accept(plan, logits)
+        num_steps, work = 1, list[SequenceWork]()
+        for outcome in self._run(plan):
+            if isinstance(outcome, Tokens):
+                num_steps = len(outcome.values)
+            work += self._commit(outcome)
         end_ns = self._clock()
-        if len(chosen):
-            self._step_s = (end_ns - start_ns) / num_steps / NS_PER_S
-        if self._lookup is not None and len(work) == num_decodes and (num_steps > 1 or plan.num_steps < 2):
-            self._learn(self._lookup, work, num_steps, end_ns - start_ns)
+        if isinstance(outcome, Tokens):
+            self._pace.learn(num_steps, end_ns - start_ns)
+        # a burst that was cut to one step is no measure of a plain step
+        was_cut = num_steps == 1 and isinstance(plan, Burst) and plan.num_steps > 1
+        if drafter is not None and len(work) == num_decodes and not was_cut:
+            learn_from(drafter, work, num_steps, end_ns - start_ns)
         return self.take_events(), StepTrace(start_ns, end_ns, tuple(work), num_steps=num_steps)
 
-    def _most_steps(self, num_decodes: int, guessing: bool) -> int:
-        """Steps that a burst may take: none without them, few in a trial, and what fits into its time."""
-        if self._bursts is None:
-            return 0
-        if self._lookup is not None and not guessing and self._lookup.is_trial(num_decodes):
+    def _most_steps(self, num_decodes: int, *, drafting: bool) -> int | None:
+        """Steps that a burst may take: few in a trial; None where the runner takes none."""
+        if self._bursts is None or self._pace.num_steps is None:
+            return None
+        if self._drafter is not None and not drafting and self._drafter.is_trial(num_decodes):
             return TRIAL_STEPS
-        return BURST_STEPS if BURST_STEPS * self._step_s <= BURST_S else 2 + int(BURST_S / self._step_s)
+        return self._pace.num_steps
 
-    def _burst(self, plan: Plan) -> np.ndarray:
-        """Tokens of a burst, (steps, sequences) int32; no rows where a step must be taken and looked at.
+    @staticmethod
+    def _draft(drafter: Drafter, sequence: Sequence, most: int) -> np.ndarray:
+        """Drafts that the sequence's rules allow."""
+        drafts = drafter.draft(sequence.tokens[: sequence.num_tokens], most)
+        if sequence.reply.state.takes_raw_rows:
+            return drafts
+        return drafts[: sequence.reply.state.num_allowed(drafts.tolist())]
 
-        A burst that raises gives none: the step decides whose fault it is.
+    # ---- the second beat: the runner computes
+
+    def _run(self, plan: Plan) -> Iterator[Outcome]:
+        """What the runner makes of a plan; several outcomes where a step had to be taken in parts.
+
+        A burst that raises, or whose first logits are not finite, is followed by a single step, which finds
+        the request at fault.
         """
-        if self._bursts is None or plan.num_steps == 0:
-            return NO_STEPS
-        replies = [sequence.reply for sequence in plan.sequences]
-        settings, seeds = replies[0].settings_array, replies[0].seed_array
-        if len(replies) > 1:
-            settings = np.concatenate([reply.settings_array for reply in replies])
-            seeds = np.concatenate([reply.seed_array for reply in replies])
-        stops = [reply.stop_array for reply in replies]
+        if isinstance(plan, Burst) and self._bursts is not None:
+            tokens = self._run_burst(self._bursts, plan)
+            if len(tokens):
+                yield Tokens(plan, tokens)
+                return
+        yield from self._run_rows(Rows(plan.batch, plan.sequences))
+
+    def _run_burst(self, runner: BurstRunner, plan: Burst) -> np.ndarray:
+        """Tokens, (steps, sequences) int32; no steps where the first must be taken alone."""
+        states = [sequence.reply.state for sequence in plan.sequences]
         try:
-            return self._bursts.decode(plan.batch, plan.num_steps, stops, settings, seeds, BURST_S)
+            return runner.decode(plan.batch, plan.num_steps, states, self._pace.max_seconds)
         except Exception as error:
             log.error("a burst failed; a single step follows", exc_info=error)
-            return NO_STEPS
+            return np.empty((0, len(states)), np.int32)
 
-    def _learn(self, lookup: PromptLookup, work: list[SequenceWork], num_steps: int, took_ns: int) -> None:
-        computed = wasted = 0
-        for one in work:
-            if one.phase != "decode":
-                return
-            computed += one.num_tokens
-            wasted += one.num_wasted
-        if num_steps > 1:  # plain steps: what each took counts
-            computed, wasted, took_ns = len(work), 0, took_ns // num_steps
-        lookup.learn(len(work), computed - len(work), computed - wasted, took_ns, num_steps)
+    def _run_rows(self, plan: Rows) -> Iterator[Outcome]:
+        """Logits; where the step raises, those of its halves, down to the sequences that make it raise."""
+        try:
+            logits = self.runner.forward(plan.batch)
+        except Exception as error:
+            if len(plan.sequences) == 1:
+                yield Failure(plan.sequences[0], error)
+            else:
+                for half in self.scheduler.halves(plan):
+                    yield from self._run_rows(half)
+        else:
+            yield Logits(plan, logits)
 
-    def _accept_burst(self, plan: Plan, chosen: np.ndarray) -> list[SequenceWork]:
-        """Give each sequence the tokens that it has drawn, and the pool the blocks that were not needed."""
-        work = [self._extend(*one) for one in zip(plan.sequences, chosen.T.tolist(), strict=True)]
-        if len(chosen) < plan.num_steps:
-            for sequence in plan.sequences:
-                self.scheduler.trim(sequence)
+    # ---- the third beat: tokens are drawn and committed
+
+    def _commit(self, outcome: Outcome) -> list[SequenceWork]:
+        """Give every sequence its tokens, and the ledger its work."""
+        if isinstance(outcome, Logits):
+            return self._commit_logits(outcome.plan, outcome.values)
+        if isinstance(outcome, Tokens):
+            return self._commit_tokens(outcome.plan, outcome.values)
+        sequence, error = outcome.sequence, outcome.error
+        return [self._fail(sequence, error, sequence.rows, f"the model step failed: {_one_line(error)}")]
+
+    def _commit_tokens(self, plan: Burst, tokens: np.ndarray) -> list[SequenceWork]:
+        """Give each sequence the tokens that the burst drew for it."""
+        self.scheduler.took(plan, len(tokens))
+        work = [self._extend(*one) for one in zip(plan.sequences, tokens.T.tolist(), strict=True)]
+        if len(tokens) < plan.num_steps:
+            self.scheduler.trim(plan)
         return work
 
-    def _accept(self, plan: Plan, logits: np.ndarray) -> list[SequenceWork]:
-        """Choose tokens for every sequence of the step and give the scheduler its rows back."""
+    def _commit_logits(self, plan: Rows, logits: np.ndarray) -> list[SequenceWork]:
+        """Draw tokens for every sequence of the step; one argmax over all rows where that is enough."""
         choices: list[int] | None = None
         if len(plan.sequences) > 1 and all(s.reply.is_greedy for s in plan.sequences):
             choices = logits.argmax(axis=1).tolist() if len(logits) else []
@@ -226,97 +248,53 @@ class StepLoop:
             work.append(self._advance(sequence, mine, quick))
         return work
 
-    def _retry_in_halves(self, plan: Plan, error: Exception) -> list[SequenceWork]:
-        """Find the sequences that make the step raise; end those, keep the rest."""
-        if len(plan.sequences) == 1:
-            sequence = plan.sequences[0]
-            log.error("request %s made the step raise", sequence.request.id, exc_info=error)
-            work = self.scheduler.work(sequence, sequence.rows)
-            self._end(sequence, "error", error=f"the model step failed: {_one_line(error)}")
-            return [work]
-        middle = len(plan.sequences) // 2
-        work = []
-        for part in (plan.sequences[:middle], plan.sequences[middle:]):
-            half = self.scheduler.part(part)
-            try:
-                logits = self.runner.forward(half.batch)
-            except Exception as again:
-                work += self._retry_in_halves(half, again)
-            else:
-                work += self._accept(half, logits)
-        return work
-
     # ---- one sequence
 
     def _advance(self, sequence: Sequence, logits: np.ndarray, quick: list[int] | None) -> SequenceWork:
-        """Take the sequence's rows back: score its prompt, choose its tokens, end it when it is done."""
+        """Score the sequence's prompt, draw its tokens, end it when it is done."""
         scheduler, reply = self.scheduler, sequence.reply
         end = sequence.num_computed + sequence.rows - sequence.num_drafts
         try:
-            if (
-                sequence.num_logits
-                and reply.scores is not None
-                and sequence.num_scored < sequence.num_prompt - 1
-            ):
+            if reply.scores is not None and sequence.num_logits and sequence.needs_scores:
                 self._score_prompt(sequence, logits)
             if end < sequence.num_tokens:  # more of the prompt is to come
-                work = scheduler.work(sequence, sequence.rows)
-                scheduler.commit(sequence, sequence.rows)
-                return work
+                return scheduler.commit(sequence, sequence.rows)
             if sequence.request.max_tokens == 0:
-                work = scheduler.work(sequence, sequence.rows)
-                scheduler.commit(sequence, sequence.rows)
+                work = scheduler.commit(sequence, sequence.rows)
                 self._end(sequence, "length")
                 return work
-            return self._choose(sequence, logits[-1 - sequence.num_drafts :], quick)
+            known, num_drafts = sequence.num_tokens, sequence.num_drafts
+            drafts = sequence.tokens[known : known + num_drafts].tolist() if num_drafts else []
+            choice = reply.choose(sequence.request, logits[-1 - num_drafts :], known, drafts, quick)
         except Exception as error:
-            log.error("request %s failed", sequence.request.id, exc_info=error)
-            work = scheduler.work(sequence, sequence.rows)
-            self._end(sequence, "error", error=_one_line(error))
-            return work
+            return self._fail(sequence, error, sequence.rows)
+        return self._grow(sequence, choice, sequence.rows - num_drafts + len(choice.token_ids) - 1)
 
     def _score_prompt(self, sequence: Sequence, logits: np.ndarray) -> None:
         first = sequence.num_computed + sequence.rows - sequence.num_logits
         last = min(sequence.num_computed + sequence.rows, sequence.num_prompt - 1)
         sequence.reply.score_prompt(sequence.request, logits, first, last)
-        sequence.num_scored = last
-
-    def _choose(self, sequence: Sequence, logits: np.ndarray, quick: list[int] | None) -> SequenceWork:
-        """One token for the newest row, and one more for each draft that the draw before it confirmed."""
-        scheduler, reply, request = self.scheduler, sequence.reply, sequence.request
-        num_drafts, known = sequence.num_drafts, sequence.num_tokens
-        drafts = sequence.tokens[known : known + num_drafts].tolist() if num_drafts else []
-        choice = reply.choose(request, logits, known, drafts, quick)
-        num_stood = sequence.rows - num_drafts + len(choice.token_ids) - 1
-        work = scheduler.work(sequence, num_stood)
-        self._grow(sequence, choice, num_stood)
-        return work
+        self.scheduler.commit_scores(sequence, last)
 
     def _extend(self, sequence: Sequence, token_ids: list[int]) -> SequenceWork:
-        """The tokens of a burst; what nobody is told of was computed for nothing."""
-        scheduler, reply = self.scheduler, sequence.reply
-        sequence.rows = sequence.num_logits = len(token_ids)
+        """The tokens of a burst; those behind the end of the reply were computed for nothing."""
         try:
-            choice = reply.extend(sequence.request, token_ids)
+            choice = sequence.reply.extend(sequence.request, token_ids)
         except Exception as error:
-            log.error("request %s failed", sequence.request.id, exc_info=error)
-            work = scheduler.work(sequence, 0)
-            self._end(sequence, "error", error=_one_line(error))
-            return work
-        work = scheduler.work(sequence, len(choice.token_ids))
-        self._grow(sequence, choice, len(choice.token_ids))
-        return work
+            return self._fail(sequence, error, 0)
+        return self._grow(sequence, choice, len(choice.token_ids))
 
-    def _grow(self, sequence: Sequence, choice: Choice, num_stood: int) -> None:
-        """Add chosen tokens to their sequence, of whose computed rows `num_stood` stand, and tell of them."""
+    def _grow(self, sequence: Sequence, choice: Choice, num_stood: int) -> SequenceWork:
+        """Commit chosen tokens, for which `num_stood` of the computed rows stand, and make their event."""
         reply = sequence.reply
-        sequence.extend(choice.token_ids if choice.reason is None else choice.token_ids[:-1])
-        self.scheduler.commit(sequence, num_stood)
+        # the last token of a reply is never computed, so the sequence does not need it
+        tokens = choice.token_ids if choice.reason is None else choice.token_ids[:-1]
+        work = self.scheduler.commit(sequence, num_stood, tokens)
         if reply.first_token_ns is None:
             reply.first_token_ns = self._clock()
         if choice.reason is not None:
             self._end(sequence, choice.reason, choice=choice)
-            return
+            return work
         scores, reply.scores = reply.scores, None
         self._events.append(
             TokenEvent(
@@ -331,6 +309,16 @@ class StepLoop:
                 reply.num_generated,
             )
         )
+        return work
+
+    def _fail(
+        self, sequence: Sequence, error: Exception, num_stood: int, message: str | None = None
+    ) -> SequenceWork:
+        """End a sequence alone with an error; of its computed rows, all but `num_stood` are waste."""
+        log.error("request %s failed", sequence.request.id, exc_info=error)
+        work = self.scheduler.work(sequence, num_stood)
+        self._end(sequence, "error", error=message or _one_line(error))
+        return work
 
     def _end(
         self,
@@ -340,7 +328,7 @@ class StepLoop:
         choice: Choice | None = None,
         error: str | None = None,
     ) -> None:
-        """Take the sequence out and make its last event; text that was held back is shown now."""
+        """Take the sequence out and make its last event, with the text that was held back."""
         self.scheduler.finish(sequence)
         reply, text = sequence.reply, "" if choice is None else choice.text
         if reason != "error":

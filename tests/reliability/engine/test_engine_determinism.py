@@ -20,6 +20,7 @@ from tuition.core.records import SequenceWork
 from tuition.engine.batch import Runner, StepBatch
 from tuition.engine.request import Completion, Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
+from tuition.engine.speculation import PromptLookup
 from tuition.engine.step import StepLoop
 from tuition.engine.torch_runner import TorchRunner
 from tuition.model.decoder import Decoder
@@ -124,15 +125,24 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+class AlwaysDrafts(PromptLookup):
+    """Drafts at every chance, whatever it costs."""
+
+    def pays(self, num_decodes: int) -> bool:
+        return True
+
+
 def make_loop(
     of: Subject, *, num_blocks: int = 64, deterministic: bool = True, faulty: bool = False, **chosen
 ) -> StepLoop:
     settings = EngineSettings(**({"block_size": of.block_size} | chosen), deterministic=deterministic)
     runner = of.open(settings, num_blocks)
-    loop = StepLoop(OneBitOff(runner) if faulty else runner, SilentTokenizer(), settings)  # type: ignore[arg-type]
-    if loop._lookup is not None:
-        loop._lookup.pays = lambda num_decodes: True  # guess at every chance, whatever it costs
-    return loop
+    return StepLoop(
+        OneBitOff(runner) if faulty else runner,  # type: ignore[arg-type]
+        SilentTokenizer(),
+        settings,
+        drafter=AlwaysDrafts() if settings.speculation == "auto" else None,
+    )
 
 
 def prompts(count: int, block_size: int) -> list[Request]:

@@ -208,12 +208,13 @@ def _names_without_salt(monkeypatch: pytest.MonkeyPatch) -> None:
 def _publish_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Scheduler.commit
 
-    def hasty(self: Scheduler, sequence: Sequence, num_computed: int) -> None:
-        commit(self, sequence, num_computed)
+    def hasty(self: Scheduler, sequence: Sequence, *rest) -> SequenceWork:
+        work = commit(self, sequence, *rest)
         index = sequence.num_published
         if index < len(sequence.blocks) and sequence.num_tokens >= (index + 1) * self.pool.block_size:
             names = sequence.name_blocks(index + 1, self.pool.block_size)
             self.pool.publish(sequence.blocks[index], names[index])
+        return work
 
     monkeypatch.setattr(Scheduler, "commit", hasty)
 
@@ -221,7 +222,9 @@ def _publish_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
 def _keep_rejected_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Scheduler.commit
     monkeypatch.setattr(
-        Scheduler, "commit", lambda self, sequence, num: commit(self, sequence, min(num + 1, sequence.rows))
+        Scheduler,
+        "commit",
+        lambda self, sequence, num, *rest: commit(self, sequence, min(num + 1, sequence.rows), *rest),
     )
 
 

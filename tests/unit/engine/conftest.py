@@ -11,9 +11,12 @@ import pytest
 
 from tuition.core.units import NS_PER_S
 from tuition.engine.batch import StepBatch
+from tuition.engine.draw_state import DrawState
+from tuition.engine.pace import Pace
 from tuition.engine.request import Request, Sampling
 from tuition.engine.sampler import draw, uniform
 from tuition.engine.settings import EngineSettings
+from tuition.engine.speculation import Drafter
 from tuition.engine.step import StepLoop
 from tuition.spec.shape import ModelShape
 
@@ -104,10 +107,9 @@ class BurstingRunner(HashRunner):
         self.bursts: list[int] = []
         """Steps of each burst so far."""
 
-    def decode(self, batch: StepBatch, num_steps: int, stop_ids, sampling, seeds, seconds) -> np.ndarray:
-        assert (
-            len(batch.token_ids) == len(stop_ids) == len(sampling) == len(seeds) == len(batch.context_lengths)
-        )
+    def decode(self, batch: StepBatch, num_steps: int, draws, seconds) -> np.ndarray:
+        assert len(batch.token_ids) == len(draws) == len(batch.context_lengths)
+        assert all(state.takes_raw_rows for state in draws)
         chosen: list[np.ndarray] = []
         while len(chosen) < num_steps:
             at = batch.context_lengths + len(chosen)
@@ -115,19 +117,20 @@ class BurstingRunner(HashRunner):
             logits = self.forward(replace(batch, token_ids=tokens, positions=at, context_lengths=at))
             if not np.isfinite(logits).all():
                 break
-            rows = zip(logits, sampling.tolist(), seeds.tolist(), at.tolist(), strict=True)
+            rows = zip(logits, draws, at.tolist(), strict=True)
             chosen.append(np.array([self._choose(*one) for one in rows], np.int32))
-            if self.in_a_hurry or any(t in s for t, s in zip(chosen[-1], stop_ids, strict=True)):
+            if self.in_a_hurry or any(t in s.stop_array for t, s in zip(chosen[-1], draws, strict=True)):
                 break
         self.bursts.append(len(chosen))
-        return np.stack(chosen) if chosen else np.empty((0, len(stop_ids)), np.int32)
+        return np.stack(chosen) if chosen else np.empty((0, len(draws)), np.int32)
 
-    def _choose(self, row: np.ndarray, settings: list[float], seed: int, at: int) -> int:
-        temperature, top_k, top_p, min_p = settings
+    def _choose(self, row: np.ndarray, state: DrawState, at: int) -> int:
+        """From the arrays alone, as a native runner does."""
+        temperature, top_k, top_p, min_p = state.sampling_array[0].tolist()
         if temperature == 0:
             return int(row.argmax())
         sampling = Sampling(temperature=temperature, top_k=int(top_k), top_p=top_p, min_p=min_p)
-        return self.draw(row, sampling, uniform(seed, at + 1))
+        return self.draw(row, sampling, uniform(int(state.seed_array[0]), at + 1))
 
     def draw(self, row: np.ndarray, sampling: Sampling, at: float) -> int:
         self.num_draws += 1
@@ -181,14 +184,18 @@ def make_loop(
     repetitive: bool = False,
     context_length: int = 256,
     bursts: bool = False,
+    pace: Pace | None = None,
+    drafter: Drafter | None = None,
+    clock: "Clock | None" = None,
     **settings,
 ) -> StepLoop:
     settings = {"token_budget": 64, "max_batch": 8, "speculation": "off"} | settings
     kind = BurstingRunner if bursts else HashRunner
     runner = kind(num_blocks, block_size, context_length, repetitive)
     return StepLoop(
-        runner, LetterTokenizer(), EngineSettings(block_size=block_size, **settings), clock=Clock()
-    )
+        runner, LetterTokenizer(), EngineSettings(block_size=block_size, **settings), clock=clock or Clock(),
+        pace=pace, drafter=drafter,
+    )  # fmt: skip
 
 
 def make_request(name: str, prompt, max_tokens: int = 8, **fields) -> Request:

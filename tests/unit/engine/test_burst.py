@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tuition.core.records import SequenceWork
+from tuition.engine.pace import Pace
 from tuition.engine.request import Sampling, complete
 from tuition.engine.service import EngineService
 from tuition.ledger.shares import StepCosts
@@ -243,16 +244,16 @@ def test_after_a_burst_that_raises_the_single_step_decides(kit) -> None:
     assert list(done.token_ids) == want[: 1 + want.index(loop.runner.poison)]
 
 
-def test_a_slow_model_takes_only_what_fits_into_the_time_of_a_burst(kit, monkeypatch) -> None:
-    monkeypatch.setattr("tuition.engine.step.BURST_S", 10e-6)  # the double's clock: some microseconds a step
-    loop = kit.loop(bursts=True)
+def test_a_slow_model_takes_only_what_fits_into_the_time_of_a_burst(kit) -> None:
+    clock = kit.Clock()  # some microseconds a step
+    loop = kit.loop(bursts=True, pace=Pace(max_seconds=10e-6), clock=clock)
     loop.submit(kit.request("lone", range(5), REPLY))
     asked = []
     decode = loop.runner.decode
 
     def slow(batch, num_steps, *rest):
         asked.append(num_steps)
-        loop._clock.now += 8_000 * num_steps
+        clock.now += 8_000 * num_steps
         return decode(batch, min(num_steps, 2), *rest)
 
     loop.runner.decode = slow
@@ -262,12 +263,12 @@ def test_a_slow_model_takes_only_what_fits_into_the_time_of_a_burst(kit, monkeyp
 
 
 def test_one_slow_burst_does_not_end_bursts(kit) -> None:
-    loop = kit.loop(bursts=True)
-    loop._step_s = 1.0
+    pace = Pace(step_s=1.0)
+    loop = kit.loop(bursts=True, pace=pace)
     for name in ("first", "second"):
         loop.submit(kit.request(name, range(5), REPLY))
         kit.run(loop)
-    assert loop._step_s < 0.001
+    assert pace.step_s < 0.001
     assert loop.runner.bursts[-1] == REPLY - 1
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuition.engine.request import Sampling
+from tuition.engine.draw_state import DrawState
+from tuition.engine.request import Request, Sampling
 from tuition.engine.sampler import (
     PoisonedLogitsError,
-    TokenSampler,
     argmax,
     draw,
     most_likely,
@@ -16,7 +16,9 @@ from tuition.engine.sampler import (
     uniform,
 )
 
-NONE = np.empty(0, np.int32)
+
+def state_of(sampling: Sampling, prompt: tuple[int, ...] = (0,), **fields) -> DrawState:
+    return DrawState(Request("r", prompt, 8, sampling, **fields))
 
 
 def row_of(seed: int, size: int = 200, levels: int | None = None) -> np.ndarray:
@@ -43,7 +45,7 @@ def plain_distribution(row: np.ndarray, sampling: Sampling) -> np.ndarray:
 def test_the_likeliest_token_wins_and_ties_go_to_the_lower_id() -> None:
     row = np.array([1, 3, 2, 3], np.float32)
     assert argmax(row) == 1
-    assert TokenSampler(Sampling(temperature=0), NONE).choose(row, 0) == 1
+    assert state_of(Sampling(temperature=0)).draw(row, 0) == 1
     assert most_likely(row, 3) == [1, 3, 2]
     assert most_likely(np.zeros(50, np.float32), 2) == [0, 1]
     assert most_likely(row, 20) == [1, 3, 2, 0]
@@ -118,36 +120,31 @@ def test_cold_draws_are_greedy() -> None:
 
 
 def test_penalties_count_prompt_and_reply_as_documented() -> None:
-    prompt = np.array([1, 1, 2], np.int32)
     sampling = Sampling(temperature=0, repetition_penalty=2, presence_penalty=0.5, frequency_penalty=0.25)
-    sampler = TokenSampler(sampling, prompt)
-    for token_id in (3, 3, 4):
-        sampler.add(token_id)
+    state = state_of(sampling, (1, 1, 2))
+    state.advance((3, 3, 4))
     row = np.array([0.0, 4, -4, 6, -6, 1], np.float32)
     want = [0, 2, -8, 3 - 0.5 - 2 * 0.25, -12 - 0.5 - 0.25, 1]
-    changed = row.copy()
-    assert sampler._counts is not None
-    sampler._counts.apply(changed, sampling)
-    np.testing.assert_allclose(changed, want)
     untouched = row.copy()
-    sampler.choose(row, 0)
+    np.testing.assert_allclose(state.mask(row), want)
+    state.draw(row, 0)
     np.testing.assert_array_equal(row, untouched)
 
 
 def test_counting_grows_with_the_reply() -> None:
     sampling = Sampling(temperature=0, presence_penalty=1)
-    sampler = TokenSampler(sampling, np.arange(10, dtype=np.int32))
+    state = state_of(sampling, tuple(range(10)))
     row = np.zeros(1000, np.float32)
     for token_id in range(900):
-        assert sampler.choose(row, token_id) == token_id
-        sampler.add(token_id)
+        assert state.draw(row, token_id) == token_id
+        state.advance((token_id,))
 
 
 def test_bias_moves_the_choice_and_equal_ids_add_up() -> None:
     row = np.array([1, 2, 3], np.float32)
-    assert TokenSampler(Sampling(temperature=0, logit_bias=((0, 5.0),)), NONE).choose(row, 0) == 0
-    assert TokenSampler(Sampling(temperature=0, logit_bias=((0, 1.5), (0, 1.0))), NONE).choose(row, 0) == 0
-    assert TokenSampler(Sampling(temperature=0, logit_bias=((2, -100.0),)), NONE).choose(row, 0) == 1
+    assert state_of(Sampling(temperature=0, logit_bias=((0, 5.0),))).draw(row, 0) == 0
+    assert state_of(Sampling(temperature=0, logit_bias=((0, 1.5), (0, 1.0)))).draw(row, 0) == 0
+    assert state_of(Sampling(temperature=0, logit_bias=((2, -100.0),))).draw(row, 0) == 1
 
 
 @given(seed=st.integers(0, 2**32), num_top=st.integers(0, 20))
@@ -169,7 +166,7 @@ def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
     row[5] = bad
     for sampling in (Sampling(temperature=0), Sampling(seed=1), Sampling(seed=1, top_k=4)):
         with pytest.raises(PoisonedLogitsError):
-            TokenSampler(sampling, NONE).choose(row, 0)
+            state_of(sampling).draw(row, 0)
 
 
 def test_a_token_that_is_ruled_out_is_never_drawn() -> None:

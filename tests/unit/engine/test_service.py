@@ -146,10 +146,10 @@ def test_stopping_ends_every_stream(kit) -> None:
     assert not service._thread.is_alive()
 
 
-def test_a_defect_of_the_loop_ends_every_stream_with_an_error(kit) -> None:
+def test_a_bug_of_the_loop_ends_every_stream_with_an_error(kit) -> None:
     loop = kit.loop()
     service = EngineService(loop)
-    loop.scheduler.next_batch = lambda *limits: 1 / 0
+    loop.scheduler.plan = lambda *limits: 1 / 0
     done = service.submit(kit.request("a", [1], 30)).result()
     assert done.finish_reason == "error"
     assert "ZeroDivisionError" in (done.error or "")
