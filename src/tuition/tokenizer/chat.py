@@ -2,7 +2,7 @@
 can forge.
 
 In: messages, as a request brings them.  Out: text, or `Span`s that say which parts are the template's own
-special tokens. A template is a program that came with a model. It runs in a process of its own
+tokens. A template is a program that came with a model. It runs in a process of its own
 (`template_worker`) under fuel, processor time and memory limits, so a hostile one is refused and the server
 goes on.
 """
@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,19 @@ from tuition.tokenizer.template_process import TemplateLimits, TemplateProcess
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
+REPLY_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+"""Added tokens that models write into their replies as text, and that come back in an assistant's message."""
+
+_PROBE = "x"
+"""A message that holds no token of any model."""
+
+
 @dataclass(frozen=True)
 class Span:
-    """A part of a rendered conversation: a special token that the template wrote, or plain text."""
+    """A part of a rendered conversation: an added token that the template wrote, or plain text."""
 
     text: str
-    is_special: bool
+    is_token: bool
 
 
 class ChatTemplate:
@@ -64,29 +71,58 @@ class ChatTemplate:
     def render_spans(
         self,
         messages: Sequence[Mapping[str, Any]],
-        special_tokens: Sequence[str],
+        tokens: Sequence[str],
         *,
+        reply_tokens: Collection[str] = (),
         add_generation_prompt: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[Span]:
-        """The conversation cut at the special tokens which the template itself wrote.
+        """The conversation cut at those of `tokens` which the template itself wrote.
 
-        Every special token's text inside of a message is broken by a mark that nobody can guess before the
-        template sees it; so is a beginning or an end of one at the edge of a message, which the template
-        might complete. The marks are taken out again after the cut.
+        Every token's text inside of a message is broken by a mark that nobody can guess before the template
+        sees it; so is a beginning or an end of one at the edge of a message, which the template might
+        complete. The marks are taken out again after the cut. Messages of the assistant may also write
+        `reply_tokens`.
         """
         checked = check_messages(messages)
-        if not special_tokens:
+        if not tokens:
             return [Span(self._render(checked, add_generation_prompt, template_kwargs or {}), False)]
-        breaker = _Breaker(special_tokens)
-        marked = [{**breaker.in_value(message), "role": message["role"]} for message in checked]
+        breaker = _Breaker(tokens)
+        replies = _Breaker([token for token in tokens if token not in reply_tokens])
+        marked = [
+            {**(replies if message["role"] == "assistant" else breaker).in_value(message),
+             "role": message["role"]}
+            for message in checked
+        ]  # fmt: skip
         text = self._render(marked, add_generation_prompt, breaker.in_value(dict(template_kwargs or {})))
         spans, end = [], 0
         for match in breaker.whole.finditer(text):
-            spans += [Span(breaker.restore(text[end : match.start()]), False), Span(match[0], True)]
+            spans += [Span(text[end : match.start()], False), Span(match[0], True)]
             end = match.end()
-        spans.append(Span(breaker.restore(text[end:]), False))
-        return [span for span in spans if span.text]
+        spans.append(Span(text[end:], False))
+        plain = [span if span.is_token else Span(breaker.restore(replies.restore(span.text)), False)
+                 for span in spans]  # fmt: skip
+        return [span for span in plain if span.text]
+
+    def tokens_written(self, candidates: Collection[str]) -> frozenset[str]:
+        """Those of `candidates` that the template writes by itself: markup that it names, or what stands
+        around a short message of some role."""
+        named = {token for token in candidates if token in self.source and _is_markup(token)}
+        others = [token for token in candidates if token not in named and token.strip() and token != _PROBE]
+        if others:
+            text = "".join(map(self._around, ROLES))
+            named |= {token for token in others if token in text}
+        return frozenset(token for token in named if token.strip())
+
+    def _around(self, role: str) -> str:
+        """What the template writes around one message of `role`, or nothing if it refuses it."""
+        talk = [{"role": "user", "content": _PROBE}, {"role": role, "content": _PROBE}]
+        for messages in (talk[1:], talk):
+            try:
+                return self._render(messages, True, {})
+            except (RequestError, ModelError):
+                continue
+        return ""
 
     def _render(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool, extra: Mapping[str, Any]
@@ -196,12 +232,17 @@ def _check_text(field: str, value: Any) -> None:
         raise RequestError(field, f"holds what JSON cannot say ({error})") from None
 
 
-class _Breaker:
-    """Puts a mark into every special token inside of what users wrote, and takes the marks out again."""
+def _is_markup(token: str) -> bool:
+    """Letters with signs, as in `<|user|>`: a word or a sign alone may stand in a template's code."""
+    return any(map(str.isalpha, token)) and not token.isalnum()
 
-    def __init__(self, special_tokens: Sequence[str]) -> None:
-        longest_first = sorted({token for token in special_tokens if token}, key=len, reverse=True)
-        self.whole = re.compile("|".join(map(re.escape, longest_first)))
+
+class _Breaker:
+    """Puts a mark into every token inside of what users wrote, and takes the marks out again."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        longest_first = sorted({token for token in tokens if token}, key=len, reverse=True)
+        self.whole = _alternatives(set(longest_first), "", "")
         starts = {token[:end] for token in longest_first for end in range(1, len(token))}
         ends = {token[begin:] for token in longest_first for begin in range(1, len(token))}
         self._at_end = _alternatives(starts, r"(", r")(?=\s*\Z)")

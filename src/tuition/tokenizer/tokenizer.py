@@ -6,7 +6,6 @@ token.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,8 @@ import tokenizers
 
 from tuition.core.durable import write_durably, write_json
 from tuition.core.errors import ModelError, RequestError
-from tuition.tokenizer.chat import ChatTemplate
+from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate
+from tuition.tokenizer.encoder import TextEncoder, parse_core, with_special
 from tuition.tokenizer.folder import FolderSettings, read_folder_settings
 from tuition.tokenizer.pieces import IncrementalDecoder, Pieces, pieces_of
 
@@ -36,8 +36,10 @@ class Tokenizer:
         self._settings, self._origin = settings, origin
         core.no_padding()
         core.no_truncation()
-        self._parsing = core
         self.pieces: Pieces = pieces_of(core, str(origin))
+        added = core.get_added_tokens_decoder()
+        self._core, self._text = core, TextEncoder(core, _ids(added, special=True), origin=origin)
+        self._ordinary = _ids(added, special=False)
         self._ids = core.get_vocab(with_added_tokens=True)
         self.bos_id: int | None = self._id_of(settings.bos_token, settings.bos_id)
         ends = [*settings.eos_ids, self._id_of(settings.eos_token, None)]
@@ -46,10 +48,8 @@ class Tokenizer:
         self.add_bos: bool = self._adds_bos(settings.add_bos)
         self.chat: ChatTemplate | None = None
         if settings.chat_template is not None:
-            eos_token = settings.eos_token or (self._token_of(self.eos_ids[0]) if self.eos_ids else None)
-            bos_token = settings.bos_token or (
-                self._token_of(self.bos_id) if self.bos_id is not None else None
-            )
+            eos_token = settings.eos_token or (self.token(self.eos_ids[0]) if self.eos_ids else None)
+            bos_token = settings.bos_token or (self.token(self.bos_id) if self.bos_id is not None else None)
             self.chat = ChatTemplate(settings.chat_template, bos_token, eos_token, origin=origin)
 
     @classmethod
@@ -73,7 +73,7 @@ class Tokenizer:
     @classmethod
     def from_json(cls, text: str, settings: FolderSettings | None = None) -> "Tokenizer":
         """From the text of a tokenizer.json. Raises: ModelError."""
-        return cls(_parse_core(text, "tokenizer.json"), settings or FolderSettings())
+        return cls(parse_core(text, "tokenizer.json"), settings or FolderSettings())
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers, vLLM and llama.cpp's converter
@@ -104,11 +104,11 @@ class Tokenizer:
 
     @property
     def bos_token(self) -> str | None:
-        return None if self.bos_id is None else self._token_of(self.bos_id)
+        return None if self.bos_id is None else self.token(self.bos_id)
 
     @property
     def eos_token(self) -> str | None:
-        return self._token_of(self.eos_ids[0]) if self.eos_ids else None
+        return self.token(self.eos_ids[0]) if self.eos_ids else None
 
     @cached_property
     def digest(self) -> str:
@@ -123,34 +123,23 @@ class Tokenizer:
         """The id of a token by its name in tokenizer.json, as `<|im_end|>`."""
         return self._ids.get(token)
 
+    def token(self, token_id: int) -> str | None:
+        """The name of a token in tokenizer.json; None for ids outside of the vocabulary."""
+        return self._core.id_to_token(token_id) if token_id >= 0 else None
+
     def encode(self, text: str, specials: Specials = "text", add_bos: bool | None = None) -> list[int]:
         """Ids of a text. `specials="parse"` turns special tokens in it into their ids: only for text of our
         own.
 
         `add_bos=None` does as the model's own settings say. Raises: RequestError for half surrogate pairs.
         """
-        ids = self._encode_one(text, specials, continued=False)
-        return self._with_bos(ids, add_bos)
+        return self._with_bos(self._encoder(specials).encode(text), add_bos)
 
     def encode_batch(
         self, texts: Sequence[str], specials: Specials = "text", add_bos: bool | None = None
     ) -> list[list[int]]:
         """`encode` for many texts, on all cores."""
-        core = self._parsing if specials == "parse" else self._plain
-        try:
-            if not all(isinstance(text, str) for text in texts):
-                raise TypeError  # of two texts in a tuple the library would make one
-            rows = [
-                encoding.ids for encoding in core.encode_batch_fast(list(texts), add_special_tokens=False)
-            ]
-        except (UnicodeEncodeError, TypeError):
-            rows = [self._encode_one(text, specials, continued=False) for text in texts]  # names the fault
-        if specials == "text" and self.special_ids:
-            rows = [
-                self._encode_broken(text, False) if not self.special_ids.isdisjoint(ids) else ids
-                for text, ids in zip(texts, rows, strict=True)
-            ]
-        return [self._with_bos(ids, add_bos) for ids in rows]
+        return [self._with_bos(ids, add_bos) for ids in self._encoder(specials).encode_batch(texts)]
 
     def decode(self, ids: Iterable[int], skip_specials: bool = True) -> str:
         """The text of the ids; bytes that are no UTF-8 read as U+FFFD, ids outside of the vocabulary as
@@ -179,72 +168,47 @@ class Tokenizer:
             raise RequestError("messages", "this model has no chat template; use plain completions")
         spans = self.chat.render_spans(
             messages,
-            self._special_tokens,
+            [*self.special_tokens, *self._markup],
+            reply_tokens=[token for token in REPLY_TOKENS if token in self._ordinary],
             add_generation_prompt=add_generation_prompt,
             template_kwargs=template_kwargs,
         )
         ids: list[int] = []
         for span in spans:
-            ids += (
-                [self._ids[span.text]] if span.is_special else self._encode_one(span.text, "text", bool(ids))
-            )
+            ids += [self._ids[span.text]] if span.is_token else self._messages.encode(span.text, bool(ids))
         return ids
 
     @cached_property
-    def _special_tokens(self) -> tuple[str, ...]:
-        return tuple(t.content for t in self._parsing.get_added_tokens_decoder().values() if t.special)
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts of `special_ids`."""
+        return tuple(token for token_id in sorted(self.special_ids) if (token := self.token(token_id)))
 
     @cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """Reads special tokens as the text they are written in."""
-        core = _parse_core(self._json, self._origin)
-        core.no_padding()
-        core.no_truncation()
-        core.encode_special_tokens = True
-        return core
+    def _markup(self) -> frozenset[str]:
+        """Added tokens that are not marked as special and yet stand for turns: what the chat template writes
+        by itself, and what ends a reply. In a chat no message can write them."""
+        if self.chat is None:
+            return frozenset()
+        ends = {token for token, token_id in self._ordinary.items() if token_id in self.eos_ids}
+        return self.chat.tokens_written(self._ordinary) | ends
 
     @cached_property
-    def _continued(self) -> tokenizers.Tokenizer:
-        """As `_plain`, for text that follows other text: puts no space before it where only a beginning gets
-        one."""
-        state = json.loads(self._json)
-        if not _never_prepend(state.get("pre_tokenizer")):
-            return self._plain
-        core = _parse_core(json.dumps(state), self._origin)
-        core.no_padding()
-        core.no_truncation()
-        core.encode_special_tokens = True
-        return core
+    def _messages(self) -> TextEncoder:
+        """For the parts of a conversation that are text."""
+        if not self._markup:
+            return self._text
+        core = parse_core(with_special(self._json, self._markup), self._origin)
+        special = {token: self._ids[token] for token in self.special_tokens}
+        markup = {token: self._ids[token] for token in self._markup}
+        return TextEncoder(core, special, markup, origin=self._origin)
 
-    def _encode_one(self, text: str, specials: Specials, continued: bool) -> list[int]:
-        core = self._parsing if specials == "parse" else self._continued if continued else self._plain
-        if not isinstance(text, str):
-            raise RequestError("text", f"must be a text, got {type(text).__name__}")
-        try:
-            ids = _encode(core, text)
-        except (UnicodeEncodeError, TypeError):
-            raise RequestError("text", "holds half of a surrogate pair, which is not text") from None
-        if specials == "text" and not self.special_ids.isdisjoint(ids):
-            return self._encode_broken(text, continued)
-        return ids
+    @cached_property
+    def _parsing(self) -> TextEncoder:
+        """Reads every added token in a text as the token."""
+        return TextEncoder(parse_core(self._json, self._origin), {}, origin=self._origin)
 
-    def _encode_broken(self, text: str, continued: bool) -> list[int]:
-        """For vocabularies that hold a special token's text as a piece: encode in halves until none
-        appears."""
-        core = self._continued if continued else self._plain
-        ids = _encode(core, text)
-        if self.special_ids.isdisjoint(ids):
-            return ids
-        if len(text) < 2:
-            return [token_id for token_id in ids if token_id not in self.special_ids]
-        middle = self._middle_of_special(text)
-        return self._encode_broken(text[:middle], continued) + self._encode_broken(text[middle:], True)
-
-    def _middle_of_special(self, text: str) -> int:
-        for token in self._special_tokens:
-            if len(token) > 1 and (begin := text.find(token)) >= 0:
-                return begin + len(token) // 2
-        return len(text) // 2
+    def _encoder(self, specials: Specials) -> TextEncoder:
+        return self._parsing if specials == "parse" else self._text
 
     def _with_bos(self, ids: list[int], add_bos: bool | None) -> list[int]:
         wanted = self.add_bos if add_bos is None else add_bos
@@ -253,27 +217,17 @@ class Tokenizer:
     def _adds_bos(self, declared: bool | None) -> bool:
         if self.bos_id is None or declared is not None:
             return bool(declared) and self.bos_id is not None
-        return self._parsing.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
+        return self._core.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
 
     def _id_of(self, token: str | None, token_id: int | None) -> int | None:
         if token is not None and token in self._ids:
             return self._ids[token]
         return token_id if token_id is not None and 0 <= token_id < self.vocab_size else None
 
-    def _token_of(self, token_id: int) -> str | None:
-        return self._parsing.id_to_token(token_id)
 
-
-def _never_prepend(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Switch off what a Metaspace puts before the first word only. True if there was one."""
-    if pre_tokenizer is None:
-        return False
-    if pre_tokenizer.get("type") == "Sequence":
-        return any([_never_prepend(part) for part in pre_tokenizer.get("pretokenizers", [])])
-    if pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") == "first":
-        pre_tokenizer["prepend_scheme"] = "never"
-        return True
-    return False
+def _ids(added: Mapping[int, tokenizers.AddedToken], special: bool) -> dict[str, int]:
+    """Added tokens of one kind: content -> id."""
+    return {token.content: token_id for token_id, token in added.items() if token.special == special}
 
 
 def _read_core(path: Path) -> tokenizers.Tokenizer:
@@ -282,23 +236,6 @@ def _read_core(path: Path) -> tokenizers.Tokenizer:
             raise ModelError(
                 path, f"is larger than {_MAX_FILE_BYTES:,} bytes", way_out="this is no tokenizer file"
             )
-        return _parse_core(path.read_text(encoding="utf-8"), path)
+        return parse_core(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(path, f"cannot be read ({error})", way_out="download the model again") from error
-
-
-def _encode(core: tokenizers.Tokenizer, text: str) -> list[int]:
-    """The ids of one text, as a batch of one: unlike `encode` it lets other threads run meanwhile, so that a
-    server which reads a text of megabytes goes on answering."""
-    return core.encode_batch_fast([text], add_special_tokens=False)[0].ids
-
-
-def _parse_core(text: str, origin: Path | str) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(text)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic inside of the library is no Exception
-        raise ModelError(
-            origin, f"is no tokenizer.json ({str(error)[:200]})", way_out="download the model again"
-        ) from None

@@ -93,6 +93,12 @@ def families() -> dict[str, Tokenizer]:
     return FAMILIES
 
 
+@pytest.fixture(scope="session")
+def plain_words() -> Tokenizer:
+    """Byte-level BPE with one special token only."""
+    return train_bpe([TEXT], 300)
+
+
 @pytest.fixture
 def model_folder(tmp_path: Path, trained: Tokenizer) -> Path:
     """A folder as the hub has it, for tests to change."""

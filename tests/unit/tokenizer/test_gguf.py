@@ -31,10 +31,10 @@ def metadata(**changed: object) -> dict[str, object]:
 
 def test_smollm_splits_digits_singly_before_merges() -> None:
     tokenizer = gguf_tokenizer(metadata())
-    names = [tokenizer._parsing.id_to_token(i) for i in tokenizer.encode("he he12")]
+    names = [tokenizer.token(i) for i in tokenizer.encode("he he12")]
     assert names == ["he", "Ġhe", "1", "2"]
     plain = gguf_tokenizer(metadata(tokenizer__ggml__pre="gpt-2"))
-    assert [plain._parsing.id_to_token(i) for i in plain.encode("12")] == ["12"]
+    assert [plain.token(i) for i in plain.encode("12")] == ["12"]
 
 
 def test_ends_and_beginnings_are_taken_over() -> None:

@@ -1,0 +1,129 @@
+"""Text to ids, in which some tokens never stand, whatever the text says.
+
+In: a tokenizer.json as text, and the tokens to withhold.  Out: `TextEncoder`.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from tuition.core.errors import ModelError, RequestError
+
+
+class TextEncoder:
+    """Encodes texts; special tokens are read as the text they are written in, `withheld` and `avoided`
+    (content -> id) never stand for it.
+
+    `avoided`: except for a single character that has no other id. `core` is changed to read special tokens
+    as text when any token is withheld.
+    """
+
+    def __init__(
+        self,
+        core: tokenizers.Tokenizer,
+        withheld: Mapping[str, int],
+        avoided: Mapping[str, int] | None = None,
+        *,
+        origin: Path | str = "tokenizer",
+    ) -> None:
+        self._core, self._origin = core, origin
+        self._withheld, self._never = {**withheld, **(avoided or {})}, frozenset(withheld.values())
+        self._ids = frozenset(self._withheld.values())
+        core.encode_special_tokens = bool(self._withheld)
+
+    def encode(self, text: str, continued: bool = False) -> list[int]:
+        """Ids of a text. `continued`: it follows other text, so it gets no space where only a beginning has
+        one. Raises: RequestError for what is no text, and for half surrogate pairs."""
+        core = self._continued if continued else self._core
+        if not isinstance(text, str):
+            raise RequestError("text", f"must be a text, got {type(text).__name__}")
+        try:
+            ids = _encode(core, text)
+        except (UnicodeEncodeError, TypeError):
+            raise RequestError("text", "holds half of a surrogate pair, which is not text") from None
+        return ids if self._ids.isdisjoint(ids) else self._in_halves(text, continued)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many texts, on all cores. Raises: RequestError."""
+        try:
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError  # of two texts in a tuple the library would make one
+            encodings = self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError):
+            return [self.encode(text) for text in texts]  # names the fault
+        rows = [encoding.ids for encoding in encodings]
+        return [
+            ids if self._ids.isdisjoint(ids) else self._in_halves(text, False)
+            for text, ids in zip(texts, rows, strict=True)
+        ]
+
+    @cached_property
+    def _continued(self) -> tokenizers.Tokenizer:
+        state = json.loads(self._core.to_str())
+        if not _never_prepend(state.get("pre_tokenizer")):
+            return self._core
+        core = parse_core(json.dumps(state), self._origin)
+        core.encode_special_tokens = bool(self._withheld)
+        return core
+
+    def _in_halves(self, text: str, continued: bool) -> list[int]:
+        """For vocabularies that hold a withheld token's text as a piece: encode in halves until none
+        appears."""
+        ids = _encode(self._continued if continued else self._core, text)
+        if self._ids.isdisjoint(ids):
+            return ids
+        if len(text) < 2:
+            return [token_id for token_id in ids if token_id not in self._never]
+        middle = self._middle_of_withheld(text)
+        return self._in_halves(text[:middle], continued) + self._in_halves(text[middle:], True)
+
+    def _middle_of_withheld(self, text: str) -> int:
+        for token in self._withheld:
+            if len(token) > 1 and (begin := text.find(token)) >= 0:
+                return begin + len(token) // 2
+        return len(text) // 2
+
+
+def parse_core(text: str, origin: Path | str) -> tokenizers.Tokenizer:
+    """A tokenizer.json, without the padding and truncation that it may ask for. Raises: ModelError."""
+    try:
+        core = tokenizers.Tokenizer.from_str(text)
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # a panic inside of the library is no Exception
+        raise ModelError(
+            origin, f"is no tokenizer.json ({str(error)[:200]})", way_out="download the model again"
+        ) from None
+    core.no_padding()
+    core.no_truncation()
+    return core
+
+
+def with_special(source: str, tokens: Collection[str]) -> str:
+    """The tokenizer.json `source` in which these added tokens are special ones; ids stay as they are."""
+    state = json.loads(source)
+    for token in state.get("added_tokens", ()):
+        token["special"] = token["special"] or token["content"] in tokens
+    return json.dumps(state, ensure_ascii=False)
+
+
+def _never_prepend(pre_tokenizer: dict[str, Any] | None) -> bool:
+    """Switch off what a Metaspace puts before the first word only. True if there was one."""
+    if pre_tokenizer is None:
+        return False
+    if pre_tokenizer.get("type") == "Sequence":
+        return any([_never_prepend(part) for part in pre_tokenizer.get("pretokenizers", [])])
+    if pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") == "first":
+        pre_tokenizer["prepend_scheme"] = "never"
+        return True
+    return False
+
+
+def _encode(core: tokenizers.Tokenizer, text: str) -> list[int]:
+    """The ids of one text, as a batch of one: unlike `encode` it lets other threads run meanwhile, so that a
+    server which reads a text of megabytes goes on answering."""
+    return core.encode_batch_fast([text], add_special_tokens=False)[0].ids
