@@ -222,7 +222,7 @@ def test_a_token_id_ends_the_reply_if_the_vocabulary_has_it(client: openai.OpenA
         extra = {"stop_token_ids": [stop], "ignore_eos": ignore_eos}
         cut = client.completions.create(**asked, logprobs=0, extra_body=extra)
         assert cut.choices[0].finish_reason == "stop"
-        assert cut.choices[0].logprobs.tokens == said[:place]  # type: ignore[union-attr]
+        assert cut.choices[0].logprobs.tokens == said[: place + 1]  # type: ignore[union-attr]
         assert cut.usage.completion_tokens == place + 1  # type: ignore[union-attr]
     for unknown in (size, -1, 10**30):
         with pytest.raises(openai.BadRequestError) as refused:

@@ -157,6 +157,7 @@ def served_model(opened: OpenModel, service: EngineService) -> ServedModel:
         weights_digest=opened.engine.runner.weights_digest(),
         runner=opened.engine.runner,
         stop_ids=opened.folder.generation_stop_ids or None,
+        defaults=opened.folder.generation,
         rate_id=opened.rate_id,
         periods=opened.periods,
     )

@@ -17,7 +17,7 @@ from tuition.core.errors import CapacityError, RequestError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.records import StepTrace
 from tuition.core.workspace import Workspace, open_workspace
-from tuition.engine.request import Completion, Priority, Request, Sampling, TokenEvent, complete
+from tuition.engine.request import Completion, Priority, Request, Sampling, TokenEvent, complete, sampling_of
 from tuition.engine.runner_choice import open_runner
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
@@ -103,8 +103,9 @@ class Engine:
         """Continue each prompt (text, or token ids); completions in the order of the prompts.
 
         `max_tokens`: None takes what fits the context, at most 256. `fields`: any of `Sampling` and
-        `Request`, such as temperature, top_p, seed, stop, logprobs. With a seed, prompt i draws with seed +
-        i. Raises: RequestError, CapacityError, before anything is computed.
+        `Request`, such as temperature, top_p, seed, stop, logprobs; what is left out is as the model's own
+        defaults say (`folder.generation`). With a seed, prompt i draws with seed + i.
+        Raises: RequestError, CapacityError, before anything is computed.
         """
         requests = []
         for index, prompt in enumerate([prompts] if isinstance(prompts, str) else prompts):
@@ -178,7 +179,8 @@ class Engine:
             for name in ("stop", "stop_ids"):
                 value = asked.get(name, ())
                 asked[name] = (value,) if isinstance(value, (str, int)) else tuple(value)
-            request = Request(f"request-{next(self._ids)}", ids, max_tokens, Sampling(**sampling), **asked)
+            drawn = sampling_of(sampling, self.folder.generation)
+            request = Request(f"request-{next(self._ids)}", ids, max_tokens, drawn, **asked)
             size = self.folder.shape.vocab_size  # the model's own list may say what it likes
             if "stop_ids" in fields and not all(0 <= token < size for token in request.stop_ids):
                 raise RequestError(

@@ -1,12 +1,13 @@
 """What is asked of the engine and what comes back: `Request` -> `TokenEvent` ... -> `Completion`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from tuition.core.errors import RequestError
 from tuition.core.records import FinishReason
 from tuition.engine.draw_rules import DrawRule
+from tuition.model.generation import GenerationDefaults
 
 Priority = Literal["interactive", "batch"]
 
@@ -52,6 +53,16 @@ class Sampling:
     def is_greedy(self) -> bool:
         """Nothing is drawn: the most likely token is the only one that is kept."""
         return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
+
+
+def sampling_of(asked: Mapping[str, Any], defaults: GenerationDefaults) -> Sampling:
+    """The fields that a caller asks for, over those that the model wants, over the engine's own.
+
+    None means not asked for. Raises: RequestError for a value out of range.
+    """
+    fields: dict[str, Any] = {**defaults.sampling()}
+    fields |= {name: value for name, value in asked.items() if value is not None}
+    return Sampling(**fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ what was produced is billed.
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tuition.engine.request import Request, TokenEvent
 from tuition.serve.billing import Bill, settle
@@ -131,7 +131,7 @@ class Call:
             last: TokenEvent | None = None
             async for event in stream:
                 last = event
-                self._updates.put_nowait(Update(index, self._visible(request, event)))
+                self._updates.put_nowait(Update(index, event))
             if last is None or last.finish_reason is None:
                 raise internal(self.request_id)
             bill = await settle(self.context, self.model, request, last)
@@ -150,8 +150,3 @@ class Call:
         if last.timing is None and last.num_generated == 0:
             return overloaded("the engine could not take this request; try again", 2)
         return internal(self.request_id)
-
-    def _visible(self, request: Request, event: TokenEvent) -> TokenEvent:
-        """The token that ends a turn is counted, but it is no content and has no logprob to show."""
-        ended = event.finish_reason == "stop" and event.token_ids and event.token_ids[-1] in request.stop_ids
-        return replace(event, logprobs=event.logprobs[:-1]) if ended else event

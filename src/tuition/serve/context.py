@@ -14,6 +14,7 @@ from tuition.engine.batch import Runner
 from tuition.engine.request import Request, TokenEvent
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.periods import Periods
+from tuition.model.generation import GenerationDefaults
 from tuition.serve.errors import overloaded
 from tuition.serve.settings import ServeSettings, read_api_key
 from tuition.spec.shape import ModelShape
@@ -54,6 +55,8 @@ class ServedModel:
     runner: Runner | None = None
     stop_ids: tuple[int, ...] | None = None
     """Token ids that end a reply; the tokenizer's own when None."""
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    """Sampling of calls that do not name their own."""
     rate_id: int | None = None
     """The books' row of the machine's rate; found when it is first needed."""
     periods: Periods | None = None

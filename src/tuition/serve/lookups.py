@@ -79,6 +79,7 @@ class Lookups:
             "weights_digest": model.weights_digest,
             "has_chat_template": model.tokenizer.chat is not None,
             "runner": model.runner.name if model.runner is not None else None,
+            "sampling_defaults": dataclasses.asdict(model.defaults),
             "cost_per_token": {
                 "usd": model.spent.usd_per_token,
                 "basis": "mean of what was billed since this server started; null before the first reply",

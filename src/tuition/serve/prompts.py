@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuition.core.errors import CapacityError, RequestError, UnsupportedField
-from tuition.engine.request import Request, Sampling
+from tuition.engine.request import Request, Sampling, sampling_of
+from tuition.model.generation import GenerationDefaults
 from tuition.serve.context import ServedModel
 from tuition.serve.protocol import ChatRequest, Common, CompletionRequest, Message, Prompt
 from tuition.serve.settings import ServeSettings
 
 DEFAULT_COMPLETION_TOKENS = 16
+_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
                 id=f"{caller.call_id}-{len(requests)}",
                 prompt=prompt,
                 max_tokens=max_tokens,
-                sampling=_sampling(body, choice, biases),
+                sampling=_sampling(body, choice, biases, caller.model.defaults),
                 stop=body.stop or (),
                 stop_ids=stop_ids,
                 logprobs=wish.logprobs,
@@ -184,25 +186,20 @@ def _fit(prompt: tuple[int, ...], wish: _Wish, caller: Caller) -> int:
             way_out="shorten the prompt or lower max_tokens",
         )
     if wish.max_tokens is None:
-        return min(free, caller.settings.default_max_tokens or free)
+        most = caller.settings.default_max_tokens or caller.model.defaults.max_new_tokens
+        return min(free, most or free)
     return wish.max_tokens
 
 
-def _sampling(body: Common, choice: int, biases: tuple[tuple[int, float], ...]) -> Sampling:
-    def given(value: float | None, default: float) -> float:
-        return default if value is None else float(value)
-
-    return Sampling(
-        temperature=given(body.temperature, 1.0),
-        top_k=max(0, body.top_k or 0),
-        top_p=given(body.top_p, 1.0),
-        min_p=given(body.min_p, 0.0),
-        repetition_penalty=given(body.repetition_penalty, 1.0),
-        presence_penalty=given(body.presence_penalty, 0.0),
-        frequency_penalty=given(body.frequency_penalty, 0.0),
-        logit_bias=biases,
-        seed=None if body.seed is None else (body.seed + choice) % 2**63,
-    )
+def _sampling(
+    body: Common, choice: int, biases: tuple[tuple[int, float], ...], defaults: GenerationDefaults
+) -> Sampling:
+    asked: dict[str, Any] = {name: getattr(body, name) for name in _NUMBERS}
+    if body.top_k is not None:
+        asked["top_k"] = max(0, body.top_k)
+    if body.seed is not None:
+        asked["seed"] = (body.seed + choice) % 2**63
+    return sampling_of(asked | {"logit_bias": biases}, defaults)
 
 
 def _biases(body: Common, model: ServedModel) -> tuple[tuple[int, float], ...]:

@@ -101,9 +101,10 @@ class Common(_Strict):
     model: str = Field(max_length=256)
     """Name from /v1/models."""
     temperature: float | None = Field(None, ge=0, le=2)
-    """0 takes the most likely token; 1 if absent."""
-    top_p: float | None = Field(None, gt=0, le=1)
-    """Keep the smallest set of tokens with this much probability."""
+    """0 takes the most likely token; if absent, the model's default or 1."""
+    top_p: float | None = Field(None, ge=0, le=1)
+    """Keep the smallest set of tokens with this much probability, at least one; if absent, the model's
+    default or 1."""
     n: int | None = Field(None, ge=1)
     """Replies for each prompt; reply i of a seeded call draws with seed + i."""
     stop: Stops | None = None
@@ -121,11 +122,13 @@ class Common(_Strict):
     logit_bias: dict[str, Bias] | None = Field(None, max_length=MAX_BIASES)
     """Token id to what is added to its logit, -100 to 100."""
     top_k: int | None = Field(None, ge=-1, le=1 << 20)
-    """Ours: keep this many most likely tokens; 0 or -1 keeps all."""
+    """Ours: keep this many most likely tokens; 0 or -1 keeps all; if absent, the model's default or all."""
     min_p: float | None = Field(None, ge=0, le=1)
-    """Ours: drop tokens less likely than this share of the most likely one."""
+    """Ours: drop tokens less likely than this share of the most likely one; if absent, the model's default or
+    0."""
     repetition_penalty: float | None = Field(None, ge=0.01, le=10)
-    """Ours: divides positive and multiplies negative logits of tokens in prompt or reply."""
+    """Ours: divides positive and multiplies negative logits of tokens in prompt or reply; if absent, the
+    model's default or 1."""
     stop_token_ids: StopIds | None = None
     """Ours: token ids that end the reply, beside the model's own; not part of its text."""
     ignore_eos: bool | None = None
@@ -156,7 +159,7 @@ class ChatRequest(Common):
     messages: list[Message] = Field(min_length=1, max_length=4_096, fail_fast=True)
     """The conversation; roles as the model's template allows, content as a string or text parts."""
     max_tokens: TokenCount | None = None
-    """Most tokens to generate; to the end of the context if absent."""
+    """Most tokens to generate; if absent, the server's or the model's default, or to the context's end."""
     max_completion_tokens: TokenCount | None = None
     """The same under its newer name."""
     logprobs: bool | None = None

@@ -108,7 +108,7 @@ def test_harmless_fields_pass(fields: dict[str, Any]) -> None:
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"temperature": "1"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"n": 0}, "n"),
         ({"n": 1.5}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
