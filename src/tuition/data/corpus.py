@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import DataError
@@ -32,11 +31,12 @@ from tuition.data.shards import (
     open_part,
 )
 from tuition.data.sources import Source
-from tuition.data.split import PARTS, SplitBy, SplitPlan, plan_split, split_units
+from tuition.data.split import PARTS
 from tuition.data.tokenize import EncodedUnit, choose_workers, encode_units
+from tuition.data.units import SplitBy, plan_split, split_units
 from tuition.tokenizer.tokenizer import Tokenizer
 
-_FORMAT = 1
+_FORMAT = 2
 _MATTERS = (
     "field",
     "title_field",
@@ -161,7 +161,7 @@ def _write(
     progress: Progress,
 ) -> None:
     total_bytes = sum(source.num_bytes for source in sources)
-    plan = plan_split(settings, sources, total_bytes)
+    plan = plan_split(settings, sources)
     counts = Counts()
     units = split_units(settings, sources, plan, counts)
     encoded = encode_units(units, tokenizer, choose_workers(settings.num_workers, total_bytes), progress)
@@ -172,7 +172,7 @@ def _write(
         "format": _FORMAT,
         "digest": digest,
         "split_by": plan.by,
-        "plan": _plan_record(plan),
+        "block_bytes": plan.block_bytes,
         "tokenizer": tokenizer.digest,
         "files": len(sources),
         "counts": asdict(counts),
@@ -206,17 +206,8 @@ def _check_parts(parts: dict[str, PartInfo], sources: list[Source], counts: Coun
         if not parts[part].num_bytes:
             left_out = f" ({counts.num_skipped:,} documents were left out)" if counts.num_skipped else ""
             word = "teach" if part == "train" else "hold out"
-            raise DataError(sources[0].path, f"leaves nothing to {word}{left_out}", way_out="add text")
-
-
-def _plan_record(plan: SplitPlan) -> dict[str, Any]:
-    return {
-        "heldout_below": plan.heldout_below,
-        "validation_below": plan.validation_below,
-        "block_chars": plan.block_chars,
-        "heldout": sorted(plan.heldout),
-        "validation": sorted(plan.validation),
-    }
+            way_out = "add text, or name fewer documents to hold out" if part == "train" else "add text"
+            raise DataError(sources[0].path, f"leaves nothing to {word}{left_out}", way_out=way_out)
 
 
 def _open(folder: Path, digest: str, reused: bool) -> Corpus:

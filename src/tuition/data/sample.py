@@ -5,10 +5,12 @@ In: `DataSettings`.  Out: texts of the part that is taught, from all over the co
 
 from collections.abc import Iterator
 
+from tuition.data.blocks import identity
 from tuition.data.corpora import with_demo_titles
 from tuition.data.documents import sources_of
 from tuition.data.settings import DataSettings
-from tuition.data.split import plan_split, split_units, unit_hash
+from tuition.data.split import NUM_HASHES
+from tuition.data.units import plan_split, split_units
 
 MAX_BYTES = 2**26
 
@@ -20,8 +22,8 @@ def sample_texts(settings: DataSettings, max_bytes: int = MAX_BYTES) -> Iterator
     total = sum(source.num_bytes for source in sources)
     share = min(1.0, max_bytes / max(1, total))
     left = max_bytes
-    for unit in split_units(settings, sources, plan_split(settings, sources, total)):
-        if unit.part != "train" or (share < 1 and unit_hash(unit.text[::-1]) >= share):
+    for unit in split_units(settings, sources, plan_split(settings, sources)):
+        if unit.part != "train" or (share < 1 and identity(unit.text, b"sample") >= share * NUM_HASHES):
             continue
         left -= len(unit.text.encode())
         if left < 0 and share < 1:

@@ -30,15 +30,18 @@ class DataSettings:
     on_bad: Literal["fail", "skip"] = "fail"
     """Binary, broken or empty input: stop and name it, or leave it out and count it."""
     heldout: tuple[str, ...] = ()
-    """Titles of documents to hold out whole. Empty: a share is held out by a hash of each document's text."""
+    """Titles of documents to hold out whole, with all copies of them. Empty: a share is held out by a hash of
+    each document's text."""
     heldout_share: float = 0.05
-    """Share of the documents that is held out, when none are named."""
+    """Share of the text that is held out when no documents are named; copies count once. At most 65,536
+    different documents are held out."""
     heldout_max_bytes: int = 32 * 2**20
     """The share is lowered so that about this many bytes are held out at most."""
     validation: tuple[str, ...] = ()
-    """Titles of documents kept for choosing settings; neither taught nor held out."""
+    """Titles of documents kept for choosing settings, with all copies of them; neither taught nor held out.
+    """
     validation_share: float = 0.0
-    """Share of the documents kept for choosing settings, when none are named."""
+    """Share of the text kept for choosing settings, when no documents are named."""
     num_workers: int = 0
     """Processes that tokenize; 1 stays in this process, 0 chooses by the size of the corpus."""
 

@@ -36,28 +36,6 @@ def iter_table(path: Path, kind: str, columns: Sequence[str]) -> Iterator[tuple[
         ) from error
 
 
-def count_rows(path: Path, kind: str, enough: int) -> int:
-    """Rows of a file as its metadata say, text unread; an .arrow file's batches are counted up to `enough`.
-
-    Raises: DataError, MissingExtraError.
-    """
-    arrow = _pyarrow("pyarrow")
-    try:
-        if kind == "parquet":
-            return int(_pyarrow("pyarrow.parquet").read_metadata(path).num_rows)
-        total = 0
-        with arrow.memory_map(str(path)) as file:
-            for batch in _arrow(file)[0]:
-                total += batch.num_rows
-                if total >= enough:
-                    break
-        return total
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(
-            path, f"is no readable {kind} file ({str(error)[:120]})", way_out="fetch it again"
-        ) from error
-
-
 def _parquet(file: Any, columns: Sequence[str]) -> tuple[Any, int]:
     reader = _pyarrow("pyarrow.parquet").ParquetFile(file)
     present = [name for name in columns if name in reader.schema_arrow.names]

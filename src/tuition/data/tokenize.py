@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuition.core.progress import Progress
-from tuition.data.split import Unit
+from tuition.data.units import Unit
 from tuition.tokenizer.tokenizer import Tokenizer
 
 BATCH_CHARS = 2**20

@@ -18,7 +18,7 @@ from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.documents import sources_of
 from tuition.data.sample import sample_texts
 from tuition.data.settings import DataSettings
-from tuition.data.split import plan_split, split_units
+from tuition.data.units import plan_split, split_units
 from tuition.tokenizer.tokenizer import Tokenizer
 
 Write = Callable[..., Path]
@@ -227,8 +227,7 @@ def test_a_tokenizer_without_an_end_is_refused(
 def test_the_tokenizers_sample_is_bounded_and_holds_nothing_held_out(write_jsonl: Write) -> None:
     settings = DataSettings(paths=(write_jsonl(rows(400)),))
     sources = sources_of(settings)
-    total = sum(source.num_bytes for source in sources)
-    units = list(split_units(settings, sources, plan_split(settings, sources, total)))
+    units = list(split_units(settings, sources, plan_split(settings, sources)))
     heldout = {unit.text for unit in units if unit.part == "heldout"}
     everything, some = list(sample_texts(settings)), list(sample_texts(settings, max_bytes=4_000))
     assert not heldout & set(everything)
@@ -269,7 +268,7 @@ def test_the_plays_are_held_out_by_title(tmp_path: Path, tokenizer: Tokenizer) -
     named = DataSettings(demo="shakespeare", heldout=plays.heldout_titles)
     assert set(plays.heldout_titles) == {
         unit.title
-        for unit in split_units(named, sources, plan_split(named, sources, 1))
+        for unit in split_units(named, sources, plan_split(named, sources))
         if unit.part == "heldout"
     }
     taught = "".join(sample_texts(settings))

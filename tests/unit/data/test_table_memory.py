@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from tuition.core.errors import DataError
+from tuition.data import split
 from tuition.data.documents import iter_documents, sources_of
 from tuition.data.settings import DataSettings
-from tuition.data.split import plan_split
-from tuition.data.tables import count_rows
+from tuition.data.units import plan_split
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -53,23 +52,17 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_plan_of_many_rows_needs_no_memory_for_each(tmp_path: Path, form: str) -> None:
+def test_the_plan_of_many_rows_needs_no_memory_for_each(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hash for each of them would be 6 MiB."""
+    monkeypatch.setattr(split, "MOST_COUNTED", 1_000)
     path = write_table(tmp_path / form, [f"row {n}" for n in range(100_000)])
-    settings = DataSettings(paths=(path,), heldout_share=0.01)
+    settings = DataSettings(paths=(path,), heldout_share=0.005)
     plans = []
-    peak = peak_bytes(lambda: plans.append(plan_split(settings, sources_of(settings), path.stat().st_size)))
-    assert (plans[0].by, plans[0].heldout_below) == ("documents", 0.01)
-    assert peak < MIB
-
-
-def test_titles_to_hold_out_do_not_make_the_plan_read_many_rows(tmp_path: Path) -> None:
-    texts = [f"row {n}" for n in range(100_000)]
-    path = write_table(tmp_path / "one.parquet", texts, [f"title {n}" for n in range(100_000)])
-    settings = DataSettings(paths=(path,), title_field="title", heldout=("title 7",), validation_share=0.01)
-    plans = []
-    peak = peak_bytes(lambda: plans.append(plan_split(settings, sources_of(settings), path.stat().st_size)))
-    assert (plans[0].by, plans[0].validation_below) == ("titles", 0.01)
+    peak = peak_bytes(lambda: plans.append(plan_split(settings, sources_of(settings))))
+    assert plans[0].by == "documents"
+    assert 450 < len(plans[0].split.heldout) < 550
     assert peak < MIB
 
 
@@ -83,15 +76,3 @@ def test_rows_are_read_a_few_at_a_time_even_of_a_file_that_is_one_batch(tmp_path
     peak = peak_bytes(lambda: read.append(sum(len(document.text) for document in iter_documents(settings))))
     assert read == [sum(map(len, texts))]
     assert peak < 12 * MIB
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_rows_are_counted_and_a_damaged_file_is_named(tmp_path: Path, form: str) -> None:
-    path = write_table(tmp_path / form, [str(n) for n in range(250)], rows_at_once=100)
-    kind = path.suffix[1:]
-    assert count_rows(path, kind, 1_000) == 250
-    assert count_rows(path, kind, 150) in (200, 250), "an .arrow file is not counted further than asked"
-    content = path.read_bytes()
-    path.write_bytes(content[:100] + b"\xff" * 40 if kind == "arrow" else content[:-9])
-    with pytest.raises(DataError, match="no readable"):
-        count_rows(path, kind, 1_000)
