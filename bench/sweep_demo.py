@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tuition.core.durable import write_json
@@ -37,9 +36,9 @@ from tuition.tokenizer.training import train_bpe
 from tuition.train.loop import fit
 from tuition.train.recipes.demo import demo_settings
 from tuition.train.recipes.pretrain import build, next_token_loss
-from tuition.train.samples import byte_counts, write_sample
+from tuition.train.samples import write_sample
 from tuition.train.schedule import BudgetSpan, Span
-from tuition.train.scoring import bits_per_byte, score_documents
+from tuition.train.scoring import TokenBytes, bits_per_byte, score_documents
 from tuition.train.settings import TrainSettings
 
 RESULTS = Path(__file__).parent / "results" / "sweep_demo.json"
@@ -108,7 +107,7 @@ def run(settings: TrainSettings, tokenizer: Tokenizer, corpus: Corpus, span: Spa
     scores = score_documents(
         state.model,
         [validation.document(index) for index in range(validation.info.num_documents)],
-        np.asarray(byte_counts(tokenizer)),
+        TokenBytes.of(tokenizer),
         window=settings.seq_len,
         stride=settings.seq_len // 2,
         precision=state.precision,

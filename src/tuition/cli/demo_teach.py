@@ -41,7 +41,7 @@ def teach(
         scribe.say(f"{known.reference} was taught other text than {corpus.version} holds now; taught again.")
     scribe.say(f"Teaching for {budget} (Ctrl-C keeps what was taught and bills it):")
     result = run_training(
-        settings, workspace, books, machine, scribe, resume=True, other_settings="begin anew"
+        settings, workspace, books, machine, scribe, resume="newest", other_settings="begin anew"
     )
     scribe.say(render(training_receipt(books, result.run_id)).rstrip())
     if result.status == "stopped":

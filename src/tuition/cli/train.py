@@ -1,18 +1,22 @@
 """`tuition train`: teach a model from your own text, within a budget of time or for a number of steps."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from tuition.cli.arguments import Common, Flat, parse
 from tuition.cli.machine import detect_for
 from tuition.core.errors import SettingsError
-from tuition.core.workspace import open_workspace
+from tuition.core.workspace import Workspace, open_workspace
 from tuition.spec.settings import MachineSettings
 from tuition.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from tuition.train.folder import RunFolder
 
 DESCRIPTION = (
     "Teach a model from text: tokenizer, packing, training, held-out score, samples, and a model folder. "
@@ -24,8 +28,9 @@ DESCRIPTION = (
 class Train(Common):
     """What `tuition train` takes."""
 
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the newest unfinished run of this name; the settings must be the same."""
+    resume: Annotated[str | None, tyro.conf.arg(metavar="[RUN]")] = None
+    """Continue a run, named by its id or its model; its settings need not be given again. Without a name: the
+    newest unfinished run that has a checkpoint. Settings that are given must be those of the run."""
     train: Annotated[TrainSettings, Flat] = field(default_factory=TrainSettings)
     """The run."""
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -34,9 +39,14 @@ class Train(Common):
 
 def run(argv: list[str]) -> int:
     """Teach, then print the receipt; 130 when stopped by Ctrl-C after the model was kept."""
+    argv = with_value("--resume", argv)
     arguments = parse(Train, argv, verb="train", description=DESCRIPTION)
+    resume, workspace = None, open_workspace(arguments.workspace)
+    if arguments.resume is not None:
+        resume, argv = run_to_resume(arguments, argv, workspace)
+        arguments = parse(Train, argv, verb="train", description=DESCRIPTION)
     settings = arguments.train
-    if not settings.data.paths and settings.data.demo is None:
+    if not has_text(settings):
         raise SettingsError(
             "data.paths", got=(), wanted="the text to teach, as --data.paths FILE or --data.demo shakespeare"
         )
@@ -47,11 +57,11 @@ def run(argv: list[str]) -> int:
     from tuition.train.run import run_training
 
     settings = from_anywhere(settings)
-    workspace = open_workspace(arguments.workspace).create()
+    workspace.create()
     machine = detect_for(settings.device, arguments.machine, workspace)
     progress = open_progress()
     with open_books(workspace) as books:
-        result = run_training(settings, workspace, books, machine, progress, resume=arguments.resume)
+        result = run_training(settings, workspace, books, machine, progress, resume=resume)
         print(render(training_receipt(books, result.run_id)))
     score = result.probes[-1].score if result.probes else None
     if score is not None:
@@ -60,6 +70,39 @@ def run(argv: list[str]) -> int:
     print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
     print(f"run:   {result.folder}")
     return 0 if result.status == "finished" else 130
+
+
+def with_value(option: str, argv: Sequence[str]) -> list[str]:
+    """The words with an empty value behind `option` where none is given."""
+    words = list(argv)
+    for index, word in enumerate(words):
+        if word == option and (index + 1 == len(words) or words[index + 1].startswith("-")):
+            words[index] = f"{option}="
+    return words
+
+
+def run_to_resume(
+    arguments: Train, argv: Sequence[str], workspace: Workspace
+) -> tuple["RunFolder | Literal['newest']", list[str]]:
+    """What to resume, and the words with the run's own settings as defaults where it was named.
+
+    Raises: NotFoundError for an unknown run; SettingsError for a finished one.
+    """
+    from tuition.train.folder import find_run
+
+    settings = arguments.train
+    if not arguments.resume and has_text(settings):
+        return "newest", list(argv)
+    name = arguments.resume or (settings.name if settings.name != TrainSettings().name else None)
+    folder = find_run(workspace, name)
+    if arguments.settings is not None:  # which is then compared with the run's
+        return folder, list(argv)
+    return folder, ["--settings", str(folder.settings), *argv]
+
+
+def has_text(settings: TrainSettings) -> bool:
+    """Whether the text to teach is named."""
+    return bool(settings.data.paths) or settings.data.demo is not None
 
 
 def from_anywhere(settings: TrainSettings) -> TrainSettings:

@@ -6,7 +6,6 @@ In: a decoder, its tokenizer, token ids of documents.  Out: `Evaluation`.
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from tuition.core.progress import Progress, SilentProgress
@@ -16,8 +15,8 @@ from tuition.model.decoder import Decoder
 from tuition.runtime.crew import MOST_MEMBERS, Crew
 from tuition.runtime.device import Precision, choose_precision
 from tuition.tokenizer.tokenizer import Tokenizer
-from tuition.train.samples import byte_counts
 from tuition.train.scoring import (
+    TokenBytes,
     beginnings,
     bits_per_byte,
     nats_per_token,
@@ -58,16 +57,16 @@ def evaluate(
     """
     device = model.embedding.weight.device
     window = min(window or model.shape.context_length, model.shape.context_length)
-    counts = np.asarray(byte_counts(tokenizer))
+    tokens = TokenBytes.of(tokenizer)
     precision, stride = precision or choose_precision("auto", device), stride or max(1, window // 2)
     whole = [text.document(index) for index in range(text.info.num_documents)]
-    documents = beginnings(whole, counts, max_bytes)
-    num_bytes = sum(int(counts[document].sum()) for document in documents)
+    documents = beginnings(whole, tokens, max_bytes)
+    num_bytes = sum(map(tokens.num_bytes, documents))
     with (progress or SilentProgress()).task("evaluate", num_bytes, "B") as bar:
         scores = score_documents(
             model,
             documents,
-            counts,
+            tokens,
             window=window,
             stride=stride,
             precision=precision,

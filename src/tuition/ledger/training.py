@@ -12,7 +12,7 @@ finished; as stopped after Ctrl-C; as failed after any other exception.
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -212,6 +212,22 @@ class TrainingBill:
             figures["progress"] = record.progress
             self._flops += record.flops
             self._last_loss = record.loss
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Steps, tokens and FLOPs so far as plain JSON values. A checkpoint carries them beside the state
+        that they count; `recount` takes them back."""
+        with self._lock:
+            return {**self._figures, "flops": self._flops, "last_loss": self._last_loss}
+
+    def recount(self, counts: Mapping[str, Any]) -> None:
+        """Take the counts of a checkpoint where they are ahead of the books: the run was killed between its
+        checkpoint and the save of its bill."""
+        with self._lock:
+            if counts["num_tokens"] <= self._figures["num_tokens"]:
+                return
+            self._figures = {name: counts[name] for name in self._figures}
+            self._flops, self._last_loss = counts["flops"], counts["last_loss"]
 
     @contextmanager
     def overhead(self, kind: OverheadKind) -> Iterator[None]:

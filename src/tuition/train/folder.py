@@ -2,7 +2,7 @@
 
     settings.toml  header.json  tokenizer/  checkpoints/  log.jsonl  tensorboard/  result.json
 
-In: a workspace and a run's id.  Out: paths, and the newest run of a name that is not finished.
+In: a workspace and a run's id.  Out: paths, and which run a resume means.
 """
 
 import json
@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.durable import write_durably, write_json
-from tuition.core.errors import SettingsError
+from tuition.core.errors import NotFoundError, SettingsError
 from tuition.core.settings import read_settings, to_toml
 from tuition.core.workspace import Workspace
+from tuition.runtime.checkpoints import list_checkpoints
 from tuition.train.settings import TrainSettings
 
 
@@ -72,6 +73,15 @@ class RunFolder:
         write_json(self.result, result)
 
     @property
+    def has_checkpoint(self) -> bool:
+        return bool(list_checkpoints(self.checkpoints))
+
+    @property
+    def began(self) -> tuple[str, int]:
+        """For sorting by age: the time in the run's id, then that of its settings for runs of one second."""
+        return self.run_id.rpartition("-")[0][-len("20260101-000000") :], self.settings.stat().st_mtime_ns
+
+    @property
     def is_finished(self) -> bool:
         """Whether it went to its end; one that was stopped can go on."""
         try:
@@ -80,20 +90,41 @@ class RunFolder:
             return False
 
 
-def find_unfinished(workspace: Workspace, name: str) -> RunFolder | None:
-    """The newest run of the model `name` that was killed or stopped; None when there is none."""
+def unfinished_runs(workspace: Workspace, name: str | None = None) -> list[RunFolder]:
+    """Runs that were killed or stopped, of the model `name` or of every model, the newest first."""
     if not workspace.runs.is_dir():
-        return None
-    newest: tuple[int, RunFolder] | None = None
+        return []
+    found = []
     for path in workspace.runs.iterdir():
         folder = RunFolder(path)
         if not folder.settings.is_file() or folder.is_finished:
             continue
         try:
-            is_named = read_settings(TrainSettings, folder.settings).name == name
+            is_named = name is None or read_settings(TrainSettings, folder.settings).name == name
         except SettingsError:  # of another version of this program
             continue
-        began = folder.settings.stat().st_mtime_ns
-        if is_named and (newest is None or began > newest[0]):
-            newest = began, folder
-    return None if newest is None else newest[1]
+        if is_named:
+            found.append(folder)
+    return sorted(found, key=lambda folder: folder.began, reverse=True)
+
+
+def find_run(workspace: Workspace, name: str | None = None) -> RunFolder:
+    """The run to resume: the one with the id `name`, else the newest unfinished run of the model `name` (of
+    any model when left out) that has a checkpoint.
+
+    Raises: NotFoundError with the runs that can be resumed; SettingsError when `name` is a finished run.
+    """
+    if name is not None and "/" not in name and RunFolder(workspace.runs / name).settings.is_file():
+        folder = RunFolder(workspace.runs / name)
+        if folder.is_finished:
+            wanted = "an unfinished run: this one is finished; leave out resume to begin a new run"
+            raise SettingsError("resume", got=name, wanted=wanted)
+        return folder
+    found = unfinished_runs(workspace, name)
+    for folder in found:
+        if folder.has_checkpoint:
+            return folder
+    if found:
+        return found[0]
+    known = [folder.run_id for folder in unfinished_runs(workspace) if folder.has_checkpoint]
+    raise NotFoundError("unfinished run", name or "any", known)

@@ -20,7 +20,9 @@ from tuition.core.lock import FileLock
 from tuition.core.progress import Progress
 from tuition.core.settings import read_settings, to_toml
 from tuition.core.workspace import Workspace
+from tuition.data.corpora import with_demo_titles
 from tuition.data.corpus import prepare_corpus
+from tuition.data.documents import sources_of
 from tuition.data.sample import sample_texts
 from tuition.ledger.meter import open_meter
 from tuition.ledger.training import RunInfo, TrainingBill, new_run_id
@@ -37,12 +39,13 @@ from tuition.spec.counts import num_parameters
 from tuition.spec.machine import Machine
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
-from tuition.train.folder import RunFolder, find_unfinished
+from tuition.train.folder import RunFolder, unfinished_runs
 from tuition.train.header import OtherTextError, changed_settings, check_same_text, make_header, why_not_exact
 from tuition.train.recipes import pretrain
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.session import Probe, Session
 from tuition.train.settings import TrainSettings
+from tuition.train.stop import StopRequest
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,14 @@ def run_training(
     machine: Machine,
     progress: Progress,
     *,
-    resume: bool = False,
+    resume: RunFolder | Literal["newest"] | None = None,
     other_settings: Literal["refuse", "begin anew"] = "refuse",
 ) -> TrainResult:
     """Teach a model as `settings` say and register it.
 
-    `resume`: go on with the newest unfinished run of this name; when there is none a new run begins, and that
-    is said. `other_settings`: what to do when that run has other settings or was taught other text.
+    `resume`: continue this run, or the newest unfinished run of this name that has a checkpoint; when there
+    is none a new run begins, and that is said. `other_settings`: what to do when the newest run has other
+    settings or was taught other text.
     Raises: SettingsError, DataError, CapacityError, DivergedError, BooksError; BusyError when another process
     teaches in the same run; KeyboardInterrupt when interrupted before the first step.
     """
@@ -98,7 +102,14 @@ def run_training(
         raise SettingsError("budget", got=None, wanted="a budget like 4min, or a number of steps")
     set_threads(settings.threads)
     process = prepare_process()
-    found = _find_run(settings, workspace, progress, other_settings) if resume else None
+    if isinstance(resume, RunFolder):
+        _refuse_changes(resume, _changes(resume, settings))
+        progress.say(f"resuming {resume.run_id}")
+        found: RunFolder | None = resume
+    else:
+        found = _find_run(settings, workspace, progress, other_settings) if resume else None
+    if found is None:
+        sources_of(with_demo_titles(settings.data))  # no run is recorded for text that is not there
     try:
         return _run(settings, workspace, books, machine, progress, process, found)
     except OtherTextError as error:
@@ -143,21 +154,42 @@ def _find_run(
     progress: Progress,
     other_settings: Literal["refuse", "begin anew"],
 ) -> RunFolder | None:
-    """The run to go on with, None to begin one."""
-    folder = find_unfinished(workspace, settings.name)
-    if folder is None:
+    """The newest unfinished run with these settings that has a checkpoint, else the newest without one; None
+    to begin a new run.
+
+    A run without a checkpoint has nothing to go on from: it never hides one that has.
+    """
+    found = unfinished_runs(workspace, settings.name)
+    changes = {folder.run_id: _changes(folder, settings) for folder in found}
+    with_checkpoint = [folder for folder in found if folder.has_checkpoint]
+    for folder in with_checkpoint:
+        if not changes[folder.run_id]:
+            progress.say(f"resuming {folder.run_id}")
+            return folder
+    if with_checkpoint and other_settings == "refuse":
+        _refuse_changes(with_checkpoint[0], changes[with_checkpoint[0].run_id])
+    for folder in found:
+        if not changes[folder.run_id]:
+            progress.say(f"resuming {folder.run_id}, which has no checkpoint yet: it begins at step 0")
+            return folder
+    if with_checkpoint:
+        changed = next(iter(changes[with_checkpoint[0].run_id]))
+        other = f"{with_checkpoint[0].run_id} is unfinished and has other settings ({changed})"
+        progress.say(f"{other}; a new run begins")
+    else:
         progress.say("nothing to resume, a new run begins")
-        return None
-    changed = changed_settings(read_settings(TrainSettings, folder.settings), settings)
-    if not changed:
-        progress.say(f"resuming {folder.run_id}")
-        return folder
-    name, (before, now) = next(iter(changed.items()))
-    if other_settings == "refuse":
+    return None
+
+
+def _changes(folder: RunFolder, settings: TrainSettings) -> dict[str, tuple[Any, Any]]:
+    return changed_settings(read_settings(TrainSettings, folder.settings), settings)
+
+
+def _refuse_changes(folder: RunFolder, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Raises: SettingsError when the settings are not those of the run to be resumed."""
+    for name, (before, now) in changes.items():
         wanted = f"{before!r} as in {folder.run_id}, which is to be resumed; or leave out resume"
         raise SettingsError(name, got=now, wanted=wanted)
-    progress.say(f"{folder.run_id} is unfinished and has other settings ({name}); a new run begins")
-    return None
 
 
 def _open_bill(
@@ -205,6 +237,7 @@ def _prepare(
     if checkpoint is not None:
         check_same_text(checkpoint.state["header"], header)
         state.load(checkpoint.tensors, checkpoint.state["train"])
+        bill.recount(checkpoint.state.get("bill", {"num_tokens": 0}))
     bill.describe(corpus_digest=corpus.digest, num_parameters=num_parameters(shape))
     folder.result.unlink(missing_ok=True)  # how the run ended before: it goes on
     write_json(folder.header, header)
@@ -266,19 +299,19 @@ def get_tokenizer(settings: TrainSettings, folder: RunFolder, progress: Progress
 
 
 def _teach_and_publish(session: Session, registry: Registry) -> TrainResult:
-    signal_name = session.teach()
     state, settings = session.state, session.settings
-    if state.step == 0:
-        raise KeyboardInterrupt if signal_name is not None else session.too_short()
-    session.save()
-    if signal_name is not None:
-        session.progress.say(f"{signal_name}: stopped after step {state.step:,}; what was taught is kept")
+    with StopRequest(session.say_stopping) as stop:
+        status = session.teach(stop)
+        if state.step == 0:
+            raise KeyboardInterrupt if stop.requested is not None else session.too_short()
+        session.save()
+    if stop.requested is not None:
+        session.progress.say(f"{status} after step {state.step:,}; what was taught is kept")
     evaluation = settings.evaluation
     final = session.look(
         session.span.progress(state.step),
-        evaluation.final_bytes if signal_name is None else evaluation.probe_bytes,
+        evaluation.final_bytes if stop.requested is None else evaluation.probe_bytes,
     )
-    status: Literal["finished", "stopped"] = "finished" if signal_name is None else "stopped"
     version = _publish(session, registry, final, status)
     result = _result(session, version, status)
     session.folder.finish(_plain(result))

@@ -5,8 +5,6 @@ In: a decoder, a tokenizer, a beginning.  Out: text. Keys and values are kept, s
 token.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -96,11 +94,3 @@ def draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Gene
     before = probabilities.cumsum(-1) - probabilities
     probabilities = probabilities.masked_fill(before >= top_p, 0.0)
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def byte_counts(tokenizer: Tokenizer) -> Sequence[int]:
-    """UTF-8 bytes of each token id; 0 for special tokens, which stand for no text."""
-    specials = tokenizer.special_ids
-    return [
-        0 if token in specials else len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)
-    ]

@@ -5,12 +5,16 @@ run probes itself with them.
 Windows overlap: each begins `window - stride` tokens before the first token it scores, so that no token but
 those at the very start of a document is judged with a short context. Source: as the strided perplexity of
 GPT-2's evaluation.
+The marks that begin and end a document are read and never scored: they stand for no text, and not every
+tokenizer has both. So the same text costs each model only the bits of its bytes, in whatever order documents
+stand and whatever the tokenizer is.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from tuition.data.rows import IGNORED
 from tuition.model.decoder import Decoder
 from tuition.runtime.crew import ALONE, Crew
 from tuition.runtime.device import Precision
+from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.attention import training_context
 from tuition.train.losses import token_losses
 
@@ -43,10 +48,44 @@ class DocumentScore:
     """UTF-8 bytes that the scored tokens stand for."""
 
 
+@dataclass(frozen=True)
+class TokenBytes:
+    """What each token id of a tokenizer stands for."""
+
+    inside: np.ndarray
+    """UTF-8 bytes that each id adds inside of a text, (vocab,); 0 for special tokens."""
+    first: np.ndarray
+    """The same for the first token of a text, where some tokenizers drop a space."""
+    marks: frozenset[int]
+    """Ids that begin or end a document."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        specials, ids = tokenizer.special_ids, range(tokenizer.vocab_size)
+        counts = [
+            [0 if token in specials else len(tokenizer.pieces.of(token, at_start)) for token in ids]
+            for at_start in (False, True)
+        ]
+        begin = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
+        return cls(np.asarray(counts[0]), np.asarray(counts[1]), frozenset((*begin, *tokenizer.eos_ids)))
+
+    def text_of(self, document: np.ndarray) -> np.ndarray:
+        """A document as it is scored: its first mark, and its text without the mark that ends it."""
+        end = len(document)
+        while end > 1 and int(document[end - 1]) in self.marks:
+            end -= 1
+        return document[:end]
+
+    def num_bytes(self, document: np.ndarray) -> int:
+        """UTF-8 bytes of a document's text; `document` begins with a mark."""
+        text = np.asarray(document[1:], dtype=np.int64)
+        return int(self.first[text[:1]].sum() + self.inside[text[1:]].sum())
+
+
 def score_documents(
     model: Decoder,
     documents: Sequence[np.ndarray],
-    byte_counts: np.ndarray,
+    tokens: TokenBytes,
     *,
     window: int,
     stride: int,
@@ -57,15 +96,14 @@ def score_documents(
 ) -> list[DocumentScore]:
     """Score each document, or with `max_bytes` about that many bytes, an equal share from the start of each.
 
-    `documents`: ids as `TokenSet.document` gives them: the first is the mark that begins a document, which
-    is read and not scored.  `byte_counts`: UTF-8 bytes of each token id, (vocab,).
+    `documents`: ids as `TokenSet.document` gives them: the first is the mark that begins a document.
     """
     scores = []
     was_training = model.training
     model.eval()
-    for document in beginnings(documents, byte_counts, max_bytes):
+    for document in beginnings(documents, tokens, max_bytes):
         taken = np.asarray(document, dtype=np.int64)
-        num_bytes = int(byte_counts[taken].sum())
+        num_bytes = tokens.num_bytes(taken)
         nats = score_tokens(model, taken, window, stride, precision, crew)
         scores.append(DocumentScore(nats, max(0, len(taken) - 1), num_bytes))
         if advance is not None:
@@ -75,13 +113,15 @@ def score_documents(
 
 
 def beginnings(
-    documents: Sequence[np.ndarray], byte_counts: np.ndarray, max_bytes: int | None
+    documents: Sequence[np.ndarray], tokens: TokenBytes, max_bytes: int | None
 ) -> Sequence[np.ndarray]:
-    """The documents, or an equal share from the start of each, of about `max_bytes` together."""
+    """What is scored of the documents: all of their text, or an equal share from the start of each, of about
+    `max_bytes` together."""
+    texts = [tokens.text_of(document) for document in documents]
     if max_bytes is None:
-        return documents
-    share = min(1.0, max_bytes / max(1, sum(int(byte_counts[document].sum()) for document in documents)))
-    return [document[: max(2, round(len(document) * share))] for document in documents]
+        return texts
+    share = min(1.0, max_bytes / max(1, sum(map(tokens.num_bytes, texts))))
+    return [text[: max(2, round(len(text) * share))] for text in texts]
 
 
 def score_tokens(
@@ -166,7 +206,7 @@ def nats_per_token(scores: Sequence[DocumentScore]) -> float:
 
 def window_method(window: int, stride: int, precision: str) -> str:
     """The method of a score over windows, for the record."""
-    return f"windows of {window:,} tokens, {stride:,} of them new, in {precision}"
+    return f"windows of {window:,} tokens, {stride:,} of them new, in {precision}; document marks not scored"
 
 
 def _ratio(scores: Sequence[DocumentScore], sizes: list[int]) -> tuple[float, float | None]:

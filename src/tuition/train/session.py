@@ -8,9 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from tuition.core.errors import BooksError, BusyError, SettingsError
 from tuition.core.progress import Progress
@@ -25,9 +23,9 @@ from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.folder import RunFolder
 from tuition.train.listeners import JsonLog, TensorBoardLog, mfu, tokens_per_second
 from tuition.train.loop import fit
-from tuition.train.samples import byte_counts, write_sample
+from tuition.train.samples import write_sample
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
-from tuition.train.scoring import HELDOUT_TASK, bits_per_byte, score_documents, window_method
+from tuition.train.scoring import HELDOUT_TASK, TokenBytes, bits_per_byte, score_documents, window_method
 from tuition.train.settings import TrainSettings
 from tuition.train.state import TrainState
 from tuition.train.step import Loss
@@ -84,15 +82,11 @@ class Session:
         self.not_exact += [why for why in checkpoint.state["not_exact"] if why not in self.not_exact]
         self.probes = [_probe_from(value) for value in checkpoint.state["probes"]]
 
-    def teach(self) -> str | None:
-        """Run to the end of the span. Returns the name of the signal that stopped it earlier, None at the
-        end.
-
-        Raises: DivergedError.
-        """
+    def teach(self, stop: StopRequest) -> Literal["finished", "stopped"]:
+        """Run to the end of the span, or to the step in which a stop is requested. Raises: DivergedError."""
         by_clock = isinstance(self.span, BudgetSpan)
         total = self.settings.budget_s if by_clock else float(self.settings.steps or 0)
-        with StopRequest() as stop, self.progress.task("teach", total, "s" if by_clock else "steps") as task:
+        with self.progress.task("teach", total, "s" if by_clock else "steps") as task:
             done = self.span.spent_s if by_clock else float(self.state.step)
             task.advance(done)
             for record in self._steps():
@@ -101,8 +95,13 @@ class Session:
                 done = now
                 self._look_and_save(record)
                 if stop.requested is not None:
-                    return stop.requested
-            return stop.requested if self.state.step == 0 else None
+                    return "stopped"
+            return "finished"
+
+    def say_stopping(self, signal_name: str) -> None:
+        """Tell the user at once that the signal was received; the current step or checkpoint is finished."""
+        again = "a second one stops at once and loses the steps since the last checkpoint"
+        self.progress.say(f"{signal_name}: stopping, saving what was taught so far ({again})")
 
     def too_short(self) -> SettingsError:
         """The error for a budget that had no room for a step; takes one, to know how long it is."""
@@ -186,7 +185,7 @@ class Session:
         scores = score_documents(
             self.state.model,
             [heldout.document(index) for index in range(heldout.info.num_documents)],
-            np.asarray(byte_counts(self.tokenizer)),
+            TokenBytes.of(self.tokenizer),
             window=window,
             stride=stride,
             precision=precision,
@@ -240,6 +239,7 @@ class Session:
             "header": self.header,
             "spent_s": self.span.spent_s,
             "billed_ns": self.bill.teaching_ns,
+            "bill": self.bill.counts,
             "not_exact": self.not_exact,
             "probes": [asdict(probe) for probe in self.probes],
         }

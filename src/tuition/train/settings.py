@@ -21,6 +21,10 @@ def _wants(condition: bool, name: str, got: object, wanted: str) -> None:
 MOST = 2**31 - 1
 """No size or count of a run may be larger: beyond it numbers no longer fit where they are kept."""
 MOST_THREADS = 1_024
+MOST_VOCABULARY = 2**20
+"""Tokens: more than any tokenizer in use has; its trainer reserves memory for all of them at once."""
+MOST_ACCUMULATION = 2**16
+"""Batches of one optimizer step, which are held together."""
 
 
 def _check_numbers(settings: Any, prefix: str = "") -> None:
@@ -294,6 +298,8 @@ class TrainSettings:
         _wants(
             self.vocab_size >= 257, "vocab_size", self.vocab_size, "257 or more (256 bytes and an end mark)"
         )
+        for name, most in (("vocab_size", MOST_VOCABULARY), ("accumulation", MOST_ACCUMULATION)):
+            _wants(getattr(self, name) <= most, name, getattr(self, name), f"at most {most:,}")
         _wants(self.steps is None or self.steps >= 1, "steps", self.steps, "1 or more")
         _wants(
             self.threads is None or 1 <= self.threads <= MOST_THREADS,

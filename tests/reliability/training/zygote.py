@@ -62,7 +62,7 @@ def train(root: Path, steps: int, resume: bool, threads: int, pause_s: float, te
             books,
             detect_machine(),
             Unhurried(pause_s),
-            resume=resume,
+            resume="newest" if resume else None,
         )
 
 

@@ -95,3 +95,32 @@ def test_a_model_is_scored_on_its_own_text_from_another_folder(
     assert "bits per byte over" in capsys.readouterr().out
     assert main(["train", "--data.paths", "../letters", "--resume", *TINY]) == 0
     assert "resuming tiny-" in capsys.readouterr().err
+
+
+def test_a_named_run_is_resumed_without_any_other_setting(
+    letters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its model or its id; without a name the newest that has a checkpoint; an unknown name is refused."""
+    runs = letters.parent / "workspace" / "runs"
+    assert main(["train", "--data.paths", str(letters), *TINY]) == 0
+    for number, words in enumerate((["tiny"], [], ["id"])):
+        (result,) = runs.glob("*/result.json")
+        result.unlink()  # as if it had been killed at its very end
+        capsys.readouterr()
+        named = [word.replace("id", result.parent.name) for word in words]
+        assert main(["train", "--resume", *named, "--threads", "1"]) == 0, number
+        assert f"resuming {result.parent.name}" in capsys.readouterr().err
+    assert main(["train", "--resume", "tiny"]) != 0
+    assert "no unfinished run named 'tiny'" in capsys.readouterr().err
+    assert main(["train", "--resume", "--steps", "3"]) != 0
+    assert "no unfinished run named 'any'" in capsys.readouterr().err
+
+
+def test_a_resumed_run_refuses_other_settings_with_both_values(
+    letters: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--data.paths", str(letters), *TINY]) == 0
+    next((letters.parent / "workspace" / "runs").glob("*/result.json")).unlink()
+    capsys.readouterr()
+    assert main(["train", "--resume", "tiny", "--batch-size", "7"]) != 0
+    assert "batch_size: got 7, wanted 2 as in tiny-" in capsys.readouterr().err

@@ -13,11 +13,11 @@ from sqlalchemy import select
 
 from tuition.books.books import Books, open_books
 from tuition.books.schema import runs
-from tuition.core.errors import BusyError, CapacityError, SettingsError
+from tuition.core.errors import BusyError, CapacityError, DataError, NotFoundError, SettingsError
 from tuition.core.lock import FileLock
 from tuition.core.progress import SilentProgress
 from tuition.core.records import Score
-from tuition.core.settings import read_settings
+from tuition.core.settings import read_settings, to_toml
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.data.settings import DataSettings
 from tuition.ledger import training
@@ -30,6 +30,7 @@ from tuition.runtime.checkpoints import load_latest
 from tuition.spec.machine import detect_machine
 from tuition.train import run as run_module
 from tuition.train import session as session_module
+from tuition.train.folder import RunFolder, find_run
 from tuition.train.guard import DivergedError
 from tuition.train.recipes import pretrain
 from tuition.train.recipes.demo import demo_settings
@@ -67,7 +68,7 @@ class Home:
         )
         self.heard = Heard()
 
-    def run(self, resume: bool = False, other_settings="refuse", **changes) -> TrainResult:
+    def run(self, resume: RunFolder | str | None = None, other_settings="refuse", **changes) -> TrainResult:
         with open_books(self.workspace) as books:
             return run_training(
                 replace(self.settings, **changes),
@@ -246,7 +247,7 @@ def test_a_killed_run_has_what_is_left_of_its_budget(home: Home, monkeypatch: py
         patch.setattr(training.TrainingBill, "close", lambda *given: None)
         with pytest.raises(Killed):
             home.run(steps=None, budget="10s")
-    resumed = home.run(steps=None, budget="10s", resume=True)
+    resumed = home.run(steps=None, budget="10s", resume="newest")
     assert any(line.startswith("goes on after step 3, ") for line in home.heard.lines)
     assert resumed.seconds == 9.0  # a step more, at the mean pace of 9 s for 7 steps, would end after 10 s
     assert resumed.num_steps == 7
@@ -267,7 +268,7 @@ def test_a_stopped_run_has_the_rest_of_its_budget_its_last_look_not_counted(
     with monkeypatch.context() as patch:
         patch.setattr(session_module.Session, "_look_and_save", interrupt)
         assert home.run(steps=None, budget="10s", evaluation=only_last).num_steps == 5
-    resumed = home.run(steps=None, budget="10s", evaluation=only_last, resume=True)
+    resumed = home.run(steps=None, budget="10s", evaluation=only_last, resume="newest")
     assert (resumed.status, resumed.num_steps) == ("finished", 10)
 
 
@@ -341,7 +342,7 @@ def test_ctrl_c_keeps_the_model_and_resume_ends_like_an_unbroken_run(
         stopped = home.run()
     assert (stopped.status, stopped.num_steps) == ("stopped", 5)
     assert home.rows()[-1]["status"] == "stopped"
-    resumed = home.run(resume=True)
+    resumed = home.run(resume="newest")
     assert resumed.run_id == stopped.run_id
     assert resumed.status == "finished"
     assert resumed.version.digest == whole.version.digest
@@ -349,7 +350,7 @@ def test_ctrl_c_keeps_the_model_and_resume_ends_like_an_unbroken_run(
 
 
 def test_resume_with_nothing_to_resume_says_so_and_begins(home: Home) -> None:
-    assert home.run(resume=True).status == "finished"
+    assert home.run(resume="newest").status == "finished"
     assert "nothing to resume, a new run begins" in home.heard.lines
     assert len(home.rows()) == 1
 
@@ -363,8 +364,8 @@ def leave_unfinished(home: Home) -> TrainResult:
 def test_resume_with_other_settings_is_refused_with_both_values(home: Home) -> None:
     leave_unfinished(home)
     with pytest.raises(SettingsError, match=r"batch_size: got 3, wanted 2 as in tiny-"):
-        home.run(resume=True, batch_size=3)
-    assert home.run(resume=True, other_settings="begin anew", batch_size=3).status == "finished"
+        home.run(resume="newest", batch_size=3)
+    assert home.run(resume="newest", other_settings="begin anew", batch_size=3).status == "finished"
     assert any("has other settings (batch_size)" in line for line in home.heard.lines)
 
 
@@ -376,11 +377,11 @@ def test_resume_with_other_text_is_refused_or_begins_anew(home: Home) -> None:
     with pytest.raises(
         SettingsError, match=r"corpus: got 'digest .*as the run that is resumed began; or leave"
     ):
-        home.run(resume=True)
+        home.run(resume="newest")
     (row,) = home.rows()
     assert (row["status"], row["reason"][:19]) == ("stopped", "corpus: got 'digest"), "no step of it failed"
     assert row["corpus_digest"] == before["corpus_digest"] is not None
-    anew = home.run(resume=True, other_settings="begin anew")
+    anew = home.run(resume="newest", other_settings="begin anew")
     assert anew.status == "finished"
     assert anew.run_id != first.run_id
     said = f"{first.run_id} is unfinished and its text has changed"
@@ -393,12 +394,84 @@ def test_a_run_killed_before_its_first_checkpoint_knows_its_text_too(home: Home)
     shutil.rmtree(first.folder / "checkpoints")
     (path,) = home.settings.data.paths
     path.write_text("another play of another king\n" * 500)
-    assert home.run(resume=True, other_settings="begin anew").run_id != first.run_id
+    assert home.run(resume="newest", other_settings="begin anew").run_id != first.run_id
+
+
+def stop_after(home: Home, steps: int, **changes) -> TrainResult:
+    """A run that has a checkpoint and is not finished."""
+    result = home.run(steps=steps, **changes)
+    (result.folder / "result.json").unlink()
+    settings = replace(home.settings, **changes)
+    (result.folder / "settings.toml").write_text(to_toml(settings))  # as if more steps had been asked for
+    return result
+
+
+def test_a_run_without_a_checkpoint_never_hides_one_that_has(home: Home) -> None:
+    """The same command was started again and interrupted while it prepared."""
+    killed = stop_after(home, 3)
+    RunFolder(home.workspace.runs / "tiny-29990101-000000-aaaa").create(home.settings)
+    RunFolder(home.workspace.runs / "tiny-29990102-000000-bbbb").create(
+        replace(home.settings, data=DataSettings(paths=(Path("/mistyped"),)))
+    )
+    assert find_run(home.workspace).run_id == find_run(home.workspace, "tiny").run_id == killed.run_id
+    result = home.run(resume="newest")
+    assert (result.run_id, result.num_steps) == (killed.run_id, 8)
+    assert {f"resuming {killed.run_id}", "goes on after step 3, exactly"} <= set(home.heard.lines)
+
+
+def test_the_newest_run_with_these_settings_is_taken(home: Home) -> None:
+    first, _ = stop_after(home, 3), stop_after(home, 3, batch_size=3)
+    assert home.run(resume="newest").run_id == first.run_id
+
+
+def test_a_run_is_found_by_its_id_or_its_model_and_a_finished_or_unknown_one_is_refused(home: Home) -> None:
+    done, first = home.run(), stop_after(home, 3, name="other")
+    for wanted in (None, "other", first.run_id):
+        assert find_run(home.workspace, wanted).run_id == first.run_id
+    with pytest.raises(SettingsError, match="this one is finished"):
+        find_run(home.workspace, done.run_id)
+    for wanted in ("tiny", "nobody", "../runs", ""):
+        with pytest.raises(NotFoundError, match=f"known: {first.run_id}"):
+            find_run(home.workspace, wanted)
+    with pytest.raises(SettingsError, match=r"batch_size: got 3, wanted 2 as in other-"):
+        home.run(resume=find_run(home.workspace, "other"), name="other", batch_size=3)
+
+
+def test_text_that_is_not_there_leaves_no_run(home: Home) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        home.run(data=DataSettings(paths=(Path("/nowhere.txt"),)))
+    assert home.rows() == []
+    assert not list(home.workspace.runs.glob("*"))
+
+
+def test_the_receipt_counts_every_token_that_the_model_saw(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind the checkpoint of step 6 and before the bill was saved, which knows of step 3."""
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_EVERY_S", 3_600.0)
+        real, saves = training.TrainingBill.save, []
+
+        def die_at_the_second(bill: training.TrainingBill) -> None:
+            saves.append(bill)
+            if len(saves) == 2:
+                raise Killed
+            real(bill)
+
+        patch.setattr(training.TrainingBill, "save", die_at_the_second)
+        patch.setattr(training.TrainingBill, "close", lambda *given: None)
+        with pytest.raises(Killed):
+            home.run()
+    assert home.rows()[0]["num_steps"] == 3
+    result = home.run(resume="newest")
+    (row,) = home.rows()
+    assert (row["num_steps"], row["num_tokens"], row["redone_tokens"]) == (8, 8 * 32, 0)
+    assert row["num_tokens"] == result.num_tokens
 
 
 def test_two_processes_do_not_teach_in_one_run(home: Home) -> None:
     with FileLock(leave_unfinished(home).folder / "run.lock"), pytest.raises(BusyError):
-        home.run(resume=True)
+        home.run(resume="newest")
 
 
 def test_a_given_tokenizer_is_used(home: Home) -> None:

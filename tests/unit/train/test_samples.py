@@ -9,7 +9,7 @@ from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
-from tuition.train.samples import GrowingContext, byte_counts, draw, write_sample
+from tuition.train.samples import GrowingContext, draw, write_sample
 
 FLOAT32 = Precision(torch.float32, "a test")
 
@@ -65,10 +65,3 @@ def test_temperature_zero_takes_the_likeliest_and_top_p_drops_the_tail() -> None
     assert draw(logits, 0.0, 1.0, generator) == 1
     drawn = {draw(logits, 1.0, 0.9, generator) for _ in range(200)}
     assert drawn == {1, 2}  # 0.73 and 0.27: the second is needed to reach the share
-
-
-def test_byte_counts_sum_to_the_text(tokenizer: Tokenizer) -> None:
-    counts, text = byte_counts(tokenizer), "a rosé is a rose\n"
-    assert sum(counts[token] for token in tokenizer.encode(text)) == len(text.encode())
-    assert tokenizer.bos_id is not None
-    assert counts[tokenizer.bos_id] == 0

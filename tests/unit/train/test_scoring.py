@@ -1,6 +1,8 @@
 """Scoring: every token once, with context; means with their error."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import SettingsError
+from tuition.data.corpus import prepare_corpus
 from tuition.data.rows import IGNORED
+from tuition.data.settings import DataSettings
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
+from tuition.tokenizer.training import train_bpe
 from tuition.train.scoring import (
     DocumentScore,
+    TokenBytes,
     _windows,
     bits_per_byte,
     nats_per_token,
@@ -24,6 +30,7 @@ from tuition.train.scoring import (
 )
 
 FLOAT32 = Precision(torch.float32, "a test")
+HOW: dict[str, Any] = {"window": 32, "stride": 16, "precision": FLOAT32}
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +75,57 @@ def test_one_window_scores_as_the_decoder_itself(model: Decoder) -> None:
 
 def test_a_limit_takes_an_equal_share_of_each_document(model: Decoder) -> None:
     documents = [np.ones(101, dtype=np.int64), np.ones(201, dtype=np.int64)]
-    counts = np.full(20, 2)
-    scores = score_documents(model, documents, counts, window=32, stride=16, precision=FLOAT32, max_bytes=302)
+    scores = score_documents(
+        model, documents, plain_tokens(), window=32, stride=16, precision=FLOAT32, max_bytes=302
+    )
     assert [score.num_tokens for score in scores] == pytest.approx([50, 100], abs=1)
     assert sum(score.num_bytes for score in scores) == pytest.approx(302, abs=4)
+
+
+def plain_tokens(marks: frozenset[int] = frozenset({0})) -> TokenBytes:
+    """20 ids of two bytes each."""
+    return TokenBytes(np.full(20, 2), np.full(20, 2), marks)
+
+
+def test_marks_are_read_and_never_scored(model: Decoder) -> None:
+    """A document costs the same with a mark at its end and without: only its text is scored."""
+    text = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
+    plain, ended = np.array([0, *text]), np.array([0, *text, 7])
+    (wanted,) = score_documents(model, [plain], plain_tokens(), **HOW)
+    (found,) = score_documents(model, [ended], plain_tokens(frozenset({0, 7})), **HOW)
+    assert found == wanted
+    assert (found.num_tokens, found.num_bytes) == (10, 20)
+
+
+def test_the_order_of_documents_changes_no_score(model: Decoder, tmp_path: Path) -> None:
+    """The prepared text has one end mark more than its first documents have, behind the last one."""
+    texts = ["a rose is a rose\n" * 20, "the king and the queen\n" * 9]
+    tokenizer = train_bpe(texts, 262)
+    wide = Decoder(ModelShape(tokenizer.vocab_size, 16, 2, 2, 1, 8, 24, 64)).initialize(std=0.2)
+    found = []
+    for order in (texts, texts[::-1]):
+        folder = tmp_path / str(len(found))
+        folder.mkdir()
+        for number, text in enumerate(order):
+            (folder / f"{number}.txt").write_text(text)
+        (folder / "held.txt").write_text("something else\n" * 9)
+        data = DataSettings(paths=(folder,), heldout=("held.txt",), num_workers=1)
+        taught = prepare_corpus(data, tokenizer, tmp_path / "data").train
+        assert taught.info.num_documents == 2
+        documents = [taught.document(index) for index in range(2)]
+        scores = score_documents(wide, documents, TokenBytes.of(tokenizer), **HOW)
+        assert sum(score.num_bytes for score in scores) == sum(map(len, texts))
+        found.append(bits_per_byte(scores, "a task", "a method").value)
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_the_bytes_of_tokens_sum_to_the_text() -> None:
+    tokenizer, text = train_bpe(["a rose is a rose is a rose\n" * 5], 270), "a rosé is a rose\n"
+    tokens = TokenBytes.of(tokenizer)
+    assert tokenizer.bos_id is not None
+    assert tokens.num_bytes(np.array([tokenizer.bos_id, *tokenizer.encode(text)])) == len(text.encode())
+    assert tokens.inside[tokenizer.bos_id] == 0
+    assert tokenizer.bos_id in tokens.marks
 
 
 def test_bits_per_byte_of_known_scores() -> None:

@@ -59,6 +59,8 @@ def test_what_cannot_be_is_refused_by_name(field: str, changes: dict) -> None:
         (TrainSettings, "seed", 10**30),
         (TrainSettings, "vocab_size", 10**11),
         (TrainSettings, "batch_size", 10**11),
+        (TrainSettings, "vocab_size", 2**31 - 1),  # the tokenizer's trainer would end the process
+        (TrainSettings, "accumulation", 2**31 - 1),
         (ShapeSettings, "num_heads", 0),
         (ShapeSettings, "num_heads", -2),
         (ShapeSettings, "hidden_size", 0),
