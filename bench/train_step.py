@@ -7,7 +7,7 @@ In: nothing; token ids are drawn, since speed does not depend on the text.
 Both sides: the same shape, batch, precision, threads and process settings, gradients clipped to the same
 norm. Peer: `Qwen3ForCausalLM` with its own loss, under the same autocast, taught by torch's fused AdamW; it
 has no Muon, so that our AdamW stands beside it and our Muon is a row of its own. Further rows take our own
-parts out one at a time: attention by `scaled_dot_product_attention`; a crew of one, which leaves it to torch
+parts out one at a time: attention by `scaled_dot_product_attention`; a pool of one, which leaves it to torch
 to split every operation among the cores.
 Out: bench/results/train_step.json, and a table: tokens per second, medians, and ratios round by round.
 """
@@ -29,8 +29,8 @@ from tuition.core.durable import write_json
 from tuition.data.loader import Batch
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
-from tuition.runtime.crew import Crew
 from tuition.runtime.device import choose_precision, describe_machine, prepare_process, set_threads
+from tuition.runtime.thread_pool import ThreadPool
 from tuition.spec.machine import detect_machine
 from tuition.train.losses import linear_cross_entropy
 from tuition.train.recipes.demo import demo_settings
@@ -58,12 +58,14 @@ def draw_batch(settings: TrainSettings) -> Batch:
 
 
 def our_step(settings: TrainSettings, batch: Batch, loss: Loss, members: int | None = None) -> Step:
-    """One call: one optimizer step of ours; `members`: of the crew, left out as `tuition train` has it."""
+    """One call: one optimizer step of ours; `members`: of the pool, left out as `tuition train` has it."""
     device = torch.device("cpu")
     threads = torch.get_num_threads()
-    crew = Crew(members, threads) if members else Crew.for_rows(settings.batch_size, threads, device)
+    pool = (
+        ThreadPool(members, threads) if members else ThreadPool.for_rows(settings.batch_size, threads, device)
+    )
     model = Decoder(settings.shape.model_shape(settings.vocab_size, settings.seq_len)).initialize()
-    state = TrainState.fresh(model, settings, device, choose_precision("auto", device), crew)
+    state = TrainState.fresh(model, settings, device, choose_precision("auto", device), pool)
     return lambda: train_step(state, [batch], loss, 1.0, settings.optimizer.max_grad_norm)
 
 

@@ -68,9 +68,9 @@ def run(argv: list[str]) -> int:
     from tuition.model.load import load_decoder
     from tuition.plan.memory import require_evaluation
     from tuition.registry.registry import Registry
-    from tuition.runtime.crew import MOST_MEMBERS, crew_size
     from tuition.runtime.device import choose_device, choose_precision
     from tuition.runtime.memory import free_bytes
+    from tuition.runtime.thread_pool import MAX_THREADS, pool_size
     from tuition.train.scoring import HELDOUT_TASK
 
     workspace = open_workspace(arguments.workspace).create()
@@ -94,7 +94,7 @@ def run(argv: list[str]) -> int:
             min(arguments.window or folder.shape.context_length, folder.shape.context_length),
             "bf16" if precision.is_autocast else "float32",
             free_bytes(device),
-            crew_size(MOST_MEMBERS, torch.get_num_threads(), device),
+            pool_size(MAX_THREADS, torch.get_num_threads(), device),
         )
         decoder = load_decoder(folder, precision.dtype, device)
         score = evaluate(

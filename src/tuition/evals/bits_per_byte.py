@@ -12,8 +12,8 @@ from tuition.core.progress import Progress, SilentProgress
 from tuition.core.records import Score
 from tuition.data.shards import TokenSet
 from tuition.model.decoder import Decoder
-from tuition.runtime.crew import MOST_MEMBERS, Crew
 from tuition.runtime.device import Precision, choose_precision
+from tuition.runtime.thread_pool import MAX_THREADS, ThreadPool
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.scoring import (
     TokenBytes,
@@ -71,7 +71,7 @@ def evaluate(
             stride=stride,
             precision=precision,
             advance=bar.advance,
-            crew=Crew.for_rows(MOST_MEMBERS, torch.get_num_threads(), device),
+            pool=ThreadPool.for_rows(MAX_THREADS, torch.get_num_threads(), device),
         )
     score = bits_per_byte(
         scores, task, window_method(window, stride, str(precision.dtype).removeprefix("torch."))

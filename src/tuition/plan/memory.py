@@ -26,9 +26,9 @@ _OPTIMIZER_COPIES: dict[OptimizerName, int] = {"adamw": 2, "muon": 2}
 _LONGEST_KEPT_ROW = 512
 """Tokens of the longest rows whose attention keeps its scores for the backward pass: see train/attention."""
 CHUNK_ROWS = 256
-"""Rows whose logits each member of a crew holds at once: train/losses takes that many."""
+"""Rows whose logits each thread of a pool holds at once: train/losses takes that many."""
 TOKENS_AT_ONCE = 2_048
-"""Tokens of the windows that each member of a crew scores at once, or one window: see train/scoring."""
+"""Tokens of the windows that each thread of a pool scores at once, or one window: see train/scoring."""
 _LOGIT_BYTES = 14
 """A logit while it is taught: its float32 value and probability, and both of the chunk before, the latter
 rounded to the products' bfloat16 where that is narrower."""
@@ -119,7 +119,7 @@ class TrainingMemory:
 
 
 def logit_bytes(shape: ModelShape, batch_tokens: int, members: int) -> int:
-    """Most bytes that a crew holds while it takes the loss of `batch_tokens`: each a chunk's logits, and
+    """Most bytes that a pool holds while it takes the loss of `batch_tokens`: each a chunk's logits, and
     the head's gradient a second time, before it is scaled.
     """
     num_rows = min(batch_tokens, members * CHUNK_ROWS)
@@ -190,7 +190,7 @@ def require_training(
 
 def evaluation_bytes(shape: ModelShape, window: int, members: int = 1) -> int:
     """Bytes beside the weights while text is scored in windows of `window` tokens: each of the members of a
-    crew takes as many windows as `TOKENS_AT_ONCE` holds, and at least one.
+    pool takes as many windows as `TOKENS_AT_ONCE` holds, and at least one.
     """
     num_tokens = window * max(1, TOKENS_AT_ONCE // window)
     scores = 8 * shape.num_heads * window * num_tokens if window <= _LONGEST_KEPT_ROW else 0
@@ -201,7 +201,7 @@ def evaluation_bytes(shape: ModelShape, window: int, members: int = 1) -> int:
 def require_evaluation(
     shape: ModelShape, window: int, precision: str = "float32", free: int | None = None, members: int = 1
 ) -> None:
-    """Refuse a model that does not fit while a crew of `members` scores windows of `window` tokens.
+    """Refuse a model that does not fit while a pool of `members` scores windows of `window` tokens.
 
     Raises: CapacityError.
     """

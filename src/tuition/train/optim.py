@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from tuition.core.errors import ModelError
-from tuition.runtime.crew import ALONE, Crew
+from tuition.runtime.thread_pool import NO_POOL, ThreadPool
 from tuition.train.settings import OptimizerSettings
 
 
 class Optimizer(Protocol):
     """Changes parameters; owns their moments."""
 
-    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
-        """One update with every learning rate times `multiplier`, shared out among `crew`."""
+    def step(self, multiplier: float, pool: ThreadPool = NO_POOL) -> None:
+        """One update with every learning rate times `multiplier`, split across `pool`."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -43,11 +43,11 @@ class AdamW:
         self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.count = torch.zeros((), dtype=torch.float32)
 
-    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
-        crew.run(self.calls(multiplier))
+    def step(self, multiplier: float, pool: ThreadPool = NO_POOL) -> None:
+        pool.run(self.calls(multiplier))
 
     def calls(self, multiplier: float) -> list[Callable[[], None]]:
-        """The update as work for a crew."""
+        """The update as work for a pool."""
         return [partial(self._update, multiplier)]
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Muon:
     https://kellerjordan.github.io/posts/muon.
 
     The update is scaled by sqrt(max(1, rows / columns)), as there. Matrices of one shape, lying or
-    standing, go through Newton-Schulz together, in as many stacks as the crew has members.
+    standing, go through Newton-Schulz together, in as many stacks as the pool has threads.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Muon:
         for name, value in self.parameters.items():
             self._alike.setdefault(tuple(sorted(value.shape)), []).append(name)
 
-    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
-        crew.run(self.calls(multiplier, crew.size))
+    def step(self, multiplier: float, pool: ThreadPool = NO_POOL) -> None:
+        pool.run(self.calls(multiplier, pool.size))
 
     def calls(self, multiplier: float, parts: int = 1) -> list[Callable[[], None]]:
-        """The update as work for a crew: matrices of one shape in `parts` stacks."""
+        """The update as work for a pool: matrices of one shape in `parts` stacks."""
         lr = self.settings.muon_lr * multiplier
         calls: list[Callable[[], None]] = []
         for names in self._alike.values():
@@ -141,8 +141,8 @@ class MuonAdamW:
         rest = {name: value for name, value in parameters.items() if name not in matrices}
         self.muon, self.adamw = Muon(matrices, settings, dtype), AdamW(rest, settings)
 
-    def step(self, multiplier: float, crew: Crew = ALONE) -> None:
-        crew.run(self.muon.calls(multiplier, crew.size) + self.adamw.calls(multiplier))
+    def step(self, multiplier: float, pool: ThreadPool = NO_POOL) -> None:
+        pool.run(self.muon.calls(multiplier, pool.size) + self.adamw.calls(multiplier))
 
     def tensors(self) -> dict[str, Tensor]:
         return self.muon.tensors() | self.adamw.tensors()

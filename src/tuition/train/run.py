@@ -32,9 +32,9 @@ from tuition.registry.lineage import Lineage
 from tuition.registry.names import check_name
 from tuition.registry.registry import Registry, Version
 from tuition.runtime.checkpoints import Checkpoint, load_latest
-from tuition.runtime.crew import crew_size
 from tuition.runtime.device import choose_device, prepare_process, set_threads
 from tuition.runtime.memory import free_bytes
+from tuition.runtime.thread_pool import pool_size
 from tuition.spec.counts import num_parameters
 from tuition.spec.machine import Machine
 from tuition.tokenizer.tokenizer import Tokenizer
@@ -225,7 +225,7 @@ def _prepare(
             settings.seq_len,
             settings.optimizer.kind,
             free_bytes(device),
-            crew_size(settings.batch_size, torch.get_num_threads(), device),
+            pool_size(settings.batch_size, torch.get_num_threads(), device),
         )
         state, loader = pretrain.build(settings, corpus, shape)
         header = make_header(settings, state.precision, corpus.digest, tokenizer.digest)

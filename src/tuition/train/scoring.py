@@ -24,8 +24,8 @@ from tuition.core.errors import SettingsError, ShapeError
 from tuition.core.records import Score
 from tuition.data.rows import IGNORED
 from tuition.model.decoder import Decoder
-from tuition.runtime.crew import ALONE, Crew
 from tuition.runtime.device import Precision
+from tuition.runtime.thread_pool import NO_POOL, ThreadPool
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.attention import training_context
 from tuition.train.losses import token_losses
@@ -92,7 +92,7 @@ def score_documents(
     precision: Precision,
     max_bytes: int | None = None,
     advance: Callable[[int], None] | None = None,
-    crew: Crew = ALONE,
+    pool: ThreadPool = NO_POOL,
 ) -> list[DocumentScore]:
     """Score each document, or with `max_bytes` about that many bytes, an equal share from the start of each.
 
@@ -104,7 +104,7 @@ def score_documents(
     for document in beginnings(documents, tokens, max_bytes):
         taken = np.asarray(document, dtype=np.int64)
         num_bytes = tokens.num_bytes(taken)
-        nats = score_tokens(model, taken, window, stride, precision, crew)
+        nats = score_tokens(model, taken, window, stride, precision, pool)
         scores.append(DocumentScore(nats, max(0, len(taken) - 1), num_bytes))
         if advance is not None:
             advance(num_bytes)
@@ -125,7 +125,12 @@ def beginnings(
 
 
 def score_tokens(
-    model: Decoder, document: np.ndarray, window: int, stride: int, precision: Precision, crew: Crew = ALONE
+    model: Decoder,
+    document: np.ndarray,
+    window: int,
+    stride: int,
+    precision: Precision,
+    pool: ThreadPool = NO_POOL,
 ) -> float:
     """Sum of nats over all tokens of one document but the first, from which the second is predicted.
 
@@ -134,7 +139,7 @@ def score_tokens(
     if not 1 <= stride <= window:
         raise SettingsError("stride", got=stride, wanted=f"1 to the window ({window:,} tokens)")
     batches = _batched(list(_windows(document, window, stride)))
-    return sum(crew.run([partial(_nats, model, inputs, targets, precision) for inputs, targets in batches]))
+    return sum(pool.run([partial(_nats, model, inputs, targets, precision) for inputs, targets in batches]))
 
 
 @torch.no_grad()

@@ -190,7 +190,7 @@ class Session:
             stride=stride,
             precision=precision,
             max_bytes=max_bytes,
-            crew=self.state.crew,
+            pool=self.state.pool,
         )
         method = window_method(window, stride, str(precision.dtype).removeprefix("torch."))
         score = bits_per_byte(scores, HELDOUT_TASK, method)

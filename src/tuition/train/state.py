@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tuition.model.decoder import Decoder
-from tuition.runtime.crew import ALONE, Crew
 from tuition.runtime.device import Precision
 from tuition.runtime.seed import random_state, restore_random_state
+from tuition.runtime.thread_pool import NO_POOL, ThreadPool
 from tuition.train.guard import Guard
 from tuition.train.optim import Optimizer, make_optimizer, take_tensors
 from tuition.train.settings import TrainSettings
@@ -33,7 +33,7 @@ class TrainState:
     """Optimizer steps done, skipped ones included; also the position of the loader."""
     num_tokens: int = 0
     """Target tokens seen."""
-    crew: Crew = ALONE
+    pool: ThreadPool = NO_POOL
     """Who computes: rows of a batch, and matrices of the optimizer, are shared out among its members."""
 
     @classmethod
@@ -43,11 +43,11 @@ class TrainState:
         settings: TrainSettings,
         device: torch.device,
         precision: Precision,
-        crew: Crew = ALONE,
+        pool: ThreadPool = NO_POOL,
     ) -> "TrainState":
         """A state at step 0 around a model whose first weights are drawn already."""
         optimizer = make_optimizer(model.named_parameters(), settings.optimizer, precision.dtype)
-        return cls(model, optimizer, Guard(settings.guard), device, precision, crew=crew)
+        return cls(model, optimizer, Guard(settings.guard), device, precision, pool=pool)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name: `model/`, `optimizer/`, `random/`. Not copies."""

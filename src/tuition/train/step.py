@@ -53,7 +53,7 @@ def train_step(
     state.num_tokens += num_tokens
     if problem is None:
         clip_grads_with_norm_(parameters, max_grad_norm, norm)
-        state.optimizer.step(multiplier, state.crew)
+        state.optimizer.step(multiplier, state.pool)
         state.guard.take(loss, grad_norm)
     state.model.zero_grad(set_to_none=True)
     if problem is not None:
@@ -64,15 +64,15 @@ def train_step(
 def forward_backward(state: TrainState, batches: Sequence[Batch], loss_fn: Loss, num_tokens: int) -> float:
     """Add the gradient of the mean loss over `num_tokens` targets to the parameters; returns that mean.
 
-    Each member of the crew takes some rows of a batch; their gradients are added in the order of the rows, so
+    Each thread of the pool takes some rows of a batch; their gradients are added in the order of the rows, so
     that the bits depend on the number of members and not on who was ready first.
     """
     scale = 1.0 / max(1, num_tokens)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     total = 0.0
     for batch in batches:
-        shares = batch.shares(state.crew.size)
-        done = state.crew.run([partial(_gradients, state, share, loss_fn, scale) for share in shares])
+        shares = batch.shares(state.pool.size)
+        done = state.pool.run([partial(_gradients, state, share, loss_fn, scale) for share in shares])
         for loss, gradients in done:
             total += loss
             for parameter, gradient in zip(parameters, gradients, strict=True):

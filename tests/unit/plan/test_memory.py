@@ -153,7 +153,7 @@ def test_every_member_of_a_crew_has_gradients_of_its_own() -> None:
 
 
 def test_every_member_of_a_crew_holds_the_logits_of_one_chunk() -> None:
-    """A small batch is less than the chunks of a whole crew, and holds no more logits than it has tokens."""
+    """A small batch is less than the chunks of a whole pool, and holds no more logits than it has tokens."""
     one, two, many = (
         training_memory(SMOLLM2, 512, 256, members=members).activations for members in (1, 2, 8)
     )

@@ -9,8 +9,8 @@ import torch
 from tuition.core.records import Window
 from tuition.data.loader import Batch
 from tuition.model.decoder import Decoder
-from tuition.runtime.crew import Crew
 from tuition.runtime.device import Precision, choose_precision
+from tuition.runtime.thread_pool import ThreadPool
 from tuition.spec.counts import training_flops
 from tuition.spec.shape import ModelShape
 from tuition.train.guard import DivergedError
@@ -97,11 +97,11 @@ def test_accumulated_microbatches_are_one_large_batch() -> None:
         torch.testing.assert_close(weights(parts)[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_crew_teaches_what_one_teaches() -> None:
-    """float32: only the order of sums differs; and a crew gives the same bits every time."""
+def test_a_pool_teaches_what_one_teaches() -> None:
+    """float32: only the order of sums differs; and a pool gives the same bits every time."""
     states = [
-        TrainState.fresh(Decoder(SHAPE).initialize(), SETTINGS, torch.device("cpu"), FLOAT32, crew)
-        for crew in (Crew(1), Crew(3), Crew(3))
+        TrainState.fresh(Decoder(SHAPE).initialize(), SETTINGS, torch.device("cpu"), FLOAT32, pool)
+        for pool in (ThreadPool(1), ThreadPool(3), ThreadPool(3))
     ]
     for state in states:
         torch.manual_seed(0)
@@ -109,10 +109,10 @@ def test_a_crew_teaches_what_one_teaches() -> None:
         outcomes = [train_step(state, [Source().batch(step)], next_token_loss, 1.0, 1.0) for step in range(3)]
         assert outcomes[0].loss == pytest.approx(math.log(32), rel=0.05)
         assert outcomes[-1].num_tokens == 64
-    alone, crew, again = (weights(state) for state in states)
+    alone, pool, again = (weights(state) for state in states)
     for name, value in alone.items():
-        torch.testing.assert_close(crew[name], value, rtol=1e-3, atol=1e-4)
-        assert torch.equal(crew[name], again[name])
+        torch.testing.assert_close(pool[name], value, rtol=1e-3, atol=1e-4)
+        assert torch.equal(pool[name], again[name])
 
 
 def poisoned_loss(steps: set[int], kind: str):

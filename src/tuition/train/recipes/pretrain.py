@@ -10,9 +10,9 @@ from tuition.data.corpus import Corpus
 from tuition.data.loader import Batch, Loader
 from tuition.model.decoder import Decoder
 from tuition.model.induction import give_induction
-from tuition.runtime.crew import Crew
 from tuition.runtime.device import choose_device, choose_precision
 from tuition.runtime.seed import seed_all
+from tuition.runtime.thread_pool import ThreadPool
 from tuition.spec.shape import ModelShape
 from tuition.train.attention import training_context
 from tuition.train.losses import linear_cross_entropy
@@ -35,8 +35,8 @@ def build(settings: TrainSettings, corpus: Corpus, shape: ModelShape) -> tuple[T
         give_induction(model)
     model = model.to(device)
     loader = Loader(corpus.train, settings.batch_size, settings.seq_len, settings.seed)
-    crew = Crew.for_rows(settings.batch_size, torch.get_num_threads(), device)
-    return TrainState.fresh(model, settings, device, precision, crew), loader
+    pool = ThreadPool.for_rows(settings.batch_size, torch.get_num_threads(), device)
+    return TrainState.fresh(model, settings, device, precision, pool), loader
 
 
 def next_token_loss(model: Decoder, batch: Batch, scale: float) -> Tensor:
