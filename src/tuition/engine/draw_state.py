@@ -71,7 +71,7 @@ class DrawState:
 
         Raises: PoisonedLogitsError; NoTokenAllowedError.
         """
-        masked = self.mask(row)
+        masked = self.mask(row) if self._rules else row
         try:
             if self.is_greedy:
                 return argmax(masked)

@@ -34,15 +34,15 @@ Plan = Rows | Burst
 
 @dataclass(slots=True)
 class Logits:
-    """`Rows` were computed. The runner's next call overwrites `values`, (num_wanted, vocab) float32."""
+    """A step was computed. The runner's next call overwrites `values`, (num_wanted, vocab) float32."""
 
-    plan: Rows
+    plan: Plan
     values: np.ndarray
 
 
 @dataclass(slots=True)
 class Tokens:
-    """A burst was taken: `values`, (steps taken, num_sequences) int32, at least one step."""
+    """A burst was computed: `values`, (steps taken, num_sequences) int32, at least one step."""
 
     plan: Burst
     values: np.ndarray
@@ -50,9 +50,9 @@ class Tokens:
 
 @dataclass(slots=True)
 class Failure:
-    """This sequence makes the step raise."""
+    """The step raised."""
 
-    sequence: Sequence
+    plan: Plan
     error: Exception
 
 

@@ -158,7 +158,7 @@ class Scheduler:
         batch = self._builder.build(rows)
         return Rows(batch, list(rows)) if num_steps is None else Burst(batch, list(rows), num_steps)
 
-    def halves(self, plan: Rows) -> tuple[Rows, Rows]:
+    def halves(self, plan: Plan) -> tuple[Rows, Rows]:
         """The same rows as two steps."""
         middle = len(plan.sequences) // 2
         first, second = plan.sequences[:middle], plan.sequences[middle:]

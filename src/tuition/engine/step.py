@@ -9,7 +9,7 @@ depend on its neighbours, so the others lose time and nothing else.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ from tuition.core.records import FinishReason, SequenceWork, StepTrace
 from tuition.engine.batch import BurstRunner, Runner
 from tuition.engine.blocks import BlockPool
 from tuition.engine.pace import Pace
-from tuition.engine.plan import Burst, Failure, Logits, Outcome, Plan, Rows, Tokens
+from tuition.engine.plan import Burst, Failure, Logits, Outcome, Plan, Tokens
 from tuition.engine.reply import Choice, Reply, StreamingTokenizer
 from tuition.engine.request import Request, Timing, TokenEvent
 from tuition.engine.sampler import draw
@@ -147,13 +147,11 @@ class StepLoop:
         plan = self.scheduler.plan(draft, self._most_steps(num_decodes, drafting=drafting))
         if plan is None:
             return self.take_events(), None
-        num_steps, work = 1, list[SequenceWork]()
-        for outcome in self._run(plan):
-            if isinstance(outcome, Tokens):
-                num_steps = len(outcome.values)
-            work += self._commit(outcome)
-        end_ns = self._clock()
+        outcome = self._run(plan)
+        work = self._commit(outcome)
+        end_ns, num_steps = self._clock(), 1
         if isinstance(outcome, Tokens):
+            num_steps = len(outcome.values)
             self._pace.learn(num_steps, end_ns - start_ns)
         # a burst that was cut to one step is no measure of a plain step
         was_cut = num_steps == 1 and isinstance(plan, Burst) and plan.num_steps > 1
@@ -179,18 +177,18 @@ class StepLoop:
 
     # ---- the second beat: the runner computes
 
-    def _run(self, plan: Plan) -> Iterator[Outcome]:
-        """What the runner makes of a plan; several outcomes where a step had to be taken in parts.
-
-        A burst that raises, or whose first logits are not finite, is followed by a single step, which finds
-        the request at fault.
+    def _run(self, plan: Plan) -> Outcome:
+        """Compute a plan. A burst that raises, or whose first logits are not finite, becomes a single step,
+        which finds the request at fault.
         """
         if isinstance(plan, Burst) and self._bursts is not None:
             tokens = self._run_burst(self._bursts, plan)
             if len(tokens):
-                yield Tokens(plan, tokens)
-                return
-        yield from self._run_rows(Rows(plan.batch, plan.sequences))
+                return Tokens(plan, tokens)
+        try:
+            return Logits(plan, self.runner.forward(plan.batch))
+        except Exception as error:
+            return Failure(plan, error)
 
     def _run_burst(self, runner: BurstRunner, plan: Burst) -> np.ndarray:
         """Tokens, (steps, sequences) int32; no steps where the first must be taken alone."""
@@ -201,29 +199,25 @@ class StepLoop:
             log.error("a burst failed; a single step follows", exc_info=error)
             return np.empty((0, len(states)), np.int32)
 
-    def _run_rows(self, plan: Rows) -> Iterator[Outcome]:
-        """Logits; where the step raises, those of its halves, down to the sequences that make it raise."""
-        try:
-            logits = self.runner.forward(plan.batch)
-        except Exception as error:
-            if len(plan.sequences) == 1:
-                yield Failure(plan.sequences[0], error)
-            else:
-                for half in self.scheduler.halves(plan):
-                    yield from self._run_rows(half)
-        else:
-            yield Logits(plan, logits)
-
     # ---- the third beat: tokens are drawn and committed
 
     def _commit(self, outcome: Outcome) -> list[SequenceWork]:
-        """Give every sequence its tokens, and the ledger its work."""
+        """Give every sequence its tokens; returns what was computed for each."""
         if isinstance(outcome, Logits):
             return self._commit_logits(outcome.plan, outcome.values)
         if isinstance(outcome, Tokens):
             return self._commit_tokens(outcome.plan, outcome.values)
-        sequence, error = outcome.sequence, outcome.error
-        return [self._fail(sequence, error, sequence.rows, f"the model step failed: {_one_line(error)}")]
+        return self._commit_failure(outcome.plan, outcome.error)
+
+    def _commit_failure(self, plan: Plan, error: Exception) -> list[SequenceWork]:
+        """Take a step that raises again in halves, down to the sequences that make it raise; those end."""
+        if len(plan.sequences) == 1:
+            sequence, message = plan.sequences[0], f"the model step failed: {_one_line(error)}"
+            return [self._fail(sequence, error, sequence.rows, message)]
+        work = []
+        for half in self.scheduler.halves(plan):
+            work += self._commit(self._run(half))
+        return work
 
     def _commit_tokens(self, plan: Burst, tokens: np.ndarray) -> list[SequenceWork]:
         """Give each sequence the tokens that the burst drew for it."""
@@ -233,7 +227,7 @@ class StepLoop:
             self.scheduler.trim(plan)
         return work
 
-    def _commit_logits(self, plan: Rows, logits: np.ndarray) -> list[SequenceWork]:
+    def _commit_logits(self, plan: Plan, logits: np.ndarray) -> list[SequenceWork]:
         """Draw tokens for every sequence of the step; one argmax over all rows where that is enough."""
         choices: list[int] | None = None
         if len(plan.sequences) > 1 and all(s.reply.is_greedy for s in plan.sequences):
