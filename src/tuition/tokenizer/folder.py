@@ -1,13 +1,16 @@
-"""What the files beside tokenizer.json say: beginnings, ends, the chat template.
+"""What the files beside tokenizer.json say: beginnings, ends, added tokens, the chat template.
 
 In: a Hugging Face model folder.  Out: `FolderSettings`. Nothing from the folder is executed.
+Where files contradict each other, this does as transformers does (tokenization_utils_base.py, 5.23).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tokenizers import AddedToken
 
 from tuition.core.errors import ModelError
 
@@ -23,6 +26,12 @@ class FolderSettings:
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
     """Every id that ends a text or a reply; the first is the end of a document."""
+    end_tokens: tuple[str, ...] = ()
+    """Further tokens that end a reply."""
+    added: tuple[AddedToken, ...] = ()
+    """Tokens declared in tokenizer_config.json with their flags, in the order in which they are added."""
+    needed: tuple[AddedToken, ...] = ()
+    """Tokens that are added after these, where tokenizer.json has no such added token."""
     add_bos: bool | None = None
     chat_template: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -43,6 +52,9 @@ class FolderSettings:
 _KEPT = ("model_max_length", "pad_token", "unk_token", "padding_side", "add_prefix_space", "add_eos_token")
 
 
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
 def read_folder_settings(folder: Path) -> FolderSettings:
     """Read tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json and
     chat_template.jinja.
@@ -53,18 +65,65 @@ def read_folder_settings(folder: Path) -> FolderSettings:
     special = _read_json(folder / "special_tokens_map.json")
     generation = _read_json(folder / "generation_config.json")
     model = _read_json(folder / "config.json")
+    eos_tokens = [token for table in (config, special) if (token := _token(table.get("eos_token")))]
     ends = [*_ids(generation.get("eos_token_id")), *_ids(model.get("eos_token_id"))]
     bos_ids = [*_ids(generation.get("bos_token_id")), *_ids(model.get("bos_token_id"))]
     add_bos = config.get("add_bos_token")
+    added, needed = _added_tokens(folder, config, special)
     return FolderSettings(
         bos_token=_token(config["bos_token"] if "bos_token" in config else special.get("bos_token")),
-        eos_token=_token(config.get("eos_token")) or _token(special.get("eos_token")),
+        eos_token=eos_tokens[0] if eos_tokens else None,
         bos_id=bos_ids[0] if bos_ids and config.get("bos_token", "") is not None else None,
         eos_ids=tuple(dict.fromkeys(ends)),
+        end_tokens=tuple(eos_tokens[1:]),
+        added=added,
+        needed=needed,
         add_bos=add_bos if isinstance(add_bos, bool) else None,
         chat_template=_chat_template(folder, config),
         extra={key: _plain(config[key]) for key in _KEPT if key in config},
     )
+
+
+def _added_tokens(
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, Any]
+) -> tuple[tuple[AddedToken, ...], tuple[AddedToken, ...]]:
+    """Tokens of `added_tokens_decoder`; and, needed too, those of added_tokens.json where the config has no
+    such list, and those that only have a role."""
+    named: list[Any] = [config.get(role) or special.get(role) for role in _ROLES]
+    for table in (config, special):
+        for key in ("additional_special_tokens", "extra_special_tokens"):
+            named += table[key] if isinstance(table.get(key), list) else []
+    roles = {text: _added(value, is_special=True) for value in named if (text := _token(value))}
+    by_id = config.get("added_tokens_decoder")
+    if isinstance(by_id, Mapping):
+        return _declared(folder, by_id, roles.keys()), tuple(roles.values())
+    listed = {
+        token_id: {"content": text} for text, token_id in _read_json(folder / "added_tokens.json").items()
+    }
+    tokens = _declared(folder, listed, roles.keys())
+    return (), (*tokens, *roles.values())
+
+
+def _declared(folder: Path, by_id: Mapping[Any, Any], special: Collection[str]) -> tuple[AddedToken, ...]:
+    """Tokens in the order of their ids, which they get by being added in this order."""
+    for token_id, value in by_id.items():
+        if not str(token_id).isdecimal() or _token(value) is None:
+            raise ModelError(
+                folder,
+                f"declares the added token {str(value)[:80]} with the id {str(token_id)[:40]!r}",
+                way_out="correct tokenizer_config.json or added_tokens.json: wanted an id and a text",
+            )
+    ordered = sorted(by_id.items(), key=lambda item: int(item[0]))
+    return tuple(_added(value, is_special=_token(value) in special) for _, value in ordered)
+
+
+def _added(value: Any, is_special: bool) -> AddedToken:
+    """A token as text or as an object with its flags."""
+    flags = value if isinstance(value, Mapping) else {}
+    special = is_special or flags.get("special") is True
+    normalized = flags.get("normalized", not special) is True
+    others = {name: flags.get(name) is True for name in ("single_word", "lstrip", "rstrip")}
+    return AddedToken(_token(value) or "", special=special, normalized=normalized, **others)
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:

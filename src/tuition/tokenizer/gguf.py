@@ -1,46 +1,26 @@
 """A tokenizer from the metadata of a GGUF file.
 
 In: the file's key-value pairs, as Python values.  Out: `Tokenizer`. Two kinds are known: `gpt2` (byte-level
-BPE) and `llama` (SentencePiece BPE with scores). Each pre-tokenizer is a row below.
+BPE, cut as `pretokenizers` says) and `llama` (SentencePiece BPE with scores).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers
 
 from tuition.core.errors import ModelError
+from tuition.tokenizer.ends import END_TOKENS
 from tuition.tokenizer.folder import FolderSettings
+from tuition.tokenizer.pretokenizers import ARCHITECTURE_DEFAULTS, PRE_TOKENIZERS, PreTokenizer
 from tuition.tokenizer.tokenizer import Tokenizer
-from tuition.tokenizer.training import SPLIT
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Token types. Source: llama.cpp, include/llama.h, `llama_token_type`."""
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Source: Llama-3's tokenizer.json."""
-
-_SPLITS: dict[str, tuple[str | None, bool]] = {
-    "gpt-2": (None, False),
-    "gpt2": (None, False),
-    "smollm": (None, True),
-    "starcoder": (None, True),
-    "refact": (None, True),
-    "command-r": (None, True),
-    "llama-bpe": (_LLAMA3, False),
-    "llama3": (_LLAMA3, False),
-    "llama-v3": (_LLAMA3, False),
-    "qwen2": (SPLIT, False),
-}
-"""By `tokenizer.ggml.pre`: the pattern (None: GPT-2's own), and whether digits are split off one by one
-first.
-
-Source: llama.cpp, src/llama-vocab.cpp, and the tokenizer.json of each family.
-"""
+_SENTENCEPIECE_BOS, _SENTENCEPIECE_EOS = 1, 2
+"""What llama.cpp takes where a file of this kind names none."""
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], origin: str = "GGUF file") -> Tokenizer:
@@ -60,10 +40,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], origin: str = "GGUF file") -> To
             if kind == "gpt2"
             else _sentencepiece(metadata, tokens, types, origin)
         )
-        for content, token_type in zip(tokens, types, strict=True):
-            if token_type in (CONTROL, USER_DEFINED, UNKNOWN):
-                added = AddedToken(content, special=token_type != USER_DEFINED, normalized=False)
-                core.add_special_tokens([added]) if added.special else core.add_tokens([added])
+        core.add_tokens(_added(tokens, types))
     except ModelError:
         raise
     except (KeyboardInterrupt, SystemExit, MemoryError):
@@ -74,31 +51,60 @@ def gguf_tokenizer(metadata: Mapping[str, Any], origin: str = "GGUF file") -> To
         ) from None
     if core.get_vocab_size(with_added_tokens=True) != len(tokens):
         raise ModelError(origin, "its list of tokens has the same text twice", way_out="download it again")
-    return Tokenizer(core, _settings(metadata, kind, len(tokens), tokens), origin=origin)
+    return Tokenizer(core, _settings(metadata, kind, tokens, origin), origin=origin)
 
 
-def _settings(metadata: Mapping[str, Any], kind: str, size: int, tokens: Sequence[str]) -> FolderSettings:
-    ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    bos_id = metadata.get("tokenizer.ggml.bos_token_id")
-    bos_id = int(bos_id) if bos_id is not None and 0 <= int(bos_id) < size else None
-    eos_ids = tuple(dict.fromkeys(int(i) for i in ends if i is not None and 0 <= int(i) < size))
+def _added(tokens: Sequence[str], types: Sequence[int]) -> list[AddedToken]:
+    """Tokens that are found in a text before anything else is done with it. Ends of a turn are special
+    whatever the file says, as in llama.cpp."""
+    return [
+        AddedToken(token, special=token_type != USER_DEFINED or token in END_TOKENS, normalized=False)
+        for token, token_type in zip(tokens, types, strict=True)
+        if token_type in (CONTROL, USER_DEFINED, UNKNOWN) or token in END_TOKENS
+    ]
+
+
+def _settings(metadata: Mapping[str, Any], kind: str, tokens: Sequence[str], origin: str) -> FolderSettings:
+    def token_id(name: str, default: int | None = None) -> int | None:
+        """As in llama.cpp, an id outside of the vocabulary counts as none."""
+        value = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        ids = [i for i in (value, default) if type(i) is int and 0 <= i < len(tokens)]
+        return ids[0] if ids else None
+
+    is_sentencepiece = kind == "llama"
+    bos_id = token_id("bos", _SENTENCEPIECE_BOS if is_sentencepiece else None)
+    ends = [
+        token_id("eos", _SENTENCEPIECE_EOS if is_sentencepiece else None),
+        token_id("eot"),
+        token_id("eom"),
+    ]
+    eos_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
+    adds_bos = is_sentencepiece or _pre_tokenizer(metadata, origin).adds_bos
     template = metadata.get("tokenizer.chat_template")
     return FolderSettings(
         bos_token=tokens[bos_id] if bos_id is not None else None,
         eos_token=tokens[eos_ids[0]] if eos_ids else None,
         eos_ids=eos_ids,
-        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")),
+        add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos)),
         chat_template=template if isinstance(template, str) else None,
     )
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], origin: str) -> tokenizers.Tokenizer:
-    name = metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if name not in _SPLITS:
+def _pre_tokenizer(metadata: Mapping[str, Any], origin: str) -> PreTokenizer:
+    """The row that the file names, else that of its architecture. Raises: ModelError."""
+    architecture = str(metadata.get("general.architecture", ""))
+    name = metadata.get("tokenizer.ggml.pre") or ARCHITECTURE_DEFAULTS.get(architecture, "default")
+    if name not in PRE_TOKENIZERS:
         raise ModelError(
-            origin, f"its pre-tokenizer {name!r} is not known", way_out=f"known: {', '.join(_SPLITS)}"
+            origin,
+            f"its pre-tokenizer {str(name)[:60]!r} is not known",
+            way_out=f"known: {', '.join(PRE_TOKENIZERS)}",
         )
-    pattern, single_digits = _SPLITS[name]
+    return PRE_TOKENIZERS[name]
+
+
+def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], origin: str) -> tokenizers.Tokenizer:
+    row = _pre_tokenizer(metadata, origin)
     merges: list[tuple[str, str]] = []
     for merge in _texts(metadata, "tokenizer.ggml.merges", origin):
         left, _, right = merge.partition(" ")
@@ -106,12 +112,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], origin: str)
             raise ModelError(origin, f"has a merge {merge[:60]!r}", way_out="download it again")
         merges.append((left, right))
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
-    core = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pattern == _LLAMA3))
-    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if single_digits else []
-    if pattern is not None:
-        steps.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    core.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    core = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=row.ignores_merges))
+    core.pre_tokenizer = row.build()
     core.decoder = decoders.ByteLevel()
     return core
 

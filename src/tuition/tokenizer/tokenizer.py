@@ -17,6 +17,7 @@ from tuition.core.durable import write_durably, write_json
 from tuition.core.errors import ModelError, RequestError
 from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate
 from tuition.tokenizer.encoder import TextEncoder, parse_core, with_special
+from tuition.tokenizer.ends import known_ends
 from tuition.tokenizer.folder import FolderSettings, read_folder_settings
 from tuition.tokenizer.pieces import IncrementalDecoder, Pieces, pieces_of
 
@@ -43,8 +44,11 @@ class Tokenizer:
         self._ids = core.get_vocab(with_added_tokens=True)
         self.bos_id: int | None = self._id_of(settings.bos_token, settings.bos_id)
         ends = [*settings.eos_ids, self._id_of(settings.eos_token, None)]
+        ends += [self._id_of(token, None) for token in settings.end_tokens]
+        ends += known_ends({token.content: token_id for token_id, token in added.items()})
         known = [i for i in ends if i is not None and 0 <= i < self.vocab_size]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(known))
+        """Every id that ends a reply; the first is the end of a document."""
         self.add_bos: bool = self._adds_bos(settings.add_bos)
         self.chat: ChatTemplate | None = None
         if settings.chat_template is not None:
@@ -63,7 +67,10 @@ class Tokenizer:
                 "holds no tokenizer.json",
                 way_out="point at a folder that was saved with its tokenizer",
             )
-        return cls(_read_core(path), read_folder_settings(folder), origin=path)
+        settings = read_folder_settings(folder)
+        core = _read_core(path)
+        _add(core, settings)
+        return cls(core, settings, origin=path)
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
@@ -228,6 +235,14 @@ class Tokenizer:
 def _ids(added: Mapping[int, tokenizers.AddedToken], special: bool) -> dict[str, int]:
     """Added tokens of one kind: content -> id."""
     return {token.content: token_id for token_id, token in added.items() if token.special == special}
+
+
+def _add(core: tokenizers.Tokenizer, settings: FolderSettings) -> None:
+    """Add the tokens that are declared beside tokenizer.json, as transformers does."""
+    found = {token.content: token for token in core.get_added_tokens_decoder().values()}
+    core.add_tokens([token for token in settings.added if repr(found.get(token.content)) != repr(token)])
+    present = {token.content for token in core.get_added_tokens_decoder().values()}
+    core.add_tokens([token for token in settings.needed if token.content not in present])
 
 
 def _read_core(path: Path) -> tokenizers.Tokenizer:

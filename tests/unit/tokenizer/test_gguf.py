@@ -82,7 +82,12 @@ def smollm2() -> Tokenizer:
 def test_smollm2_reads_as_published(smollm2: Tokenizer, tmp_path: Path) -> None:
     """49,152 tokens, bos 1, eos 2, none added by itself, a default system message (its model card and
     config)."""
-    assert (smollm2.vocab_size, smollm2.bos_id, smollm2.eos_ids, smollm2.add_bos) == (49_152, 1, (2,), False)
+    assert (smollm2.vocab_size, smollm2.bos_id, smollm2.eos_ids, smollm2.add_bos) == (
+        49_152,
+        1,
+        (2, 0),
+        False,
+    )
     text = "The capital of France is Paris, in 1234."
     assert smollm2.encode("The capital of France is") == [504, 3575, 282, 4649, 314]
     assert smollm2.decode(smollm2.encode(text)) == text

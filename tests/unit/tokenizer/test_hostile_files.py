@@ -67,5 +67,5 @@ def test_ids_out_of_range_in_configs_are_left_out(model_folder: Path) -> None:
     (model_folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [10**9, 2], "bos_token_id": -4})
     )
-    assert Tokenizer.load(model_folder).eos_ids == (2, 0)
+    assert Tokenizer.load(model_folder).eos_ids == (2, 0, 3)
     assert Tokenizer.load(model_folder).bos_id == 0

@@ -1,0 +1,24 @@
+"""Tokens that end a text or a turn, whatever a model's files say about them.
+
+A model that writes one of these has finished; many files name only one of several, or none.
+Source: llama.cpp, src/llama-vocab.cpp, `special_eog_ids`.
+"""
+
+from collections.abc import Mapping
+
+END_TOKENS = frozenset(
+    {"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+     "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+     "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+     "<｜end▁of▁sentence｜>", "[e~["}
+)  # fmt: skip
+
+_PARTS_OF_A_TURN = (({"<|return|>", "<|call|>"}, "<|end|>"), ({"<|calls|>", "<|flush|>"}, "<|end|>"),
+                    ({"<|tool_response>"}, "</s>"), ({"<|plamo:eos|>"}, "</s>"))  # fmt: skip
+"""Where all tokens of the set are there, the other one is a part of a turn or of text."""
+
+
+def known_ends(added: Mapping[str, int]) -> list[int]:
+    """The ids that end a reply among a tokenizer's added tokens (content -> id), ascending."""
+    parts = {token for together, token in _PARTS_OF_A_TURN if together <= added.keys()}
+    return sorted(token_id for token, token_id in added.items() if token in END_TOKENS - parts)
