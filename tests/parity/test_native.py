@@ -72,7 +72,7 @@ def folder_of(decoder: Decoder, path: Path = Path("nowhere")) -> ModelFolder:
         raise AssertionError("no test asks for it")
 
     return ModelFolder(
-        path=path, family=FAMILIES[0], shape=decoder.shape, manifest=None, generation_stop_ids=(),
+        path=path, family=FAMILIES[0], shape=decoder.shape, manifest=None,
         format="memory", num_bytes=0, read_tensor=lambda name: tensors[name].detach(),
         read_tokenizer=no_tokenizer,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -156,7 +156,6 @@ def served_model(opened: OpenModel, service: EngineService) -> ServedModel:
         account=opened.account,
         weights_digest=opened.engine.runner.weights_digest(),
         runner=opened.engine.runner,
-        stop_ids=opened.folder.generation_stop_ids or None,
         defaults=opened.folder.generation,
         rate_id=opened.rate_id,
         periods=opened.periods,

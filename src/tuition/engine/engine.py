@@ -165,7 +165,7 @@ class Engine:
             raise RequestError(min(unknown), "is no field of a request")
         check_types(fields | {"max_tokens": max_tokens})
         sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.__dataclass_fields__}
-        asked: dict[str, Any] = {"stop_ids": self.folder.generation_stop_ids, "priority": "batch"} | fields
+        asked: dict[str, Any] = {"stop_ids": self.tokenizer.eos_ids, "priority": "batch"} | fields
         try:
             ids = tuple(int(token) for token in prompt)
             if max_tokens is None:

@@ -67,11 +67,3 @@ class Fields:
         if type(value) is not bool:
             raise self.fail(key, "true or false")
         return value
-
-    def token_ids(self, key: str) -> tuple[int, ...]:
-        """One id or a list of ids; none where the key is absent or null."""
-        value = self.table.get(key)
-        ids = [] if value is None else value if isinstance(value, list) else [value]
-        if len(ids) > 1_024 or any(type(item) is not int or not 0 <= item <= MAX_COUNT for item in ids):
-            raise self.fail(key, "a token id or a short list of them")
-        return tuple(ids)

@@ -15,7 +15,6 @@ from torch import Tensor
 from tuition.core.errors import ModelError
 from tuition.model.digest import weights_digest
 from tuition.model.families import Family, shape_from_config
-from tuition.model.fields import Fields
 from tuition.model.generation import GenerationDefaults, defaults_of_folder, defaults_of_gguf
 from tuition.model.gguf_file import GgufFile
 from tuition.model.gguf_model import GgufModel, QuantisedRows, is_gguf
@@ -48,8 +47,6 @@ class ModelFolder:
     shape: ModelShape
     manifest: Mapping[str, Any] | None
     """`tuition.json`: lineage, digests, bill; None for models of others."""
-    generation_stop_ids: tuple[int, ...]
-    """Token ids that end a reply, as the model's own files name them."""
     format: str
     """For people: `safetensors BF16`, `gguf Q4_1`."""
     num_bytes: int
@@ -123,7 +120,6 @@ def _open_file(path: Path) -> ModelFolder:
         family=model.family,
         shape=model.shape,
         manifest=None,
-        generation_stop_ids=model.stop_ids,
         generation=defaults_of_gguf(model.file.metadata, path),
         format=f"gguf {model.types}",
         num_bytes=model.file.file.size,
@@ -167,15 +163,12 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
 
     has_generation = (folder / "generation_config.json").exists()
     generation = mapped("generation_config.json").json_object() if has_generation else {}
-    stop_ids = Fields(folder / "generation_config.json", generation).token_ids("eos_token_id")
-    stop_ids = stop_ids or Fields(folder / "config.json", config).token_ids("eos_token_id")
     types = sorted({place.entries[hugging_face_name(name)].dtype for name, place in places.items()})
     return ModelFolder(
         path=folder,
         family=family,
         shape=shape,
         manifest=manifest,
-        generation_stop_ids=stop_ids,
         generation=defaults_of_folder(generation, folder / "generation_config.json"),
         format="safetensors " + "/".join(types),
         num_bytes=sum(shard.file.size for shard in shards.values()),

@@ -71,13 +71,6 @@ class GgufModel:
         return QuantisedRows(self.file.tensors[gguf_name(name)].type.name, self._ordered_rows(name))
 
     @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """End of text, of a turn, of a message: whichever the file names."""
-        table = Fields(self.path, self.file.metadata)
-        ids = [table.token_ids(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom")]
-        return tuple(dict.fromkeys(item for group in ids for item in group))
-
-    @property
     def types(self) -> str:
         """For people: the types of its matrices, the most frequent first."""
         matrices = [name for name, size in self.shape.tensor_shapes().items() if len(size) > 1]

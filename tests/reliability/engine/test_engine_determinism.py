@@ -95,7 +95,7 @@ def subject(kind: str, isa: str = "auto") -> Subject:
 def as_folder(decoder: Decoder) -> ModelFolder:
     tensors = dict(decoder.named_parameters())
     return ModelFolder(
-        path=Path("nowhere"), family=FAMILIES[0], shape=decoder.shape, manifest=None, generation_stop_ids=(),
+        path=Path("nowhere"), family=FAMILIES[0], shape=decoder.shape, manifest=None,
         format="memory", num_bytes=0, read_tensor=lambda name: tensors[name].detach(),
         read_tokenizer=SilentTokenizer,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -50,7 +50,7 @@ def test_what_was_saved_is_what_is_loaded(
     assert folder.manifest["run_id"] == "r1"
     assert folder.manifest["weights_digest"] == folder.digest()
     assert folder.tensor_names == tuple(small_shape.tensor_shapes())
-    assert folder.generation_stop_ids == bpe.eos_ids
+    assert folder.tokenizer().eos_ids == bpe.eos_ids
     assert folder.tokenizer().encode("to be") == bpe.encode("to be")
     assert weights_digest(load_decoder(folder).state_dict().items()) == folder.digest()
     assert folder.format == "safetensors F32"
