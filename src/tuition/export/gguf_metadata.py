@@ -14,12 +14,13 @@ from tuition.core.errors import ModelError
 from tuition.model.gguf_model import LLAMA3_KEYS
 from tuition.model.rope import yarn_attention_factor
 from tuition.spec.shape import ModelShape
-from tuition.tokenizer.gguf import gguf_tokenizer
+from tuition.tokenizer.pretokenizers import PRE_TOKENIZERS
 from tuition.tokenizer.tokenizer import Tokenizer
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 """Token types. Source: llama.cpp, include/llama.h."""
-_PRE_TOKENIZERS = ("smollm", "qwen2", "llama-bpe", "gpt-2")
+_PREFERRED = ("smollm", "qwen2", "llama-bpe", "gpt-2")
+"""Of pre-tokenizers that cut alike, the name that most runtimes know."""
 _PROBE = (
     "The year 2026, isn't it? It's 3.14159 or 1,000,000!  Two  spaces,\ttabs\tand\n\nnew\r\nlines \n \n"
     "    def f(x): return x**2 # café naïve Ünïcödé 東京 привет 👩‍🚀 'LL'll WE'VE we've {}[]<>…— end  "
@@ -74,8 +75,8 @@ def _rope_keys(shape: ModelShape) -> dict[str, Any]:
 def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Any]:
     """Keys of the tokenizer; tokens without text fill up to the embedding's `num_rows`.
 
-    The pre-tokenizer is found by trying: its name is written only if a tokenizer made from these very keys
-    cuts a difficult text as ours does. Raises: ModelError if none does, or if this is not a byte-level BPE.
+    The pre-tokenizer is found by trying: its name is written only if it cuts a difficult text as ours does.
+    Raises: ModelError if none does, or if this is not a byte-level BPE.
     """
     table = json.loads(tokenizer.to_json())
     model = table.get("model", {})
@@ -102,7 +103,7 @@ def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Any]:
         metadata[f"tokenizer.ggml.{kind}_token_id"] = token_id
     if tokenizer.chat is not None:
         metadata["tokenizer.chat_template"] = tokenizer.chat.source
-    metadata["tokenizer.ggml.pre"] = _pre_tokenizer(metadata, tokenizer)
+    metadata["tokenizer.ggml.pre"] = _pre_tokenizer(tokenizer, bool(model.get("ignore_merges")))
     return metadata
 
 
@@ -122,19 +123,15 @@ def _tokens(
     return tokens, [types.get(token_id, _UNUSED) for token_id in range(num_rows)]
 
 
-def _pre_tokenizer(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> str:
-    wanted = _cuts(tokenizer)
-    for name in _PRE_TOKENIZERS:
-        if _cuts(gguf_tokenizer({**metadata, "tokenizer.ggml.pre": name})) == wanted:
+def _pre_tokenizer(tokenizer: Tokenizer, ignores_merges: bool) -> str:
+    """The name under which llama.cpp cuts as this tokenizer does. Ids would not do for the comparison: a
+    small vocabulary hides what a large one shows."""
+    wanted = tokenizers.Tokenizer.from_str(tokenizer.to_json()).pre_tokenizer.pre_tokenize_str(_PROBE)
+    for name in dict.fromkeys((*_PREFERRED, *PRE_TOKENIZERS)):
+        row = PRE_TOKENIZERS[name]
+        if row.ignores_merges == ignores_merges and row.build().pre_tokenize_str(_PROBE) == wanted:
             return name
-    raise _refused("this tokenizer", f"it cuts text unlike {', '.join(_PRE_TOKENIZERS)}")
-
-
-def _cuts(tokenizer: Tokenizer) -> list[tuple[str, tuple[int, int]]]:
-    """Where no token may cross in the probe. Ids would not do: a small vocabulary hides what a large one
-    shows."""
-    pre_tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_json()).pre_tokenizer
-    return pre_tokenizer.pre_tokenize_str(_PROBE)
+    raise _refused("this tokenizer", "it cuts text unlike every pre-tokenizer that llama.cpp knows")
 
 
 def _refused(what: str, why: str) -> ModelError:

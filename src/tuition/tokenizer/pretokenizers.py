@@ -75,8 +75,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     **_rows("default", r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
     **_rows("gpt-2 gpt2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert "
             "jina-v1-en jina-v2-code roberta-bpe mpt olmo jais trillion granite-docling exaone4", GPT2),
-    **_rows("smollm starcoder refact command-r codeshell exaone mellum2", r"\p{N}", GPT2),
-    **_rows("minerva-7b", r"\p{N}", GPT2, adds_bos=True),
+    **_rows("smollm starcoder refact command-r codeshell exaone mellum2 minerva-7b", r"\p{N}", GPT2),
     **_rows("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano", LLAMA3,
             adds_bos=True, ignores_merges=True),
     **_rows("dbrx smaug-bpe chatglm-bpe", LLAMA3),
@@ -109,7 +108,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     **_rows("poro-chat bloom gpt3-finnish", _FINNISH),
     **_rows("viking", _FINNISH, r"\p{N}"),
     **_rows("chameleon", "<sentinel:[0-9]+>", "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"([\t\n]|    |  )",
-            r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2),
+            r"\p{N}", r"[\p{P}!-/:-@\[-`{-~]", GPT2, adds_bos=True),
     **_rows("superbpe", r"\p{N}+", r"(?=(\d{3})+(?!\d))"),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Tokenizers out of GGUF metadata."""
 
 import importlib.metadata
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tuition.model.gguf_file import GgufFile
 from tuition.model.mapped import MappedFile
 from tuition.tokenizer.gguf import gguf_tokenizer
 from tuition.tokenizer.pieces import byte_to_char
+from tuition.tokenizer.pretokenizers import PRE_TOKENIZERS
 from tuition.tokenizer.tokenizer import Tokenizer
 
 LETTERS = list(byte_to_char().values())
@@ -98,3 +100,65 @@ def test_smollm2_reads_as_published(smollm2: Tokenizer, tmp_path: Path) -> None:
     assert ids.count(2) == 2, "the user's own end of turn is text"
     smollm2.save(tmp_path)
     assert Tokenizer.load(tmp_path).encode(text) == smollm2.encode(text)
+
+
+CUTS = json.loads(Path(__file__).with_name("llama_cpp_cuts.json").read_text())
+"""What llama.cpp makes of a difficult text, with a vocabulary whose tokens would join over every border."""
+
+
+def difficult(pre: str | None, architecture: str = "llama") -> Tokenizer:
+    keys: dict[str, object] = {
+        "general.architecture": architecture,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": CUTS["tokens"],
+        "tokenizer.ggml.token_type": [3 if token == "<|endoftext|>" else 1 for token in CUTS["tokens"]],
+        "tokenizer.ggml.merges": CUTS["merges"],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 0,
+    }
+    return gguf_tokenizer(keys | ({} if pre is None else {"tokenizer.ggml.pre": pre}))
+
+
+def test_every_pre_tokenizer_cuts_and_begins_as_llama_cpp_does() -> None:
+    """Ids and not only cuts: a BOS where the file does not say is the pre-tokenizer's own default. Three rows
+    are left out: for them llama.cpp's pattern is not the one of the model's tokenizer.json."""
+    by_name = {name: ids for names, ids in CUTS["ids"].items() for name in names.split()}
+    left_out = {"gpt2", "tiny_aya", "cohere2moe", "youtu"}
+    assert by_name.keys() == PRE_TOKENIZERS.keys() - left_out
+    assert [name for name, ids in by_name.items() if difficult(name).encode(CUTS["text"]) != ids] == []
+    assert len(CUTS["ids"]) > 15, "the text tells them apart"
+
+
+def test_a_file_that_names_no_pre_tokenizer_has_its_architectures_one() -> None:
+    text = CUTS["text"]
+    for architecture, pre in (("llama", "default"), ("qwen2", "qwen2"), ("qwen3", "qwen2")):
+        assert difficult(None, architecture).encode(text) == difficult(pre).encode(text)
+    assert difficult("qwen2").encode(text) != difficult("default").encode(text)
+
+
+@pytest.mark.parametrize(("declared", "expected"), [(None, True), (True, True), (False, False)])
+def test_what_the_file_says_about_bos_comes_before_the_default(declared: bool | None, expected: bool) -> None:
+    keys = metadata(tokenizer__ggml__pre="llama-bpe", tokenizer__ggml__add_bos_token=declared)
+    if declared is None:
+        del keys["tokenizer.ggml.add_bos_token"]
+    tokenizer = gguf_tokenizer(keys)
+    assert tokenizer.add_bos is expected
+    assert (tokenizer.encode("he")[0] == 1) is expected
+
+
+def test_sentencepiece_without_ids_begins_and_ends_as_in_llama_cpp() -> None:
+    tokens = ["<unk>", "<bos>", "<stop>", "▁", "a", "▁a"]
+    keys = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.scores": [0.0] * 6, "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1]}  # fmt: skip
+    tokenizer = gguf_tokenizer(keys)
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.encode("a")) == (1, (2,), [1, 5])
+    far = gguf_tokenizer(keys | {"tokenizer.ggml.eos_token_id": 99, "tokenizer.ggml.eot_token_id": 4})
+    assert far.eos_ids == (2, 4), "an id outside of the vocabulary counts as none"
+
+
+def test_known_ends_in_a_files_vocabulary_end_a_reply_whatever_their_type() -> None:
+    tokenizer = gguf_tokenizer(metadata(tokenizer__ggml__token_type=[1] * (len(LETTERS) + 7)))
+    assert tokenizer.eos_ids == (2, 0)
+    del_eos = metadata()
+    del del_eos["tokenizer.ggml.eos_token_id"]
+    assert gguf_tokenizer(del_eos).eos_ids == (0, 2)
