@@ -5,10 +5,15 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from postgresql_server import PostgresServer
+from postgresql_server import missing as missing_postgres
+from tuition.books.books import open_books
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.spec.shape import ModelShape
 
@@ -28,7 +33,8 @@ os.environ.update(
 )
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, NUM_THREADS)
-os.environ.pop("TUITION_API_KEY", None)
+for variable in ("TUITION_API_KEY", "TUITION_DATABASE_URL"):
+    os.environ.pop(variable, None)
 
 
 PLANTED = (" planted.invalid", " 192.0.2.1")
@@ -83,6 +89,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         skips["slow"] = pytest.mark.skip(reason="slow: run with make test-full")
     if find_chromium() is None:
         skips["browser"] = pytest.mark.skip(reason="no Chromium found (set TUITION_CHROMIUM to its path)")
+    if any(item.get_closest_marker("postgresql") for item in items) and (why := missing_postgres()):
+        skips["postgresql"] = pytest.mark.skip(reason=why)
     if any(item.get_closest_marker("gpu") for item in items) and not find_gpu():
         skips["gpu"] = pytest.mark.skip(reason="no GPU found")
     counts = dict.fromkeys(skips, 0)
@@ -97,11 +105,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 SKIPPED = pytest.StashKey[dict[str, int]]()
 
 
+REQUIRED = {"browser": "TUITION_REQUIRE_BROWSER", "postgresql": "TUITION_REQUIRE_POSTGRES"}
+"""Marks of tests whose skipping is a failure where the variable is set."""
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    missed = session.config.stash.get(SKIPPED, {}).get("browser", 0)
-    if session.exitstatus == pytest.ExitCode.OK and (
-        attempts() or (missed and os.environ.get("TUITION_REQUIRE_BROWSER"))
-    ):
+    counts = session.config.stash.get(SKIPPED, {})
+    missed = any(counts.get(mark) and os.environ.get(variable) for mark, variable in REQUIRED.items())
+    if session.exitstatus == pytest.ExitCode.OK and (attempts() or missed):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -111,6 +122,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if missed := counts.get("browser", 0):
         required = os.environ.get("TUITION_REQUIRE_BROWSER")
         say(f"BROWSER TESTS SKIPPED: {missed}, no Chromium was found", red=bool(required), yellow=True)
+    if missed := counts.get("postgresql", 0):
+        required = os.environ.get("TUITION_REQUIRE_POSTGRES")
+        why = missing_postgres()
+        say(f"POSTGRESQL TESTS SKIPPED: {missed}, {why}", red=bool(required), yellow=True)
     if missed := counts.get("slow", 0):
         say(f"slow tests left out: {missed} (make test-full runs them)")
     tried = attempts()
@@ -134,6 +149,41 @@ def attempts() -> list[str]:
 def chromium() -> str:
     """Path of the Chromium that browser tests drive."""
     return find_chromium() or pytest.skip("no Chromium found")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server; it does not sync, since no test cuts its power."""
+    server = PostgresServer("-cfsync=off", "-cfull_page_writes=off")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def empty_database(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of a database of the test's own."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    postgres.sql(f"CREATE DATABASE {name}")
+    yield postgres.url_of(name)
+    postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def migrated_database(postgres: PostgresServer) -> str:
+    """The name of a database with the newest schema."""
+    postgres.sql("CREATE DATABASE migrated")
+    open_books(Workspace(SCRATCH / "none"), postgres.url_of("migrated")).close()
+    return "migrated"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test twice: its books are in SQLite, then in PostgreSQL, in tables without rows."""
+    if request.param == "postgresql":
+        server, name = (request.getfixturevalue(what) for what in ("postgres", "migrated_database"))
+        server.empty(name)
+        monkeypatch.setenv("TUITION_DATABASE_URL", server.url_of(name))
+    return request.param
 
 
 @pytest.fixture

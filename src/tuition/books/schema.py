@@ -5,20 +5,9 @@ Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd e
 Only types that PostgreSQL has too.
 """
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-)
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint
+
+from tuition.books.types import BigInteger, Float, String, Text
 
 metadata = MetaData(
     naming_convention={

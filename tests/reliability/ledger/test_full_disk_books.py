@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from tuition.books import books as books_module
+from tuition.books import sqlite
 from tuition.books.books import Books, open_books
 from tuition.books.schema import requests
 from tuition.books.scores import insert_score
@@ -104,7 +104,7 @@ def with_a_long_log(disk: SmallDisk | LimitedFiles) -> Books:
     with open_books(workspace) as books:
         grow(books, log, 3 << 20)
     books = open_books(workspace)
-    grow(books, log, books_module.CHECKPOINT_BYTES)
+    grow(books, log, sqlite.CHECKPOINT_BYTES)
     return books
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from tuition.books import books as books_module
-from tuition.books.books import open_books
+from tuition.books.books import Books, open_books
+from tuition.books.sqlite import SqliteStore
 from tuition.core.workspace import Workspace
 from tuition.ledger.amount import Amount
 from tuition.ledger.postings import post
@@ -24,15 +24,14 @@ from tuition.spec.machine import Machine
 MACHINE = Machine("test", "cpu", 2, 1 << 34, 1e12, 1e10, 7.3, 31.7, 0.0837, False, 0.21, 1.3, 400.0)
 
 
-def written(root: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> tuple[Path, bytes, list[int]]:
+def written(root: Path, count: int) -> tuple[Path, bytes, list[int]]:
     """Books before the writes, the log after them, and the log's length at each acknowledgement."""
-    monkeypatch.setattr(books_module, "CHECKPOINT_BYTES", 1 << 40)
     workspace, before = Workspace(root / "home"), root / "before.sqlite"
     with open_books(workspace) as books:
         rate_id = record_rate(books, MACHINE)
     shutil.copy(workspace.books, before)
     log, lengths = Path(f"{workspace.books}-wal"), []
-    with open_books(workspace) as books:
+    with Books(SqliteStore(workspace, checkpoint_bytes=1 << 40)) as books:
         for i in range(count):
 
             def write(connection: Connection, i: int = i) -> None:
@@ -73,8 +72,8 @@ def check(before: Path, log: bytes, folder: Path) -> int:
             path.unlink()
 
 
-def replay(root: Path, monkeypatch: pytest.MonkeyPatch, count: int, states: int) -> None:
-    before, log, lengths = written(root, monkeypatch, count)
+def replay(root: Path, count: int, states: int) -> None:
+    before, log, lengths = written(root, count)
     chance, began = random.Random(5), time.monotonic()
     for state in range(states):
         length = chance.choice(lengths) + chance.choice([0, 0, -1, 1, 24, 4_120, chance.randrange(5_000)])
@@ -88,17 +87,17 @@ def replay(root: Path, monkeypatch: pytest.MonkeyPatch, count: int, states: int)
 
 
 def test_every_acknowledged_posting_survives_any_cut_of_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    replay(tmp_path, monkeypatch, count=40, states=150)
+    replay(tmp_path, count=40, states=150)
 
 
 @pytest.mark.slow
-def test_two_thousand_cuts_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replay(tmp_path, monkeypatch, count=200, states=2_000)
+def test_two_thousand_cuts_of_the_log(tmp_path: Path) -> None:
+    replay(tmp_path, count=200, states=2_000)
 
 
-def test_the_replay_finds_a_log_that_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_replay_finds_a_log_that_was_not_synced(tmp_path: Path) -> None:
     """The planted fault: an acknowledgement while the commit's last page is not on the disk yet."""
-    before, log, lengths = written(tmp_path, monkeypatch, count=5)
+    before, log, lengths = written(tmp_path, count=5)
     assert check(before, log[: lengths[2] - 1], tmp_path) < 3

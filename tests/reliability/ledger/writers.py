@@ -9,9 +9,15 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
 
 from tuition.books.books import Books, open_books
+from tuition.books.sqlite import SqliteStore
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
@@ -28,9 +34,9 @@ SHAPE = ModelShape(
 MACHINE = Machine("test", "cpu", 2, 1 << 34, 1e12, 1e10, 7.3, 31.7, 0.0837, False, 0.21, 1.3, 400.0)
 
 
-def write_requests(root: Path, log: int, number: int) -> None:
+def write_requests(root: Path, log: int, number: int, books: Books | None = None) -> None:
     """Serve made-up requests from four threads for ever; log each one whose row is acknowledged."""
-    books = open_books(Workspace(root))
+    books = books or open_books(Workspace(root))
     account = EngineAccount(SHAPE, MACHINE, ModelledMeter(MACHINE))
     rate_id = record_rate(books, MACHINE)
     busy = threading.Lock()
@@ -61,17 +67,24 @@ def _row(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
     return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
 
 
-def write_hastily(root: Path, log: int, number: int) -> None:
-    """The planted fault: a writer that acknowledges inside the transaction."""
+class HastyStore(SqliteStore):
+    """The planted fault: a database that reports a commit before it has happened."""
 
-    def hasty(self: Books, group: list) -> None:
-        with self._lock, self._writer.begin() as connection:
-            for fn, future in group:
-                future.set_result(fn(connection))
+    def commit(self, run: Callable[[Connection], Any]) -> Any:
+        done: Future[Any] = Future()
+
+        def slowly(connection: Connection) -> None:
+            done.set_result(run(connection))
             time.sleep(0.03)
 
-    Books._commit_group = hasty
-    write_requests(root, log, number)
+        commit = super().commit
+        threading.Thread(target=commit, args=(slowly,)).start()
+        return done.result()
+
+
+def write_hastily(root: Path, log: int, number: int) -> None:
+    """`write_requests` over a database that acknowledges inside the transaction."""
+    write_requests(root, log, number, Books(HastyStore(Workspace(root))))
 
 
 def write_training(root: Path, log: int, number: int) -> None:

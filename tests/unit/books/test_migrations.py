@@ -10,14 +10,18 @@ from sqlalchemy import Connection, insert, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from tuition.books.books import open_books, revision_of
-from tuition.books.migrate import HEAD, configuration, downgrade, migrate
+from tuition.books.migrate import configuration, downgrade, migrate
+from tuition.books.revision import HEAD, upgrade
 from tuition.books.schema import APPEND_ONLY, metadata, prices
 from tuition.core.errors import BooksError
 from tuition.core.workspace import Workspace
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def workspace(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace whose database is empty, without tables."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("TUITION_DATABASE_URL", request.getfixturevalue("empty_database"))
     return Workspace(tmp_path)
 
 
@@ -34,10 +38,11 @@ def test_head_is_the_newest_revision_in_the_folder() -> None:
 
 def test_opening_again_changes_nothing(workspace: Workspace) -> None:
     open_books(workspace).close()
-    before = workspace.books.read_bytes()
+    before = workspace.books.read_bytes() if workspace.books.exists() else None
     with open_books(workspace) as books:
         assert books.write_now(migrate) is False
-    assert workspace.books.read_bytes() == before
+        assert books.write_now(upgrade) is False
+    assert before is None or workspace.books.read_bytes() == before
 
 
 def test_down_and_up_again_is_the_same_schema(workspace: Workspace) -> None:

@@ -60,6 +60,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
+def books(tmp_path: Path, database: str) -> Iterator[Books]:
     with open_books(Workspace(tmp_path / "home")) as opened:
         yield opened

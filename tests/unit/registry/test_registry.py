@@ -29,7 +29,7 @@ TRAVERSALS = ["../x", "..", "a/../b", "a\\b", "/etc/passwd", "a\x00b", "", ".hid
 
 
 @pytest.fixture
-def registry(workspace: Workspace) -> Iterator[Registry]:
+def registry(workspace: Workspace, database: str) -> Iterator[Registry]:
     with open_books(workspace) as books:
         yield Registry(workspace, books)
 

@@ -1,4 +1,4 @@
-"""What a database failure means to the user: busy now, full, or broken, and the way out."""
+"""What a failure of SQLite means to the user: busy now, full, or broken, and the way out."""
 
 import errno
 import os
