@@ -1,33 +1,18 @@
 """The chat page in a real Chromium: type, stream, stop, the meter; harmless, asking only its server."""
 
-import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api")
+from system.page_site import Site, ask, wait_for_bills
 
 pytestmark = pytest.mark.browser
 
-PROGRAM = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WAIT_MS = 15_000
 KEY = "page-test-key"
 
 REPLY = """The capital of France is **Paris**.
@@ -58,56 +43,6 @@ HOSTILE = """<script>window.hacked = 1</script><img src=x onerror="window.hacked
 """
 
 
-class Site:
-    """A server with pages in a process of its own."""
-
-    def __init__(self, folder: Path, texts: list[str], *options: str) -> None:
-        self.arguments = [str(folder / "books"), "--pages", *options]
-        for index, text in enumerate(texts):
-            path = folder / f"text{index}.md"
-            path.write_text(text, encoding="utf-8")
-            self.arguments += ["--text", str(path)]
-        self.url = self.start()
-
-    def start(self, port: str = "0") -> str:
-        command = [sys.executable, str(PROGRAM), *self.arguments, "--port", port]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-        url = self.process.stdout.readline().strip()  # type: ignore[union-attr]
-        assert url, "the server did not start"
-        return url
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        self.process.wait(30)
-        self.process.stdout.close()  # type: ignore[union-attr]
-
-    def restart(self) -> None:
-        self.stop()
-        self.start(self.url.rpartition(":")[2])
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
-    started: list[Site] = []
-
-    def start(*texts: str, options: tuple[str, ...] = ()) -> Site:
-        started.append(Site(tmp_path, list(texts), *options))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop()
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One server for most tests; its models say different things."""
@@ -117,43 +52,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     started = Site(folder, list(texts.values()), *names, "--each", "--pause", "0.02", "--context", "4096")
     yield started.url
     started.stop()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens pages; at the end, none of them has asked anybody but its server, nor stumbled."""
-    opened: list[tuple[str, Any, list[str], list[str]]] = []
-
-    def visit_page(url: str, **options: Any) -> Any:
-        context = browser.new_context(**options)
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        asked: list[str] = []
-        errors: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("websocket", lambda socket: asked.append(socket.url.replace("ws://", "http://")))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        opened.append((url.partition("?")[0].rstrip("/"), context, asked, errors))
-        return page
-
-    yield visit_page
-    for url, context, asked, errors in opened:
-        context.close()
-        elsewhere = [one for one in asked if not one.startswith((url, "data:", "blob:"))]
-        assert elsewhere == []
-        assert errors == []
-        assert asked
-
-
-def ask(page: Any, text: str) -> None:
-    page.wait_for_selector(".composer textarea")
-    page.locator(".composer textarea").fill(text)
-    page.locator(".composer textarea").press("Enter")
-
-
-def wait_for_bills(page: Any, count: int = 1) -> None:
-    page.wait_for_function(f"document.querySelectorAll('.reply .meter .money').length == {count}")
+    started.assert_quiet()
 
 
 def test_type_stream_and_read_the_meter(shared: str, visit: Any, tmp_path: Path) -> None:
@@ -175,7 +74,7 @@ def test_type_stream_and_read_the_meter(shared: str, visit: Any, tmp_path: Path)
     assert page.locator(".reply ol li").count() == 2
     assert page.locator(".reply pre code").inner_text() == 'print("<b>")'
     meter = page.locator(".reply .meter").inner_text()
-    for figure in ("tokens", " s", "tokens/s", "Wh", "$", "modelled", "assumed"):
+    for figure in (" in, ", " out", " s", "tokens/s", "Wh", "$", "modelled", "assumed"):
         assert figure in meter
     assert page.locator(".composer textarea").input_value() == ""
     page.wait_for_function("document.querySelector('.totals').innerText.includes('$')")
@@ -206,12 +105,12 @@ def test_the_model_is_told_the_whole_conversation(shared: str, visit: Any) -> No
     page = visit(shared)
     ask(page, "a")
     wait_for_bills(page)
-    first = page.locator(".reply .meter .tokens").first.get_attribute("title")
     ask(page, "b")
     wait_for_bills(page, 2)
-    second = page.locator(".reply .meter .tokens").nth(1).get_attribute("title")
-    read = [int(title.split(" tokens read")[0]) for title in (first, second)]
-    assert read[1] > read[0] + 10
+    counts = page.locator(".reply .meter .tokens").all_inner_texts()
+    (first, written), (second, again) = (map(int, re.findall(r"\d+", count)) for count in counts)
+    assert second > first + 10
+    page.wait_for_selector(f"text=Total: {first + second} in, {written + again} out")
     page.get_by_label("New conversation").click()
     page.wait_for_selector(".welcome")
     assert page.locator(".reply").count() == 0
@@ -299,11 +198,12 @@ def test_settings_and_models_reach_the_request(shared: str, visit: Any) -> None:
     page.keyboard.press("Escape")
     ask(page, "go")
     wait_for_bills(page)
-    assert page.locator(".reply .meter .tokens").inner_text() == "16 tokens"
+    assert page.locator(".reply .meter .tokens").inner_text().endswith(" in, 16 out")
     assert page.locator("text=The reply reached its longest length.").count() == 1
     page.get_by_label("Model", exact=True).click()
     page.get_by_role("option", name="play-base").click()
-    page.wait_for_selector("text=Begin a text")
+    page.wait_for_selector("text=play-base continues text.")
+    assert page.locator(".composer textarea").get_attribute("placeholder").startswith("Begin a text")
 
 
 def test_every_control_has_a_name_and_a_phone_needs_no_sideways_scroll(shared: str, visit: Any) -> None:
@@ -321,19 +221,20 @@ def test_every_control_has_a_name_and_a_phone_needs_no_sideways_scroll(shared: s
 
 
 def test_the_page_comes_back_when_the_server_does(site: Any, visit: Any) -> None:
-    """Stopped in mid-reply and started again: the page begins anew, and says nothing twice."""
+    """Stopped in mid-reply and started again: what was said is still there, and the conversation goes on."""
     served = site("word " * 100, options=("--pause", "0.05", "--drain", "0.2"))
     page = visit(served.url)
     ask(page, "a")
-    page.wait_for_function("document.querySelector('.reply .prose')?.innerText.length > 10")
+    page.wait_for_function("document.querySelector('.reply .prose')?.innerText.length > 80")
+    page.evaluate("window.before = true")
     served.restart()
-    page.wait_for_selector(".welcome")
+    page.wait_for_function("window.before === undefined && document.querySelector('.reply .prose')")
+    assert len(page.locator(".reply .prose").inner_text()) > 10
     ask(page, "b")
-    page.wait_for_function("document.querySelector('.reply .prose')?.innerText.length > 10")
+    page.wait_for_function("document.querySelectorAll('.reply .prose')[1]?.innerText.length > 10")
     page.keyboard.press("Escape")
-    wait_for_bills(page)
-    assert page.locator(".asked").all_inner_texts() == ["b"]
-    assert page.locator(".reply").count() == 1
+    wait_for_bills(page, 2)
+    assert page.locator(".asked").all_inner_texts() == ["a", "b"]
 
 
 def test_with_a_key_the_page_asks_for_it(site: Any, visit: Any, tmp_path: Path) -> None:

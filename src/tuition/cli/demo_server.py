@@ -4,7 +4,6 @@ Every reply is streamed through the OpenAI protocol; the request's receipt is th
 id that the server gave it.
 """
 
-import asyncio
 import re
 import signal
 import subprocess
@@ -16,32 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
+from tuition.client.api import Api, Model
+from tuition.client.errors import ClientError
+from tuition.client.listen import call, listen
+from tuition.client.reply import Piece, Reply
 from tuition.core.errors import TuitionError
 from tuition.core.settings import table_to_toml, to_table
 from tuition.core.workspace import Workspace
 from tuition.serve.settings import read_api_key
 from tuition.spec.settings import MachineSettings
-from tuition.studio.api import Api, Failure, Piece
 
 START_S = 300.0
 """Loading on a slow disk or a busy machine included: only a server that hangs is given up."""
 STOP_S = 30.0
-DIGEST_S = 120.0
 POLL_S = 0.05
 SERVING = re.compile(r"^serving .* at (http://\S+)/v1$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One streamed reply."""
-
-    request_id: str
-    text: str
-    finish_reason: str
-    num_prompt_tokens: int
-    num_generated: int
 
 
 @dataclass(frozen=True)
@@ -51,68 +39,40 @@ class Server:
     url: str
     model: str
     log: Path
-    """All that it says."""
+    """All that it prints."""
 
-    def digest(self) -> dict[str, Any]:
-        """`recorded` at load, and `recomputed` now from the tensors that the server computes with.
-
-        Raises: TuitionError.
-        """
-        key = read_api_key()
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        url = f"{self.url}/v1/models/{self.model}/digest"
+    def digest(self) -> str:
+        """The digest of the weights that the server computes with, made anew. Raises: TuitionError."""
         try:
-            reply = httpx.get(url, headers=headers, timeout=DIGEST_S, trust_env=False)
-            reply.raise_for_status()
-            return reply.json()
-        except (httpx.HTTPError, ValueError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            found = call(self.url, read_api_key(), lambda api: api.digest(self.model))
+            return str(found["recomputed"])
+        except ClientError as error:
             raise TuitionError(
-                f"the server did not tell the digest of {self.model} ({reason}); all it said: {self.log}"
+                f"the server did not give the digest of {self.model}: {error} Its log: {self.log}"
             ) from error
 
     def complete(self, prompt: str, show: Callable[[str], None], **settings: Any) -> Reply:
-        """Continue a text; `show` gets the pieces as they come. Raises: TuitionError."""
-
-        async def pieces(api: Api) -> AsyncIterator[Piece]:
-            offered = next(model for model in await api.models() if model.name == self.model)
-            async for piece in api.complete(offered, prompt, settings):
-                yield piece
-
-        return self._ask(pieces, show)
+        """Continue a text; `show` gets it as it arrives. Raises: TuitionError."""
+        return self._listen(lambda api: api.complete(self._model, prompt, settings), show)
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], show: Callable[[str], None], **settings: Any
     ) -> Reply:
         """The next turn of a conversation. Raises: TuitionError."""
-        return self._ask(lambda api: api.chat(self.model, messages, settings), show)
+        return self._listen(lambda api: api.chat(self._model, messages, settings), show)
 
-    def _ask(self, call: Callable[[Api], AsyncIterator[Piece]], show: Callable[[str], None]) -> Reply:
-        async def listen() -> Reply:
-            api = Api(self.url, read_api_key())
-            heard: list[Piece] = []
-            try:
-                async for piece in call(api):
-                    heard.append(piece)
-                    show(piece.text)
-            except Failure as failure:
-                raise TuitionError(
-                    f"the server did not finish its reply: {failure} All it said: {self.log}"
-                ) from failure
-            finally:
-                await api.close()
-            return _fold(heard)
+    @property
+    def _model(self) -> Model:
+        return Model(self.model, has_chat=True, context_length=None)
 
-        return asyncio.run(listen())
-
-
-def _fold(pieces: Sequence[Piece]) -> Reply:
-    def last(name: str) -> Any:
-        return next((value for p in reversed(pieces) if (value := getattr(p, name)) is not None), None)
-
-    text = "".join(piece.text for piece in pieces)
-    counts = last("num_prompt_tokens") or 0, last("num_generated") or 0
-    return Reply(last("request_id") or "", text, last("finish_reason") or "unfinished", *counts)
+    def _listen(self, ask: Callable[[Api], AsyncIterator[Piece]], show: Callable[[str], None]) -> Reply:
+        try:
+            reply = listen(self.url, read_api_key(), ask, show)
+        except ClientError as error:
+            raise TuitionError(f"the server did not finish its reply: {error} Its log: {self.log}") from error
+        if reply.finish_reason == "cancelled":
+            raise KeyboardInterrupt
+        return reply
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tuition.books.books import Books
 from tuition.cli.demo import DEFAULT_BUDGET
-from tuition.cli.demo_server import Reply, Server, serving
+from tuition.cli.demo_server import Server, serving
 from tuition.cli.scribe import Scribe
+from tuition.client.reply import Reply
 from tuition.core.errors import TuitionError
 from tuition.core.settings import from_table
 from tuition.core.units import parse_duration_s
@@ -59,7 +60,7 @@ def use(
         f"the longest run copied from it is {quality.longest_copied_words} words."
     )
     judge(quality, settings.budget_s or 0.0, scribe)
-    return [reply.request_id for reply in replies]
+    return [str(reply.request_id) for reply in replies]
 
 
 def judge(quality: SampleQuality, budget_s: float, scribe: Scribe) -> None:
@@ -108,7 +109,7 @@ def use_pretrained(
     check_answers(answer, summary)
     lengths = f"The summary has {len(summary.text.strip())} characters, the text {len(PASSAGE)}"
     scribe.say(f"{lengths}; the model ended it by itself.")
-    return [answer.request_id, summary.request_id], ""
+    return [str(answer.request_id), str(summary.request_id)], ""
 
 
 def check_answers(answer: Reply, summary: Reply) -> None:
@@ -150,7 +151,7 @@ def register(registry: Registry, path: Path) -> Version:
 @contextmanager
 def unchanged(server: Server, registered: str, scribe: Scribe) -> Iterator[None]:
     """Compare the digest of the weights in the serving process before and after. Raises: TuitionError."""
-    before = server.digest()["recomputed"]
+    before = server.digest()
     if before != registered:
         raise TuitionError(
             f"the served weights ({before[:12]}) are not the registered ones ({registered[:12]})"
@@ -159,7 +160,7 @@ def unchanged(server: Server, registered: str, scribe: Scribe) -> Iterator[None]
         f"Serving {server.model} at {server.url}; digest of the weights in its memory: {before[:16]}\n"
     )
     yield
-    after = server.digest()["recomputed"]
+    after = server.digest()
     if after != before:
         raise TuitionError(f"inference changed the weights: {before[:12]} before, {after[:12]} after")
     scribe.say(f"Digest after the last reply: {after[:16]}: inference changed nothing.")
@@ -169,7 +170,7 @@ def ask(scribe: Scribe, books: Books, prompt: str, call: Callable[[Callable[[str
     """Show a prompt, the reply as it streams, and its receipt in one line."""
     scribe.write("> " + prompt.rstrip("\n").replace("\n", "\n> ") + "\n")
     reply = call(scribe.write)
-    receipt = call_receipts(books, reply.request_id)[0]
+    receipt = call_receipts(books, str(reply.request_id))[0]
     how = ", ".join(
         filter(None, (how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine)))
     )

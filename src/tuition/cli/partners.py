@@ -3,28 +3,26 @@
 Both print a reply as it comes and then one line of what it cost; Ctrl-C stops a reply, not the conversation.
 """
 
-import asyncio
 import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
 from tuition.cli.billed import Biller, cost_line
+from tuition.client.api import Api
+from tuition.client.errors import ClientError
+from tuition.client.listen import call, listen
+from tuition.client.reply import Piece, Reply
 from tuition.core.errors import NotFoundError, TuitionError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 from tuition.engine.request import complete
 from tuition.engine.service import EngineService, Stream
-from tuition.studio.api import Api, Cost, Failure, Model
 
 Message = dict[str, str]
-
-RECEIPT_WAIT_S = 5.0
-"""For the server to book a reply that was stopped."""
 
 
 class Partner(Protocol):
@@ -102,104 +100,48 @@ def cancelled_by_ctrl_c(stream: Stream) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@dataclass
-class Heard:
-    """What has come of a reply."""
-
-    text: str = ""
-    request_id: str | None = None
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    cost: Cost | None = None
-    finish_reason: str | None = None
-
-
 class RemotePartner:
-    """A model behind a server."""
+    """A model behind a server: the one of this name, or the first that it offers."""
 
-    def __init__(self, url: str, choices: Mapping[str, Any]) -> None:
-        self.url, self.choices = url.rstrip("/").removesuffix("/v1"), choices
-        self.model = asyncio.run(self._first_model())
+    def __init__(self, url: str, choices: Mapping[str, Any], wanted: str | None = None) -> None:
+        self.url, self.choices, self.key = url, choices, os.environ.get("TUITION_API_KEY")
+        try:
+            models = call(url, self.key, lambda api: api.models())
+        except ClientError as error:
+            way_out = "start one with `tuition serve`, or name a model: tuition chat MODEL"
+            raise TuitionError(f"no answer from {url}: {error} {way_out}") from error
+        named = [model for model in models if wanted in (None, model.name)]
+        if not named:
+            raise NotFoundError("model", wanted or "at the server", [model.name for model in models])
+        self.model = named[0]
         self.name, self.has_chat = self.model.name, self.model.has_chat
 
     def reply(self, messages: list[Message]) -> str:
         """Ctrl-C closes the stream, which ends the work on the server too."""
         start = time.monotonic()
-        heard = Heard()
-        try:
-            asyncio.run(self._listen(messages, heard))
-        except KeyboardInterrupt:
-            heard.finish_reason = "cancelled"
-        except Failure as failure:
-            raise TuitionError(str(failure)) from failure
-        seconds = time.monotonic() - start
-        if heard.cost is None and heard.request_id is not None:
-            asyncio.run(self._ask_receipt(heard))
+        reply = listen(self.url, self.key, lambda api: self._ask(api, messages), show)
         print(flush=True)
-        print(f"[{self._line(heard, seconds)}]", file=sys.stderr)
-        return heard.text
+        print(f"[{_line(reply, time.monotonic() - start)}]", file=sys.stderr)
+        return reply.text
 
-    def _line(self, heard: Heard, seconds: float) -> str:
-        if heard.cost is None:
-            return "stopped; its cost is in the server's books"
-        energy_wh = heard.cost.energy_wh
-        return cost_line(
-            round(heard.cost.cost_usd * NUSD_PER_USD),
-            None if energy_wh is None else round(energy_wh * UJ_PER_WH),
-            prompt_tokens=heard.prompt_tokens,
-            generated_tokens=heard.generated_tokens,
-            seconds=seconds,
-            energy_method=heard.cost.energy_method,
-            finish_reason=heard.finish_reason,
-        )
+    def _ask(self, api: Api, messages: list[Message]) -> AsyncIterator[Piece]:
+        if self.has_chat:
+            return api.chat(self.model, messages, self.choices)
+        return api.complete(self.model, messages[-1]["content"], self.choices)
 
-    def _api(self) -> Api:
-        return Api(self.url, os.environ.get("TUITION_API_KEY"))
 
-    async def _first_model(self) -> Model:
-        api = self._api()
-        try:
-            models = await api.models()
-        except Failure as failure:
-            way_out = "start one with `tuition serve`, or name a model: tuition chat <model>"
-            raise TuitionError(f"no answer from {self.url}: {failure} {way_out}") from failure
-        finally:
-            await api.close()
-        if not models:
-            raise NotFoundError("model", "at the server", ())
-        return models[0]
-
-    async def _listen(self, messages: list[Message], heard: Heard) -> None:
-        api = self._api()
-        pieces = (
-            api.chat(self.name, messages, self.choices)
-            if self.has_chat
-            else api.complete(self.model, messages[-1]["content"], self.choices)
-        )
-        try:
-            async for piece in pieces:
-                show(piece.text)
-                heard.text += piece.text
-                heard.request_id = piece.request_id or heard.request_id
-                heard.prompt_tokens = piece.num_prompt_tokens or heard.prompt_tokens
-                heard.generated_tokens = piece.num_generated or heard.generated_tokens
-                heard.cost = piece.cost or heard.cost
-                heard.finish_reason = piece.finish_reason or heard.finish_reason
-        finally:
-            await api.close()
-
-    async def _ask_receipt(self, heard: Heard) -> None:
-        """The cost of a reply that was stopped, which is booked a moment later."""
-        api = self._api()
-        deadline = time.monotonic() + RECEIPT_WAIT_S
-        try:
-            while heard.cost is None and heard.request_id and time.monotonic() < deadline:
-                receipt = await api.receipt(heard.request_id)
-                if receipt is not None:
-                    heard.cost = receipt.cost
-                    heard.prompt_tokens = receipt.num_prompt_tokens or heard.prompt_tokens
-                    heard.generated_tokens = receipt.num_generated or heard.generated_tokens
-                else:
-                    await asyncio.sleep(0.1)
-        finally:
-            await api.close()
+def _line(reply: Reply, seconds: float) -> str:
+    remark = f"{reply.remark} " if reply.remark else ""
+    if reply.cost is None:
+        return f"{remark}stopped; its cost is in the server's books"
+    energy_wh = reply.cost.energy_wh
+    line = cost_line(
+        round(reply.cost.cost_usd * NUSD_PER_USD),
+        None if energy_wh is None else round(energy_wh * UJ_PER_WH),
+        prompt_tokens=reply.num_prompt_tokens,
+        generated_tokens=reply.num_generated,
+        seconds=seconds,
+        energy_method=reply.cost.energy_method,
+        finish_reason=reply.finish_reason,
+    )
+    return remark + line

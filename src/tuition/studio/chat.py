@@ -10,12 +10,15 @@ from fastapi import FastAPI, Request
 from nicegui import core, ui
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tuition.client.api import Api
 from tuition.core.errors import SettingsError
 from tuition.serve.context import ServeContext
-from tuition.studio.api import Api
 from tuition.studio.page import ChatPage
 
 RECONNECT_S = 30.0
+"""A page whose connection is lost without a farewell is kept so long for its browser."""
+RESPONSE_S = 30.0
+"""For the first answer of a page: a busy server has many to give."""
 PAGE_PATHS = ("/", "/favicon.ico")
 PAGE_PREFIXES = ("/_nicegui/", "/_nicegui_ws/")
 POLICY = "; ".join(
@@ -51,9 +54,15 @@ def mount_studio(app: FastAPI, context: ServeContext) -> None:
     if core.app.config.has_run_config:
         raise SettingsError("pages", got="a second mount", wanted="one server with pages in a process")
 
-    @ui.page("/", title="tuition")
+    apis: dict[str, Api] = {}  # all pages share the connections to the server
+
+    @ui.page("/", title="tuition", response_timeout=RESPONSE_S)
     async def chat_page(request: Request, model: str | None = None) -> None:
-        await ChatPage(Api(_own_url(request), context.api_key), model).build()
+        url = _own_url(request)
+        if url not in apis:
+            apis[url] = Api(url, context.api_key)
+            core.app.on_shutdown(apis[url].close)
+        await ChatPage(apis[url], model).build()
 
     # NiceGUI looks at every object in the process for its server; torch answers that look with a warning.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed", category=FutureWarning)

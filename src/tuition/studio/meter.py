@@ -4,13 +4,15 @@ Tokens, seconds, watt-hours, money, and how they are known.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tuition.studio.api import BusyHour, Cost, Piece
+from tuition.client.api import BusyHour
+from tuition.client.reply import Cost, Piece, Reply
 
 KNOWN_BY = {
-    "nvml": ("measured", "Read from the graphics card's own energy counter."),
-    "rapl": ("measured", "Read from the processor's own energy counter."),
+    "nvml": ("measured", "Read from the energy counter of the graphics card."),
+    "rapl": ("measured", "Read from the energy counter of the processor."),
     "modelled": (
         "modelled",
         "Calculated: the power this machine is assumed to draw, times the time it worked.",
@@ -23,6 +25,11 @@ PRICED_BY = {
     "user": ("your rate", "The hourly price is the one you have set."),
     "measured": ("measured", "The hourly price was measured."),
 }
+TOKENS_HINT = (
+    "Tokens in: what the model read, which is your message and the conversation before it. "
+    "Tokens out: what it wrote."
+)
+TOTAL_HINT = "The sum over all replies: with each reply the model reads the conversation again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,90 +44,79 @@ class Reading:
 
 @dataclass
 class Meter:
-    """Counts one reply while it comes: estimates until the bill is there, then shows that."""
+    """One reply and its figures: estimates while it comes, the booked cost as soon as that is known."""
 
+    reply: Reply = field(default_factory=Reply)
     busy_hour: BusyHour | None = None
-    started_s: float = field(default_factory=time.monotonic)
     first_token_s: float | None = None
-    ended_s: float | None = None
-    num_prompt_tokens: int = 0
-    num_generated: int = 0
-    cost: Cost | None = None
+    """After the question was sent; None before the first token."""
+    total_s: float | None = None
+    """From the question to the end of the reply; None while it comes."""
+    started_s: float = field(default_factory=time.monotonic)
 
     def take(self, piece: Piece) -> None:
-        """Note what a piece says."""
-        if piece.num_prompt_tokens is not None:
-            self.num_prompt_tokens = piece.num_prompt_tokens
-        if piece.num_generated is not None:
-            self.num_generated = piece.num_generated
-        if self.first_token_s is None and (piece.text or self.num_generated):
-            self.first_token_s = time.monotonic()
-        if piece.cost is not None:
-            self.cost = piece.cost
+        """Add the next piece of the reply."""
+        self.reply.take(piece)
+        if self.first_token_s is None and (self.reply.text or self.reply.num_generated):
+            self.first_token_s = time.monotonic() - self.started_s
 
     def end(self) -> None:
-        """The reply has ended, whichever way."""
-        if self.ended_s is None:
-            self.ended_s = time.monotonic()
+        """No more pieces will come."""
+        if self.total_s is None:
+            self.total_s = self.seconds
 
     @property
     def seconds(self) -> float:
         """Since the question was sent."""
-        return (self.ended_s or time.monotonic()) - self.started_s
+        return time.monotonic() - self.started_s if self.total_s is None else self.total_s
 
     @property
     def tokens_per_second(self) -> float | None:
         """Over the time in which tokens came; None before there are two."""
-        if self.first_token_s is None or self.num_generated < 2:
+        if self.first_token_s is None or self.reply.num_generated < 2:
             return None
-        span = (self.ended_s or time.monotonic()) - self.first_token_s
-        return (self.num_generated - 1) / span if span > 0 else None
+        span = self.seconds - self.first_token_s
+        return (self.reply.num_generated - 1) / span if span > 0 else None
 
     def readings(self) -> list[Reading]:
         """What stands under the reply now."""
-        tokens = f"{self.num_generated:,} token{'' if self.num_generated == 1 else 's'}"
-        hint = f"{self.num_prompt_tokens:,} tokens read, {self.num_generated:,} written."
-        shown = [Reading("tokens", tokens, hint=hint), Reading("seconds", f"{self.seconds:.1f} s")]
+        reply = self.reply
+        shown = [
+            Reading("tokens", _tokens(reply.num_prompt_tokens, reply.num_generated), hint=TOKENS_HINT),
+            Reading("seconds", f"{self.seconds:.1f} s"),
+        ]
         speed = self.tokens_per_second
         if speed is not None:
             shown.append(Reading("speed", f"{speed:,.0f} tokens/s", hint="After the first token."))
-        if self.cost is not None:
-            shown += _cost_readings(self.cost)
-        elif self.busy_hour is not None and (self.ended_s is None or self.num_generated):
+        if reply.cost is not None:
+            shown += _cost_readings(reply.cost)
+        elif self.busy_hour is not None and (self.total_s is None or reply.num_generated):
             shown += _estimates(self.busy_hour, self.seconds / 3_600)
-        elif self.ended_s is None:
+        elif self.total_s is None:
             shown.append(
                 Reading("estimate", "metering", hint="Energy and money are known when the reply ends.")
             )
         return shown
 
 
-@dataclass
-class Totals:
-    """The sum over a conversation."""
+def total_readings(replies: Iterable[Reply]) -> list[Reading]:
+    """The figures of a whole conversation; none before the first reply has ended."""
+    ended = [reply for reply in replies if reply.num_prompt_tokens]
+    if not ended:
+        return []
+    num_in, num_out = sum(r.num_prompt_tokens for r in ended), sum(r.num_generated for r in ended)
+    costs = [reply.cost for reply in ended if reply.cost is not None]
+    energies = [cost.energy_wh for cost in costs if cost.energy_wh is not None]
+    shown = [Reading("tokens", f"Total: {_tokens(num_in, num_out)}", hint=TOTAL_HINT)]
+    if energies:
+        shown.append(Reading("energy", _energy(sum(energies))))
+    if costs:
+        shown.append(Reading("money", _money(sum(cost.cost_usd for cost in costs))))
+    return shown
 
-    num_tokens: int = 0
-    cost_usd: float = 0.0
-    energy_wh: float | None = None
-    num_replies: int = 0
 
-    def add(self, meter: Meter) -> None:
-        """Add a reply that has ended."""
-        self.num_replies += 1
-        self.num_tokens += meter.num_prompt_tokens + meter.num_generated
-        if meter.cost is not None:
-            self.cost_usd += meter.cost.cost_usd
-            if meter.cost.energy_wh is not None:
-                self.energy_wh = (self.energy_wh or 0.0) + meter.cost.energy_wh
-
-    def readings(self) -> list[Reading]:
-        """The line at the top of the page."""
-        tokens = f"In all: {self.num_tokens:,} tokens"
-        shown = [Reading("tokens", tokens, hint="Read and written, over all replies.")]
-        if self.energy_wh is not None:
-            shown.append(Reading("energy", _energy(self.energy_wh)))
-        shown.append(Reading("money", _money(self.cost_usd)))
-        return shown
+def _tokens(num_in: int, num_out: int) -> str:
+    return f"{num_in:,} in, {num_out:,} out"
 
 
 def _cost_readings(cost: Cost) -> list[Reading]:
@@ -150,7 +146,7 @@ def _money(usd: float) -> str:
 
 
 def _two_digits(value: float) -> str:
-    """Plain decimals with two digits that say something: 12.35, 0.042, 0.00000041."""
+    """Plain decimals with two significant digits: 12.35, 0.042, 0.00000041."""
     if value == 0:
         return "0"
     decimals = 2

@@ -1,27 +1,37 @@
 """The chat page: a conversation with a model, or a text that it continues, and under each reply what it took.
 
-One `ChatPage` is one open page. It lives on the server; the browser draws what it says.
+One `ChatPage` is one open page. It lives on the server; the browser draws it and keeps its conversations
+(`studio/kept`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from nicegui import background_tasks, ui
 
-from tuition.studio.api import Api, Failure, Model, Piece
-from tuition.studio.meter import Meter, Totals
-from tuition.studio.reply import ReplyView, render_readings, show_question
-from tuition.studio.welcome import show_welcome
+from tuition.client.api import Api, Model
+from tuition.client.errors import ClientError
+from tuition.client.listen import take_receipt
+from tuition.client.reply import Piece
+from tuition.studio.controls import DEFAULT_TOKENS, SettingsMenu, icon_button
+from tuition.studio.conversation import Choices, Conversation, Turn
+from tuition.studio.history import History, ask
+from tuition.studio.kept import Kept
+from tuition.studio.meter import Meter, total_readings
+from tuition.studio.reply import ReplyView, render_readings, show_note, show_question
+from tuition.studio.welcome import show_earlier, show_welcome
 
 ASSETS = Path(__file__).with_name("assets")
 CSS = (ASSETS / "chat.css").read_text(encoding="utf-8")
 SCRIPT = (ASSETS / "chat.js").read_text(encoding="utf-8")
 
 DRAW_EVERY_S = 0.06
-RECEIPT_TRIES = 20
-RECEIPT_EVERY_S = 0.15
+KEEP_EVERY_DRAWS = 8
+"""About twice a second a reply that is coming is stored as far as it has come."""
+CONNECT_S = 20.0
+"""A visitor whose browser does not open the page's web socket within this time is forgotten."""
 THEMES: dict[str, tuple[bool | None, str, str]] = {
     "auto": (None, "brightness_auto", "Colours follow the system"),
     "light": (False, "light_mode", "Light colours"),
@@ -31,6 +41,8 @@ ENTER_SENDS = (
     "(event) => { if (event.key === 'Enter' && !event.shiftKey && !event.isComposing)"
     " { event.preventDefault(); emit(event.target.value); } }"
 )
+NOT_KEPT = "This browser does not store this conversation: it is lost when the page is closed."
+CONTINUES = "{} continues text. It reads what you write next, not the conversation above."
 
 
 class ChatPage:
@@ -39,100 +51,79 @@ class ChatPage:
     def __init__(self, api: Api, wanted_model: str | None = None) -> None:
         self.api, self.wanted_model = api, wanted_model
         self.models: dict[str, Model] = {}
-        self.model: Model | None = None
-        self.messages: list[dict[str, str]] = []
-        self.totals = Totals()
-        self.temperature, self.max_tokens = 0.8, 512
+        self.conversation = Conversation("")
         self.reply_task: asyncio.Task[None] | None = None
         self.theme = "auto"
 
     async def build(self) -> None:
-        """Draw the page."""
+        """Draw the page. Raises: nicegui's ClientConnectionTimeout if the browser does not connect."""
         ui.add_css(CSS)
         ui.add_body_html(f"<script>{SCRIPT}</script>")
         self.dark = ui.dark_mode(None)
+        self.client = ui.context.client
+        self.kept = Kept(self.client)
         try:
             self.models = {model.name: model for model in await self.api.models()}
-            problem = ""
-        except Failure as failure:
-            problem = str(failure)
-        self.model = self.models.get(self.wanted_model or "") or next(iter(self.models.values()), None)
+            problem = "" if self.models else "The server offers no model."
+        except ClientError as error:
+            problem = str(error)
+        wanted = self.wanted_model if self.wanted_model in self.models else next(iter(self.models), "")
+        self.conversation.model = wanted
         self._build_bar()
-        self.talk = (
-            ui.element("main").classes("talk").props('role="log" aria-live="polite" aria-busy="false"')
-        )
+        self.talk = ui.element("main").classes("talk")
+        self.talk.props('role="log" aria-live="polite" aria-busy="false"')
         self._build_composer()
         self._show_empty(problem)
         ui.on("studio-stop", self.stop)
-        client = ui.context.client
-        client.on_delete(self.close)
-        await client.connected()
-        before = await ui.run_javascript("return studioThemeBefore()")
+        ui.on("studio-gone", self.client.delete)
+        self.client.on_delete(self.close)
+        await self.client.connected(timeout=CONNECT_S)
+        before = await self.client.run_javascript("return studioThemeBefore()", timeout=10)
         if before in THEMES:
             self._set_theme(before)
+        kept = await self.kept.current()
+        if self.conversation.turns:
+            return  # something was sent meanwhile
+        if kept is not None:
+            await self._show(kept)
+        elif heads := await self.kept.heads():
+            show_earlier(self.talk, heads, self._open)
 
-    async def close(self) -> None:
-        """The page is gone: stop what it asked for."""
+    def close(self) -> None:
+        """The browser has gone: stop what the page asked for."""
         if self.reply_task is not None:
             self.reply_task.cancel()
-        await self.api.close()
+
+    @property
+    def model(self) -> Model | None:
+        """The model that answers next."""
+        return self.models.get(self.conversation.model)
+
+    @property
+    def chats(self) -> bool:
+        """Whether it answers messages, rather than continue a text."""
+        return self.model is None or self.model.has_chat
+
+    @property
+    def running(self) -> bool:
+        """A reply is coming."""
+        return self.reply_task is not None and not self.reply_task.done()
 
     # --- the parts of the page
 
     def _build_bar(self) -> None:
         with ui.element("header").classes("bar"), ui.element("div").classes("bar-inner"):
             ui.label("tuition").classes("wordmark")
-            choice = ui.select(
-                list(self.models), value=self.model.name if self.model else None, on_change=self._choose
+            self.choice = ui.select(
+                list(self.models), value=self.conversation.model or None, on_change=self._choose
             )
-            choice.props('borderless dense options-dense aria-label="Model"').classes("model-choice")
+            self.choice.props('borderless dense options-dense aria-label="Model"').classes("model-choice")
             ui.element("div").classes("space")
-            with _icon_button("tune", "Settings"), ui.menu().props('anchor="bottom right" self="top right"'):
-                self._build_settings()
-            self.theme_button = _icon_button("brightness_auto", THEMES["auto"][2], self._next_theme)
-            _icon_button("edit_square", "New conversation", self.clear)
-
-    def _build_settings(self) -> None:
-        with ui.element("section").classes("settings"):
-            ui.html("Settings", tag="h2")
-            self._build_slider(
-                "Temperature",
-                "temperature",
-                (0, 1.5, 0.05),
-                lambda value: f"{value:.2f}",
-                "Temperature",
-                "0 always takes the likeliest word; higher is freer.",
-            )
-            self._build_slider(
-                "Longest reply",
-                "max_tokens",
-                (16, 2_048, 16),
-                lambda value: f"{int(value):,} tokens",
-                "Longest reply, in tokens",
-                "A token is about three quarters of a word.",
-            )
-
-    def _build_slider(
-        self,
-        title: str,
-        field: str,
-        scale: tuple[float, float, float],
-        show: Callable[[float], str],
-        label: str,
-        note: str,
-    ) -> None:
-        def change(event: Any) -> None:
-            setattr(self, field, event.value)
-            shown.set_content(show(event.value))
-
-        low, high, step = scale
-        with ui.element("div").classes("setting"):
-            with ui.element("div").classes("setting-head"):
-                ui.label(title)
-                shown = ui.html(show(getattr(self, field)), tag="b")
-            slider = ui.slider(min=low, max=high, step=step, value=getattr(self, field), on_change=change)
-            slider.props(f'aria-label="{label}"')
-            ui.label(note).classes("setting-note")
+            self.settings = SettingsMenu(self._set_choices)
+            self.theme_button = icon_button("brightness_auto", THEMES["auto"][2], self._next_theme)
+            self.history = History(self.kept, self._open, self._forget)
+            icon_button("history", "Conversations", self.history.show)
+            icon_button("edit_square", "New conversation", self._begin_anew)
 
     def _build_composer(self) -> None:
         with ui.element("div").classes("dock"), ui.element("div").classes("composer"):
@@ -150,39 +141,96 @@ class ChatPage:
                 self.total_line = ui.html("").classes("totals meter")
                 self.total_line.props('role="status" aria-label="This conversation so far"')
                 ui.label("Enter sends · Shift+Enter new line · Esc stops").classes("hint")
-        self._show_state()
 
     def _show_state(self) -> None:
-        """Make composer and button say what they do now."""
-        running, chats = self.running, self.model is None or self.model.has_chat
-        self.button.props(f"icon={'stop' if running else 'arrow_upward'}")
-        self.button.props(f'aria-label="{"Stop the reply" if running else "Send"}"')
-        label = "Your message" if chats else "The beginning of a text"
-        placeholder = "Ask something" if chats else "Begin a text, and the model goes on"
+        """Make composer, button and menu say what they do now."""
+        self.button.props(f"icon={'stop' if self.running else 'arrow_upward'}")
+        self.button.props(f'aria-label="{"Stop the reply" if self.running else "Send"}"')
+        label = "Your message" if self.chats else "The beginning of a text"
+        placeholder = "Ask something" if self.chats else "Begin a text, and the model continues it"
         self.input.props(f'placeholder="{placeholder}" input-aria-label="{label}" aria-label="{label}"')
-        self.talk_busy(running)
-
-    def talk_busy(self, busy: bool) -> None:
-        """Tell screen readers whether the conversation is still changing."""
-        if hasattr(self, "talk"):
-            self.talk.props(f'aria-busy="{str(busy).lower()}"')
+        self.talk.props(f'aria-busy="{str(self.running).lower()}"')
+        self.settings.show(self.conversation.choices, self.model)
+        replies = (turn.meter.reply for turn in self.conversation.turns)
+        self.total_line.set_content(render_readings(total_readings(replies)))
 
     def _show_empty(self, problem: str = "") -> None:
         self.talk.clear()
         with self.talk:
             show_welcome(self.model, self.send, problem)
-        self.total_line.set_content("")
+        self._show_state()
+
+    # --- conversations
+
+    async def _show(self, conversation: Conversation) -> None:
+        """Draw a kept conversation in place of this one; ask for costs that were not known when it ended."""
+        self.conversation = conversation
+        before = conversation.model
+        if before not in self.models:
+            conversation.model = next(iter(self.models), "")
+        self.choice.value = conversation.model or None
+        self.talk.clear()
+        for turn in conversation.turns:
+            view = self._new_view(turn)
+            view.draw(turn.text)
+            view.end(turn.meter.reply.remark or "", turn.failure)
+            self._offer_more(view, turn)
+            if turn.meter.reply.cost is None:
+                await take_receipt(self.api, turn.meter.reply, wait_s=0)
+            view.show_meter(turn.meter.readings())
+        if before != conversation.model:
+            show_note(self.talk, f"{before} is not served any more; {conversation.model} answers now.")
+        self._show_state()
+        self.client.run_javascript("studioFollow()")
+
+    async def _open(self, conversation_id: str) -> None:
+        if not await self._may_leave():
+            return
+        found = await self.kept.read(conversation_id)
+        if found is None:
+            show_note(self.talk, "This conversation can no longer be read from the browser's storage.")
+            return
+        self.stop()
+        self.kept.make_current(found)
+        await self._show(found)
+
+    async def _forget(self, conversation_id: str) -> None:
+        await self.kept.forget(conversation_id)
+        if conversation_id == self.conversation.id:
+            self._clear()
+
+    async def _begin_anew(self) -> None:
+        if await self._may_leave():
+            self._clear()
+
+    def _clear(self) -> None:
+        self.stop()
+        self.kept.make_current(None)
+        self.conversation = Conversation(self.conversation.model, self.conversation.choices)
+        self._show_empty()
+
+    async def _may_leave(self) -> bool:
+        """Ask if this conversation is not stored."""
+        if self.kept.has_room or not self.conversation.turns:
+            return True
+        with self.talk:
+            return await ask("Leave this conversation?", NOT_KEPT, yes="Leave it", no="Stay")
 
     # --- what a reader can do
 
-    @property
-    def running(self) -> bool:
-        """A reply is coming."""
-        return self.reply_task is not None and not self.reply_task.done()
-
     def _choose(self, event: Any) -> None:
-        self.model = self.models.get(event.value)
-        self.clear()
+        if event.value == self.conversation.model:
+            return
+        self.conversation.model = event.value
+        if not self.conversation.turns:
+            self._show_empty()
+            return
+        self._show_state()
+        told = f"{event.value} answers from here on." if self.chats else CONTINUES.format(event.value)
+        show_note(self.talk, told)
+
+    def _set_choices(self, choices: Choices) -> None:
+        self.conversation.choices = choices
 
     def _press(self) -> None:
         if self.running:
@@ -191,45 +239,36 @@ class ChatPage:
             self.send(self.input.value)
 
     def send(self, text: str | None) -> None:
-        """Send what was written."""
+        """Send what was written, or a text to be continued."""
         if self.running or self.model is None or not text or not text.strip():
             return
-        if not self.messages:
+        if not self.conversation.turns:
             self.talk.clear()
+        kind, asked = ("chat", text.strip()) if self.chats else ("passage", text)
+        turn = Turn(asked, kind, self.model.name, Meter(busy_hour=self.model.busy_hour))
+        self.conversation.turns.append(turn)
+        self.kept.make_current(self.conversation)
         self.input.set_value("")
-        if self.model.has_chat:
-            self.messages.append({"role": "user", "content": text.strip()})
-            show_question(self.talk, text.strip())
-            self._start(ReplyView(self.talk), None)
-        else:
-            self._continue(text)
-
-    def _continue(self, text: str) -> None:
-        self.messages.append({"role": "text", "content": text})
-        self._start(ReplyView(self.talk, passage_of=text), text)
-
-    def _start(self, view: ReplyView, prompt: str | None) -> None:
-        self.reply_task = background_tasks.create(self._reply(view, prompt), name="reply")
+        view = self._new_view(turn)
+        self.reply_task = background_tasks.create(self._reply(self.conversation, turn, view), name="reply")
         self._show_state()
-        ui.run_javascript("studioFollow()")
+        self.client.run_javascript("studioFollow()")
+
+    def _new_view(self, turn: Turn) -> ReplyView:
+        if turn.kind == "chat":
+            show_question(self.talk, turn.asked)
+        return ReplyView(self.talk, passage_of=turn.asked if turn.kind == "passage" else None)
 
     def stop(self) -> None:
         """Stop the reply that is coming; what has come stays."""
         if self.running and self.reply_task is not None:
             self.reply_task.cancel()
 
-    def clear(self) -> None:
-        """Begin a new conversation."""
-        self.stop()
-        self.messages, self.totals = [], Totals()
-        self._show_empty()
-        self._show_state()
-
     def _next_theme(self) -> None:
         names = list(THEMES)
         name = names[(names.index(self.theme) + 1) % len(names)]
         self._set_theme(name)
-        ui.run_javascript(f"studioTheme('{name}')")
+        self.client.run_javascript(f"studioTheme('{name}')")
 
     def _set_theme(self, name: str) -> None:
         self.theme = name
@@ -238,83 +277,74 @@ class ChatPage:
 
     # --- one reply
 
-    def _pieces(self, model: Model, prompt: str | None) -> AsyncIterator[Piece]:
-        settings = {"temperature": round(self.temperature, 2), "max_tokens": int(self.max_tokens)}
-        if prompt is None:
-            return self.api.chat(model.name, self.messages, settings)
-        return self.api.complete(model, prompt, settings)
+    def _pieces(self, conversation: Conversation, turn: Turn) -> AsyncIterator[Piece]:
+        choices, model = conversation.choices, self.models[turn.model]
+        settings: dict[str, Any] = {"max_tokens": choices.max_tokens or DEFAULT_TOKENS}
+        if choices.temperature is not None:
+            settings["temperature"] = choices.temperature
+        if turn.kind == "chat":
+            return self.api.chat(model, conversation.messages(), settings)
+        return self.api.complete(model, turn.asked, settings)
 
-    async def _reply(self, view: ReplyView, prompt: str | None) -> None:
-        """Stream one reply into its view, whatever way it ends."""
-        meter = Meter(self.model.busy_hour if self.model is not None else None)
-        totals, messages = self.totals, self.messages
-        text, drawn, remark, failure, request_id = "", "", "", "", None
+    async def _reply(self, conversation: Conversation, turn: Turn, view: ReplyView) -> None:
+        """Stream one reply into its view and the browser's storage, whatever way it ends."""
+        meter, num_draws = turn.meter, 0
 
         def draw() -> None:
-            nonlocal drawn
-            if text != drawn:
-                drawn = text
-                view.draw(text)
+            nonlocal num_draws
+            view.draw(turn.text)
             view.show_meter(meter.readings())
+            if num_draws % KEEP_EVERY_DRAWS == 0:
+                self.kept.note(conversation, turn)
+            num_draws += 1
 
         with view.element:
             timer = ui.timer(DRAW_EVERY_S, draw)
         try:
-            if self.model is not None:
-                async for piece in self._pieces(self.model, prompt):
-                    text += piece.text
-                    request_id = piece.request_id or request_id
-                    meter.take(piece)
-                    remark = piece.remark or remark
-                    if piece.finish_reason == "length" and prompt is None:
-                        remark = remark or "The reply reached its longest length."
+            async for piece in self._pieces(conversation, turn):
+                meter.take(piece)
+            if meter.reply.finish_reason == "length" and turn.kind == "chat":
+                meter.reply.remark = meter.reply.remark or "The reply reached its longest length."
         except asyncio.CancelledError:
-            remark = "Stopped."
-        except Failure as problem:
-            failure = str(problem)
+            meter.reply.remark = "Stopped."
+        except ClientError as error:
+            turn.failure = str(error)
         timer.deactivate()
         meter.end()
-        if view.element.is_deleted or view.element.client.is_deleted:
+        turn.running = False
+        if self.client.is_deleted:
             return
-        draw()
-        view.end(remark, failure)
-        messages.append({"role": "assistant", "content": text})
-        if failure and not text:
-            messages[-2:] = []
-        self._show_state_after(view, prompt, text)
-        if meter.cost is None and request_id is not None:
-            await self._ask_for_receipt(request_id, meter)
+        if not view.element.is_deleted:
+            self._end(view, turn)
+        await take_receipt(self.api, meter.reply)
+        await self.kept.keep(conversation, turn)
+        if not view.element.is_deleted:
             view.show_meter(meter.readings())
-        totals.add(meter)
-        if totals is self.totals:
-            self.total_line.set_content(render_readings(totals.readings()))
-
-    def _show_state_after(self, view: ReplyView, prompt: str | None, text: str) -> None:
-        self.reply_task = None
-        with view.element:
+            if not self.kept.has_room:
+                show_note(self.talk, NOT_KEPT)
+        if conversation is self.conversation:
             self._show_state()
-        if prompt is not None and text:
-            whole = prompt + text
-            with view.below:
-                button = (
-                    ui.button("Go on", icon="more_horiz", color=None)
-                    .props("flat dense no-caps")
-                    .classes("go-on")
-                )
-                button.on_click(lambda: None if self.running else (button.delete(), self._continue(whole)))
 
-    async def _ask_for_receipt(self, request_id: str, meter: Meter) -> None:
-        """A reply that did not come to its end is booked all the same; ask until it is."""
-        for _ in range(RECEIPT_TRIES):
-            await asyncio.sleep(RECEIPT_EVERY_S)
-            receipt = await self.api.receipt(request_id)
-            if receipt is not None:
-                meter.take(receipt)
-                return
+    def _end(self, view: ReplyView, turn: Turn) -> None:
+        view.draw(turn.text)
+        view.show_meter(turn.meter.readings())
+        view.end(turn.meter.reply.remark or "", turn.failure)
+        self._offer_more(view, turn)
+        self.reply_task = None
+        if turn.failure and not turn.text and not self.input.value:
+            self.input.set_value(turn.asked)  # to be sent again, or shortened
+        self._show_state()
 
+    def _offer_more(self, view: ReplyView, turn: Turn) -> None:
+        """A button under a passage that continues it."""
+        if turn.kind != "passage" or not turn.text:
+            return
 
-def _icon_button(icon: str, label: str, on_click: Any = None) -> ui.button:
-    button = (
-        ui.button(icon=icon, on_click=on_click, color=None).props("flat round dense").classes("icon-button")
-    )
-    return button.props(f'aria-label="{label}" title="{label}"')
+        def go_on() -> None:
+            if not self.running and not self.chats:
+                button.delete()
+                self.send(turn.asked + turn.text)
+
+        with view.below:
+            button = ui.button("Go on", icon="more_horiz", on_click=go_on, color=None)
+            button.props("flat dense no-caps").classes("go-on")

@@ -102,3 +102,9 @@ def show_question(parent: ui.element, text: str) -> None:
     """What the reader asked."""
     with parent, ui.element("div").classes("turn asked"), ui.element("div"):
         ui.label(text)
+
+
+def show_note(parent: ui.element, text: str) -> None:
+    """A line between the turns, about the conversation itself."""
+    with parent, ui.element("div").classes("turn note"):
+        ui.label(text)

@@ -1,12 +1,10 @@
-"""The demo's view of its server: the key goes along, and what goes wrong is said with where to look."""
+"""The demo's view of its server: what goes wrong is told, with the log that says more."""
 
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tuition.cli import demo_server
@@ -21,48 +19,12 @@ def run(code: str, log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=said, stderr=said)
 
 
-def test_the_key_goes_along_when_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[Any] = []
-
-    def get(url: str, **given: Any) -> httpx.Response:
-        sent.append(given["headers"])
-        return httpx.Response(200, json={"recomputed": "ab"}, request=httpx.Request("GET", url))
-
-    monkeypatch.setattr(demo_server.httpx, "get", get)
-    server = Server(URL, "tiny", tmp_path / "log")
-    assert server.digest() == {"recomputed": "ab"}
-    monkeypatch.setenv("TUITION_API_KEY", "secret")
-    server.digest()
-    assert sent == [{}, {"authorization": "Bearer secret"}]
-
-
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (httpx.Response(401), "401 Unauthorized"),
-        (httpx.Response(200, text="<html>"), "Expecting value"),
-        (httpx.ReadTimeout(""), "ReadTimeout"),
-    ],
-)
-def test_a_digest_that_does_not_come_is_one_line_with_the_log(
-    answer: httpx.Response | httpx.HTTPError, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def get(url: str, **given: Any) -> httpx.Response:
-        if isinstance(answer, httpx.HTTPError):
-            raise answer
-        answer.request = httpx.Request("GET", url)
-        return answer
-
-    monkeypatch.setattr(demo_server.httpx, "get", get)
-    with pytest.raises(TuitionError, match=told) as caught:
-        Server(URL, "tiny", tmp_path / "the-log").digest()
-    assert "the-log" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_a_server_that_is_not_there_is_said_too(tmp_path: Path) -> None:
-    with pytest.raises(TuitionError, match=r"cannot be reached.*the-log"):
-        Server(URL, "tiny", tmp_path / "the-log").chat([], print)
+    server = Server(URL, "tiny", tmp_path / "the-log")
+    for ask in (server.digest, lambda: server.chat([], print), lambda: server.complete("a", print)):
+        with pytest.raises(TuitionError, match=r"cannot be reached.*the-log") as caught:
+            ask()
+        assert "\n" not in str(caught.value)
 
 
 def test_the_address_is_found_among_what_the_server_says(tmp_path: Path) -> None:

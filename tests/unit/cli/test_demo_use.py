@@ -6,9 +6,9 @@ from typing import Any, get_type_hints
 import pytest
 
 from tuition.cli import demo_use
-from tuition.cli.demo_server import Reply
 from tuition.cli.demo_use import PASSAGE, PROMPTS, check_answers, judge
 from tuition.cli.scribe import Scribe
+from tuition.client.reply import Reply
 from tuition.core.errors import TuitionError
 from tuition.core.progress import SilentProgress
 from tuition.core.units import parse_duration_s
@@ -29,7 +29,7 @@ def quality(known_share: float = 0.95, copied: int = 5) -> SampleQuality:
 
 
 def reply(text: str, finish_reason: str = "stop") -> Reply:
-    return Reply("req", text, finish_reason, 9, 9)
+    return Reply(text, 9, 9, finish_reason=finish_reason, request_id="req")
 
 
 def test_nine_words_in_ten_and_twenty_nine_copied_in_a_row_are_good_enough(scribe: Scribe) -> None:

@@ -2,10 +2,9 @@
 
 import time
 
-import pytest
-
-from tuition.studio.api import BusyHour, Cost, Piece
-from tuition.studio.meter import Meter, Totals
+from tuition.client.api import BusyHour
+from tuition.client.reply import Cost, Piece
+from tuition.studio.meter import Meter, total_readings
 from tuition.studio.reply import render_readings
 
 
@@ -15,7 +14,7 @@ def texts(meter: Meter) -> list[str]:
 
 def test_while_a_reply_comes_the_meter_runs_and_says_that_it_estimates() -> None:
     """Half an hour at 2 dollars and 30 Wh an hour; the bill then takes the estimate's place."""
-    meter = Meter(BusyHour(usd=2.0, energy_wh=30.0))
+    meter = Meter(busy_hour=BusyHour(usd=2.0, energy_wh=30.0))
     meter.started_s = time.monotonic() - 1_800
     meter.take(Piece(text="a", num_generated=1))
     shown = {reading.text: reading for reading in meter.readings()}
@@ -29,7 +28,7 @@ def test_while_a_reply_comes_the_meter_runs_and_says_that_it_estimates() -> None
 
 
 def test_a_reply_that_never_came_is_not_estimated() -> None:
-    meter = Meter(BusyHour(usd=2.0, energy_wh=30.0))
+    meter = Meter(busy_hour=BusyHour(usd=2.0, energy_wh=30.0))
     meter.end()
     assert not any("≈" in text for text in texts(meter))
 
@@ -37,7 +36,7 @@ def test_a_reply_that_never_came_is_not_estimated() -> None:
 def test_where_the_server_names_no_price_money_is_not_made_up() -> None:
     meter = Meter()
     meter.take(Piece(text="a", num_prompt_tokens=12, num_generated=1))
-    assert texts(meter)[0] == "1 token"
+    assert texts(meter)[0] == "12 in, 1 out"
     assert "metering" in texts(meter)
     assert not any("$" in text or "Wh" in text for text in texts(meter))
 
@@ -53,23 +52,21 @@ def test_a_finished_reply_shows_cost_and_how_it_is_known() -> None:
 
 def test_energy_that_nobody_measured_is_unknown_and_not_zero() -> None:
     meter = Meter()
-    meter.take(Piece(num_generated=2, cost=Cost(0.1, None, None, None)))
+    meter.take(Piece(num_prompt_tokens=9, num_generated=2, cost=Cost(0.1, None, None, None)))
     assert "energy unknown" in texts(meter)
     assert not any(text.startswith("0 Wh") for text in texts(meter))
-    totals = Totals()
-    totals.add(meter)
-    assert totals.energy_wh is None
+    totals = [reading.text for reading in total_readings([meter.reply])]
+    assert totals == ["Total: 9 in, 2 out", "$0.10"]
 
 
-def test_totals_add_up() -> None:
-    totals = Totals()
-    for _ in range(3):
-        meter = Meter()
+def test_the_total_is_the_sum_of_what_stands_under_the_replies() -> None:
+    meters = [Meter() for _ in range(3)]
+    for meter in meters:
         meter.take(Piece(num_prompt_tokens=10, num_generated=5, cost=Cost(0.001, 0.5, "rapl", "user")))
-        totals.add(meter)
-    assert (totals.num_tokens, totals.num_replies) == (45, 3)
-    assert totals.cost_usd == pytest.approx(0.003)
-    assert totals.energy_wh == pytest.approx(1.5)
+        assert texts(meter)[0] == "10 in, 5 out"
+    totals = [reading.text for reading in total_readings(meter.reply for meter in meters)]
+    assert totals == ["Total: 30 in, 15 out", "1.50 Wh", "$0.0030"]
+    assert total_readings([]) == []
 
 
 def test_figures_are_escaped() -> None:
