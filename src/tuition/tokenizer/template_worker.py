@@ -21,6 +21,16 @@ _GENERATION_TAG = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")
 """Marks for training masks in Hugging Face templates; they print nothing."""
 
 
+_CODE = re.compile(r"""\{[{%](?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^'"])*?[}%]\}""", re.DOTALL)
+"""A block or an expression, strings in it taken whole."""
+_STRING_OR_LENIENT = re.compile(
+    r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
+    r"""|\|\s*(length|count|first|last|items)\b|\bis\s+(not\s+)?(iterable|sequence)\b""",
+    re.DOTALL,
+)
+"""Filters and tests that jinja2 applies to an undefined value as to an empty list, and minijinja refuses."""
+
+
 class _RaisedByTemplateError(Exception):
     """`raise_exception(...)`, the way of a template to refuse a conversation."""
 
@@ -41,6 +51,32 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None,
     )
 
 
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    """As in jinja2, which keeps a line's end at the end of the text."""
+    margin = width if isinstance(width, str) else " " * width
+    head, *lines = f"{text}\n".splitlines()
+    rest = [margin + line if line or blank else line for line in lines]
+    return "\n".join([margin + head if first else head, *rest])
+
+
+def _is_iterable(value: Any) -> bool:
+    return isinstance(value, str | list | dict | tuple)
+
+
+def _as_jinja2(source: str) -> str:
+    """The template in which undefined values have the length, ends and items that jinja2 gives them."""
+    return _CODE.sub(lambda code: _STRING_OR_LENIENT.sub(_lenient, code[0]), source)
+
+
+def _lenient(found: re.Match[str]) -> str:
+    text, name, negation, test = found.groups()
+    if text is not None:
+        return text
+    if test is not None:
+        return f"|default([]) is {negation or ''}{test}"
+    return f"|default({'{}' if name == 'items' else '[]'})|{name}"
+
+
 def _environment(source: str) -> minijinja.Environment:
     """As transformers sets jinja2 up: blocks trimmed, no escaping, Python's methods on strings, lists and
     mappings."""
@@ -49,7 +85,10 @@ def _environment(source: str) -> minijinja.Environment:
     env.add_global("raise_exception", _raise_exception)
     env.add_global("strftime_now", _strftime_now)
     env.add_filter("tojson", _tojson)
-    env.add_template("chat", _GENERATION_TAG.sub(r"{%\1 if true %}{% endif \2%}", source))
+    env.add_filter("indent", _indent)
+    for test in ("iterable", "sequence"):  # here None is neither, and a text and a mapping are both
+        env.add_test(test, _is_iterable)
+    env.add_template("chat", _GENERATION_TAG.sub(r"{%\1 if true %}{% endif \2%}", _as_jinja2(source)))
     return env
 
 

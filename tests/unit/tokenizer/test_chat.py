@@ -112,6 +112,27 @@ def test_templates_render_as_transformers_renders_them(name: str) -> None:
         assert template.render(messages) == expected
 
 
+ABSENT = (
+    "{% if tools is iterable and tools|length > 0 %}tools{% endif %}",
+    "{{ nope|length }} {{ nope | count }} {{ messages[0].nope|length }} {{ nope|first }} {{ nope|last }}",
+    "{% for k, v in nope|items %}{{ k }}{% endfor %} {% if nope is iterable %}i{% endif %}",
+    "{% if not tools is iterable %}n{% endif %} {{ nope is not iterable }} {{ none is iterable }}",
+    "{{ 'x' is iterable }} {{ 5 is iterable }} {{ {} is iterable }} {{ 'x' is sequence }}",
+    "{{ none is sequence }} {{ [] is sequence }} {{ nope is sequence }} {{ [1, 2]|first }} {{ [1, 2]|last }}",
+    r"""{{ "a|length %} is iterable" }} {{ 'it\'s|first' }} {{ '|count'|length }} |length is iterable""",
+    r"{{ 'a\n'|indent(4, first=true) }}| {{ 'a\n\nb'|indent(2) }} {{ 'a\n\nb\n'|indent(2, true, true) }}",
+    "{{ 'abc'|length }} {{ []|first }} {{ '{'|length }} {{ ({'a': 1}|items|list)[0][0] }}",
+)
+"""What templates ask of values that are not there, and texts that only read like it."""
+
+
+@pytest.mark.parametrize("source", ABSENT)
+def test_absent_values_have_the_length_and_ends_that_jinja2_gives_them(source: str) -> None:
+    chat_utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    expected = chat_utils._compile_jinja_template(source).render(messages=HI, tools=None)
+    assert ChatTemplate(source).render(HI) == expected
+
+
 def test_template_kwargs_reach_the_template() -> None:
     text = ChatTemplate(QWEN3).render(HI, template_kwargs={"enable_thinking": False})
     assert text.endswith("<think>\n\n</think>\n\n")
