@@ -6,13 +6,17 @@ The cache is cut into blocks of `block_size` positions. A sequence's positions p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from tuition.engine.draw_state import DrawState
 from tuition.engine.request import Sampling
+from tuition.engine.variants import Variant
 from tuition.spec.shape import ModelShape
+
+if TYPE_CHECKING:  # it loads torch
+    from tuition.model.folder import ModelFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,28 @@ class Runner(Protocol):
         """SHA-256 over the tensors as they are in memory now (see model/digest), recomputed at every call."""
         ...
 
+    def swap_weights(self, model: "ModelFolder") -> None:
+        """Compute with this model's weights from the next call on; the cache then holds nothing of use.
+
+        The shape must be the same. Raises: ShapeError, ModelError; the old weights then stay.
+        """
+        ...
+
     def close(self) -> None:
         """Free weights and cache."""
+        ...
+
+
+@runtime_checkable
+class VariantRunner(Protocol):
+    """A `Runner` that computes rows of a step with variants of its weights, see `StepBatch.variants`."""
+
+    def add_variant(self, name: str, variant: Variant) -> None:
+        """Take a variant, which was checked, under a new name. Raises: SettingsError where it cannot."""
+        ...
+
+    def remove_variant(self, name: str) -> None:
+        """Forget a variant."""
         ...
 
 

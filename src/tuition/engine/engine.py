@@ -21,6 +21,7 @@ from tuition.engine.request import Completion, Priority, Request, Sampling, Toke
 from tuition.engine.runner_choice import open_runner
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
+from tuition.engine.variants import Variant
 from tuition.model.folder import ModelFolder, open_model
 from tuition.registry.registry import Registry
 
@@ -45,6 +46,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "top_k": (Integral,),
     "ignore_eos": (bool,),
     "cache_salt": (str,),
+    "variant": (str, NoneType),
     "priority": (str,),
 }
 """Fields that are taken as they come: a wrong type would show only while the model runs."""
@@ -248,6 +250,26 @@ class Engine:
         for request in requests:
             self.loop.cancel(request.id)
         return [event for event in self.loop.take_events() if event.finish_reason is not None]
+
+    def swap_weights(self, model: ModelFolder) -> None:
+        """Compute with other weights of the same shape from the next step on, also those in memory
+        (`model/memory`); see `StepLoop.swap_weights`. Raises: as there.
+        """
+        trace = self.loop.swap_weights(model)
+        self.folder = model
+        if self._on_trace is not None:
+            self._on_trace(trace)
+
+    def add_variant(self, name: str, variant: Variant) -> None:
+        """Let requests name this variant of the weights: `generate(..., variant=name)`.
+
+        Raises: SettingsError, ShapeError.
+        """
+        self.loop.add_variant(name, variant)
+
+    def remove_variant(self, name: str) -> None:
+        """Forget a variant. Raises: NotFoundError; BusyError while requests use it."""
+        self.loop.remove_variant(name)
 
     def close(self) -> None:
         """Free the model and its cache."""

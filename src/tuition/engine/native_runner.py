@@ -7,13 +7,14 @@ price (kernels/src/kernels.hpp says how), so `deterministic` has nothing to swit
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import tuition_kernels
 
-from tuition.core.errors import CapacityError, ModelError
+from tuition.core.errors import CapacityError, ModelError, ShapeError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.units import format_bytes, format_count
 from tuition.core.workspace import open_workspace
@@ -193,6 +194,18 @@ class NativeRunner:
                 way_out="restart the server; test the memory",
             )
         return packed.source_digest
+
+    def swap_weights(self, model: ModelFolder) -> None:
+        """See `batch.Runner`. The new weights are packed beside the old ones before these are overwritten.
+
+        Raises: ShapeError, ModelError.
+        """
+        old = self._opened()
+        if model.shape != self.shape:
+            raise ShapeError("swap_weights", wanted=str(self.shape), got=model.shape)
+        new = load_packed(model, old.formats, None, SilentProgress())
+        old.buffer[:] = new.buffer  # the kernels keep pointers into the old buffer
+        self._packed = replace(new, buffer=old.buffer)
 
     def close(self) -> None:
         """Free weights and cache; the runner cannot be used afterwards."""

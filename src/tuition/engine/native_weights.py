@@ -230,7 +230,7 @@ def load_packed(
     """
     started = time.monotonic()
     config = kernel_config(folder.shape, formats)
-    if cache_folder is None:
+    if cache_folder is None or folder.in_memory:
         return _pack_in_memory(folder, formats, config, progress)
     target = cache_folder / f"packed-{_key(folder, formats)}"
     kept = _open_kept(target, formats, config)

@@ -24,7 +24,8 @@ from tuition.engine.request import Completion, Request, Sampling
 
 OWN_FIELDS = ("id", "prompt", "messages", "max_tokens")
 _FIRST_BYTES = b'{"id": '
-REQUEST_FIELDS = ("stop", "stop_ids", "ignore_eos", "logprobs", "prompt_logprobs", "cache_salt", "priority")
+REQUEST_FIELDS = ("stop", "stop_ids", "ignore_eos", "logprobs", "prompt_logprobs", "cache_salt", "priority",
+                  "variant")  # fmt: skip
 
 
 @dataclass(frozen=True)

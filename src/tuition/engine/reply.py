@@ -62,11 +62,15 @@ class Reply:
         self.text = ReplyText(tokenizer.stream(after=request.prompt), request.stop)
         self.scores: list[TokenLogprob] | None = None
         if request.prompt_logprobs is not None:
-            self.scores = [TokenLogprob(request.prompt[0], None)]
+            self.restart_scores(request)
         self.takes_bursts = self.state.takes_raw_rows and request.logprobs is None
         """A runner may draw several of its tokens in one call: nothing in Python needs its rows."""
         self.is_greedy = self.takes_bursts and self.state.is_greedy
         """The argmax of each row is all that it needs."""
+
+    def restart_scores(self, request: Request) -> None:
+        """Only the first token of the prompt is scored."""
+        self.scores = [TokenLogprob(request.prompt[0], None)]
 
     def score_prompt(self, request: Request, logits: np.ndarray, first: int, last: int) -> None:
         """Take in prompt rows `first` to `last`: the row of position p tells how likely token p + 1 was.

@@ -214,6 +214,20 @@ class Scheduler:
             wasted,
         )
 
+    def restart(self) -> None:
+        """Other weights compute from now on, so nothing in the cache is of use.
+
+        Running sequences keep their tokens, wait at the head of their lines, and are computed again. Prompt
+        scores that are not complete begin again, so that no reply has scores of two models.
+        """
+        for sequence in reversed(self.running.copy()):
+            self._set_aside(sequence)
+        for sequence in self._by_id.values():
+            if sequence.reply.scores is not None:
+                sequence.num_scored = 0
+                sequence.reply.restart_scores(sequence.request)
+        self.pool = BlockPool(self.pool.num_blocks, self.pool.block_size)
+
     def check(self) -> None:
         """Count blocks again. Raises: CacheIntegrityError."""
         self.pool.check(sequence.blocks for sequence in self._by_id.values())

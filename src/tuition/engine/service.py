@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,8 @@ from tuition.core.records import StepTrace
 from tuition.engine.blocks import CacheIntegrityError
 from tuition.engine.request import Completion, Request, TokenEvent, complete
 from tuition.engine.step import StepLoop
+from tuition.engine.variants import Variant
+from tuition.model.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,14 @@ class ServiceStats:
     num_integrity_errors: int
     step_started_ns: int | None
     """Since when the present step runs, monotonic; None between steps. A watcher sees a hang by it."""
+
+
+@dataclass(slots=True)
+class _Change:
+    """Something that is done to the loop between two steps, and the future of its caller."""
+
+    make: Callable[[StepLoop], StepTrace | None]
+    done: "Future[None]"
 
 
 class Stream:
@@ -133,7 +144,7 @@ class EngineService:
         self.loop = loop
         self._on_trace = on_trace
         self._streams: dict[str, Stream] = {}
-        self._inbox: deque[tuple[Request, int] | str] = deque()
+        self._inbox: deque[tuple[Request, int] | str | _Change] = deque()
         self._lock = threading.Lock()
         self._wake_up = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
@@ -170,6 +181,31 @@ class EngineService:
             if request_id in self._streams:
                 self._inbox.append(request_id)
                 self._call()
+
+    def swap_weights(self, model: ModelFolder, timeout_s: float | None = None) -> None:
+        """Compute with other weights from the next step on, see `StepLoop.swap_weights`; waits for it.
+
+        Raises: as there; BusyError when draining or stopped; TimeoutError, and then it is done later.
+        """
+        self._change(lambda loop: loop.swap_weights(model), timeout_s)
+
+    def add_variant(self, name: str, variant: Variant, timeout_s: float | None = None) -> None:
+        """Let requests name this variant; see `StepLoop.add_variant`. Raises: as there and `swap_weights`."""
+        self._change(lambda loop: loop.add_variant(name, variant), timeout_s)
+
+    def remove_variant(self, name: str, timeout_s: float | None = None) -> None:
+        """Forget a variant; see `StepLoop.remove_variant`. Raises: as there and `swap_weights`."""
+        self._change(lambda loop: loop.remove_variant(name), timeout_s)
+
+    def _change(self, make: Callable[[StepLoop], StepTrace | None], timeout_s: float | None) -> None:
+        """Let the engine's thread do this between two steps, and wait for it."""
+        change = _Change(make, Future())
+        with self._lock:
+            if self._state != "running":
+                raise BusyError(self._failure or f"the engine is {self._state}", retry_after_s=5)
+            self._inbox.append(change)
+            self._call()
+        change.done.result(timeout_s)
 
     def stats(self) -> ServiceStats:
         """What is going on; cheap, from any thread."""
@@ -245,6 +281,8 @@ class EngineService:
                 self._checked = False
                 if isinstance(item, str):
                     self.loop.cancel(item)
+                elif isinstance(item, _Change):
+                    self._make(item)
                 else:
                     self._start(*item)
 
@@ -264,19 +302,33 @@ class EngineService:
             )
             self._deliver([event])
 
+    def _make(self, change: _Change) -> None:
+        try:
+            trace = change.make(self.loop)
+        except Exception as error:
+            change.done.set_exception(error)
+            return
+        if trace is not None:
+            self._report(trace)
+        change.done.set_result(None)
+
     def _step(self) -> None:
         self._step_started_ns = time.monotonic_ns()
         events, trace = self.loop.step()
         self._step_started_ns = None
         if trace is not None:
             self._num_steps += trace.num_steps
-            if self._on_trace is not None:
-                try:
-                    self._on_trace(trace)
-                except Exception as error:
-                    self._num_trace_errors += 1
-                    log.error("the cost of a step was not taken", exc_info=error)
+            self._report(trace)
         self._deliver(events)
+
+    def _report(self, trace: StepTrace) -> None:
+        """Tell the listener of a cost."""
+        if self._on_trace is not None:
+            try:
+                self._on_trace(trace)
+            except Exception as error:
+                self._num_trace_errors += 1
+                log.error("the cost of a step was not taken", exc_info=error)
 
     def _deliver(self, events: list[TokenEvent]) -> None:
         for event in events:
@@ -305,8 +357,11 @@ class EngineService:
             self._state, self._failure = "failed", error
             self._step_started_ns = None
             streams, self._streams = list(self._streams.values()), {}
+            changes = [item for item in self._inbox if isinstance(item, _Change)]
             self._inbox.clear()
             self._idle.notify_all()
+        for change in changes:
+            change.done.set_exception(BusyError(error, retry_after_s=5))
         for stream in streams:
             request = stream.request
             stream.deliver(

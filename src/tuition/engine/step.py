@@ -15,8 +15,9 @@ from functools import partial
 
 import numpy as np
 
+from tuition.core.errors import BusyError, NotFoundError, SettingsError
 from tuition.core.records import FinishReason, SequenceWork, StepTrace
-from tuition.engine.batch import BurstRunner, Runner
+from tuition.engine.batch import BurstRunner, Runner, VariantRunner
 from tuition.engine.blocks import BlockPool
 from tuition.engine.pace import Pace
 from tuition.engine.plan import Burst, Failure, Logits, Outcome, Plan, Tokens
@@ -27,6 +28,8 @@ from tuition.engine.scheduler import Scheduler
 from tuition.engine.sequence import Sequence
 from tuition.engine.settings import EngineSettings
 from tuition.engine.speculation import TRIAL_STEPS, Drafter, PromptLookup, learn_from
+from tuition.engine.variants import Variant
+from tuition.model.folder import ModelFolder
 
 log = logging.getLogger(__name__)
 
@@ -130,6 +133,40 @@ class StepLoop:
         if self.scheduler.has_work:
             raise RuntimeError("the cache cannot be reset while requests are inside")
         self.scheduler.pool = BlockPool(self.runner.num_blocks, self.runner.block_size)
+
+    # ---- weights are changed, between two steps
+
+    def swap_weights(self, model: ModelFolder) -> StepTrace:
+        """Compute with other weights from the next step on; returns the time it took, which is overhead.
+
+        No request is dropped: a reply keeps the tokens that it has, its keys and values are computed again,
+        and its next tokens are those of the new weights. Variants stay. Raises: ShapeError, ModelError; the
+        old weights and the cache then stay as they are.
+        """
+        start_ns = self._clock()
+        self.runner.swap_weights(model)
+        self.scheduler.restart()
+        return StepTrace(start_ns, self._clock(), (), kind="load")
+
+    def add_variant(self, name: str, variant: Variant) -> None:
+        """Let requests name this variant of the weights. Raises: SettingsError, ShapeError."""
+        if not isinstance(self.runner, VariantRunner):
+            wanted = f"torch: {self.runner.name} computes no variants of its weights"
+            raise SettingsError("runner", got=self.runner.name, wanted=wanted)
+        if not name or name in self.scheduler.variants:
+            raise SettingsError("variant", got=name, wanted="a new name")
+        variant.check(self.runner.shape)
+        self.runner.add_variant(name, variant)
+        self.scheduler.variants[name] = variant.digest()
+
+    def remove_variant(self, name: str) -> None:
+        """Forget a variant. Raises: NotFoundError; BusyError while requests use it."""
+        if name not in self.scheduler.variants or not isinstance(self.runner, VariantRunner):
+            raise NotFoundError("variant", name, sorted(self.scheduler.variants))
+        if any(sequence.request.variant == name for sequence in self.scheduler.live):
+            raise BusyError(f"requests use the variant {name!r}", retry_after_s=1)
+        del self.scheduler.variants[name]
+        self.runner.remove_variant(name)
 
     def take_events(self) -> list[TokenEvent]:
         """Events so far, taken out."""

@@ -14,6 +14,7 @@ page of them reads all weights again. The native runner has no such price. Sourc
 shapes for batch invariance (Thinking Machines, "Defeating nondeterminism in LLM inference", 2025).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from tuition.engine.batch import StepBatch
 from tuition.engine.torch_cache import BlockCache, slots_of, write_slots
+from tuition.engine.torch_variants import TorchVariants
 from tuition.model.decoder import Decoder
 
 PAGE = 16
@@ -106,7 +108,12 @@ class PageContext:
 
 
 def compute_pages(
-    decoder: Decoder, cache: BlockCache, batch: StepBatch, layout: Layout, device: torch.device
+    decoder: Decoder,
+    cache: BlockCache,
+    batch: StepBatch,
+    layout: Layout,
+    device: torch.device,
+    variants: TorchVariants | None,
 ) -> Tensor:
     """Logits of the wanted rows, (num_wanted, vocab), in the decoder's dtype."""
     slots = write_slots(batch, cache.block_size)
@@ -125,7 +132,12 @@ def compute_pages(
             torch.from_numpy(np.where(real, slots[page], cache.spill_slot)).to(device),
             _tiles_of(cache, batch, page, owner, device),
         )
-        hidden = decoder(torch.from_numpy(tokens).to(device)[None], context)
+        chosen = [
+            (one.name, torch.from_numpy((page >= one.begin) & (page < one.end)).to(device))
+            for one in batch.variants
+        ]
+        with nullcontext() if variants is None else variants.rows(chosen):
+            hidden = decoder(torch.from_numpy(tokens).to(device)[None], context)
         here = np.flatnonzero(real & wanted[page])
         if len(here):
             found.append(decoder.logits(hidden)[0, torch.from_numpy(here).to(device)])

@@ -5,17 +5,21 @@ of fixed shapes, replayed as CUDA graphs where there is CUDA (`torch_graphs`); a
 (`torch_pages`).
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 
-from tuition.core.errors import SettingsError
+from tuition.core.errors import SettingsError, ShapeError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.units import format_bytes, format_count
 from tuition.engine.batch import StepBatch
 from tuition.engine.settings import EngineSettings
 from tuition.engine.torch_cache import BlockCache, build_context
 from tuition.engine.torch_graphs import DecodeGraphs
-from tuition.engine.torch_pages import Layout, compute_pages, rows_are_alike
+from tuition.engine.torch_pages import PAGE, Layout, compute_pages, rows_are_alike
+from tuition.engine.torch_variants import TorchVariants
+from tuition.engine.variants import Variant
 from tuition.model.decoder import Decoder
 from tuition.model.digest import weights_digest
 from tuition.model.folder import ModelFolder
@@ -53,6 +57,8 @@ class TorchRunner:
         if settings.deterministic:
             with torch.inference_mode():
                 self.layout = "packed" if rows_are_alike(decoder, self._device) else "alone"
+        self._variants: TorchVariants | None = None
+        """None until there is a variant: without, nothing costs time."""
         graphs = self._device.type == "cuda" and not settings.deterministic
         self._graphs = DecodeGraphs(decoder, self._cache, settings.max_batch) if graphs else None
         mode = f", deterministic ({self.layout} pages)" if self.layout else ""
@@ -104,17 +110,56 @@ class TorchRunner:
     def forward(self, batch: StepBatch) -> np.ndarray:
         """Logits of the wanted rows, (num_wanted, vocab) float32; see `batch.Runner`."""
         if self.layout is not None:
-            logits = compute_pages(self._decoder, self._cache, batch, self.layout, self._device)
-        elif self._graphs is not None and self._graphs.takes(batch):
+            logits = compute_pages(
+                self._decoder, self._cache, batch, self.layout, self._device, self._variants
+            )
+        elif self._graphs is not None and not batch.variants and self._graphs.takes(batch):
             logits = self._graphs.compute(batch)
         else:
             context = build_context(self._cache, batch, self._device)
             tokens = torch.from_numpy(batch.token_ids).to(self._device)[None]
-            hidden = self._decoder(tokens, context)[0]
+            stretches = [(one.name, slice(one.begin, one.end)) for one in batch.variants]
+            with nullcontext() if self._variants is None else self._variants.rows(stretches):
+                hidden = self._decoder(tokens, context)[0]
             if len(batch.logit_rows) < len(batch.token_ids):
                 hidden = hidden[torch.from_numpy(batch.logit_rows).to(self._device)]
             logits = self._decoder.logits(hidden)
         return logits.to("cpu", torch.float32).numpy()
+
+    def add_variant(self, name: str, variant: Variant) -> None:
+        """See `batch.VariantRunner`. Raises: SettingsError."""
+        if self._variants is None:
+            self._variants = TorchVariants(self._decoder)
+        self._variants.add(name, variant)
+        if self.layout != "packed":
+            return
+        everywhere = [(name, torch.ones(PAGE, dtype=torch.bool, device=self._device))]
+        with torch.inference_mode(), self._variants.rows(everywhere):
+            alike = rows_are_alike(self._decoder, self._device)
+        if not alike:
+            self._variants.remove(name)
+            raise SettingsError(
+                "deterministic",
+                got=True,
+                wanted=f"False for the variant {name!r}: its products depend on a row's place in the step",
+            )
+
+    def remove_variant(self, name: str) -> None:
+        """See `batch.VariantRunner`."""
+        if self._variants is not None:
+            self._variants.remove(name)
+
+    @torch.no_grad()
+    def swap_weights(self, model: ModelFolder) -> None:
+        """See `batch.Runner`. In place, so that recorded graphs compute with the new weights.
+
+        Raises: ShapeError, ModelError.
+        """
+        if model.shape != self.shape:
+            raise ShapeError("swap_weights", wanted=str(self.shape), got=model.shape)
+        new = {name: tensor.to(self._device, self._dtype, copy=True) for name, tensor in model.tensors()}
+        for name, parameter in self._decoder.named_parameters():
+            parameter.copy_(new[name])
 
     def weights_digest(self) -> str:
         """SHA-256 over the tensors as they are in memory now; equal to the file's where the dtype is

@@ -57,6 +57,8 @@ class ModelFolder:
     """GGUF only: a tensor as raw blocks."""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     """How the model's own files want tokens drawn, where a request does not say."""
+    in_memory: bool = False
+    """It has no files (model/memory); its weights may be others at the next reading."""
 
     @property
     def tensor_names(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tuition.core.records import SequenceWork
-from tuition.engine.blocks import CacheIntegrityError
+from tuition.engine.blocks import CacheIntegrityError, root_digest
 from tuition.engine.request import Sampling, TokenEvent, complete
 from tuition.engine.scheduler import Scheduler
 from tuition.engine.sequence import Sequence
@@ -24,9 +24,12 @@ WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 class Trace:
     """One run of random traffic: arrivals, cancels and poison; a small cache, so that it preempts."""
 
-    def __init__(self, kit, seed: int, **chosen) -> None:
+    def __init__(self, kit, seed: int, *, variants: bool = False, **chosen) -> None:
         self.kit, self.random = kit, np.random.default_rng(seed)
+        self.variants = {"a": kit.variant(1), "b": kit.variant(2)} if variants else {}
         self.loop: StepLoop = kit.loop(**chosen)
+        for name, variant in self.variants.items():
+            self.loop.add_variant(name, variant)
         self.loop.runner.poison = POISON
         self.events: dict[str, list[TokenEvent]] = {}
         self.requests: dict = {}
@@ -49,6 +52,7 @@ class Trace:
             sampling=Sampling(temperature=float(random.choice([0.0, 0.9])), seed=int(random.integers(9))),
             cache_salt=str(random.integers(2)), priority=str(random.choice(["interactive", "batch"])),
             prompt_logprobs=2 if random.random() < 0.1 else None,
+            variant=random.choice([None, *self.variants]) if self.variants else None,
         )  # fmt: skip
         self.requests[name] = request
         self.loop.submit(request)
@@ -72,11 +76,11 @@ class Trace:
         for work in trace.work if trace else ():
             self._bill(work)
         self.loop.check()
-        holders: dict[int, str] = {}
+        holders: dict[int, tuple[str, str | None]] = {}
         for sequence in self.loop.scheduler.running:
             for block in sequence.blocks:
-                salt = sequence.request.cache_salt
-                assert holders.setdefault(block, salt) == salt, "a block shared across salts"
+                key = (sequence.request.cache_salt, sequence.request.variant)
+                assert holders.setdefault(block, key) == key, "a block shared across salts or variants"
 
     def _bill(self, work: SequenceWork) -> None:
         assert 0 <= work.num_wasted <= work.num_tokens
@@ -103,6 +107,8 @@ class Trace:
         assert stats.num_free_blocks == stats.num_blocks, "leaked blocks"
         assert set(self.events) == set(self.requests), "a request without an end"
         alone = self.kit.loop(num_blocks=64, prefix_cache="off", repetitive=self.loop.runner.repetitive)
+        for name, variant in self.variants.items():
+            alone.add_variant(name, variant)
         for name, events in self.events.items():
             self._judge_one(alone, self.requests[name], events)
 
@@ -137,6 +143,7 @@ SETTINGS = st.fixed_dictionaries({
     "prefix_cache": st.sampled_from(["on", "off"]),
     "repetitive": st.booleans(),
     "bursts": st.booleans(),
+    "variants": st.booleans(),
     "context_length": st.just(70),
 })  # fmt: skip
 
@@ -205,6 +212,10 @@ def _names_without_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuition.engine.sequence.chain_digest", lambda parent, content: content)
 
 
+def _names_without_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuition.engine.scheduler.root_digest", lambda salt, variant: root_digest(salt))
+
+
 def _publish_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Scheduler.commit
 
@@ -228,14 +239,22 @@ def _keep_rejected_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "plant", [_leak_on_finish, _names_without_salt, _publish_too_early, _keep_rejected_drafts]
-)
+FAULTS = [
+    _leak_on_finish,
+    _names_without_salt,
+    _names_without_variant,
+    _publish_too_early,
+    _keep_rejected_drafts,
+]
+
+
+@pytest.mark.parametrize("plant", FAULTS)
 def test_a_planted_fault_is_found(kit, plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
+    variants = plant is _names_without_variant  # with them fewer prompts share blocks, and others would hide
     chosen = {"num_blocks": 40, "token_budget": 6, "max_batch": 6, "context_length": 70, "repetitive": True}
     with pytest.raises((AssertionError, CacheIntegrityError, IndexError)):
-        several_traces(kit, {"speculation": "auto", "bursts": True, **chosen})
+        several_traces(kit, {"speculation": "auto", "bursts": True, "variants": variants, **chosen})
 
 
 def test_keys_never_share_a_block(kit) -> None:

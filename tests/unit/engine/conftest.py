@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tuition.core.errors import ModelError
 from tuition.core.units import NS_PER_S
 from tuition.engine.batch import StepBatch
 from tuition.engine.draw_state import DrawState
@@ -18,10 +19,13 @@ from tuition.engine.sampler import draw, uniform
 from tuition.engine.settings import EngineSettings
 from tuition.engine.speculation import Drafter
 from tuition.engine.step import StepLoop
+from tuition.engine.variants import LowRank, Variant
 from tuition.spec.shape import ModelShape
 
 VOCAB = 64
 PERIOD = 7
+STAMP = 1_000
+"""Added to a token in the double's cache, times the number of the weights and variant that computed it."""
 
 
 def tiny_shape(context_length: int = 256) -> ModelShape:
@@ -37,7 +41,7 @@ def logits_after(tokens: list[int], *, repetitive: bool = False) -> np.ndarray:
     digest = hashlib.blake2b(np.array(window, np.int64).tobytes(), digest_size=8).digest()
     row = np.random.default_rng(int.from_bytes(digest, "little")).standard_normal(VOCAB) * 3
     if repetitive and len(tokens) >= PERIOD:
-        row[tokens[-PERIOD]] += 40 if int.from_bytes(digest, "little") % 5 else 0
+        row[tokens[-PERIOD] % STAMP] += 40 if int.from_bytes(digest, "little") % 5 else 0
     return row.astype(np.float32)
 
 
@@ -54,6 +58,8 @@ class HashRunner:
     ):
         self.shape = tiny_shape(context_length)
         self.num_blocks, self.block_size, self.repetitive = num_blocks, block_size, repetitive
+        self.weights = 0
+        self.variants: dict[str, int] = {}
         self.cache = np.full((num_blocks, block_size), -1, np.int64)
         self.poison: int | None = None
         self.nan_token: int | None = None
@@ -78,20 +84,38 @@ class HashRunner:
                 p = int(batch.positions[row])
                 block = table[p // self.block_size]
                 assert block >= 0, "a row without a block"
-                self.cache[block, p % self.block_size] = batch.token_ids[row]
+                self.cache[block, p % self.block_size] = batch.token_ids[row] + STAMP * self.stamp(batch, row)
                 if row in wanted:
                     seen = [
                         int(self.cache[table[q // self.block_size], q % self.block_size])
                         for q in range(p + 1)
                     ]
                     logits = logits_after(seen, repetitive=self.repetitive)
-                    if self.nan_token is not None and seen[0] == self.nan_token:
+                    if self.nan_token is not None and seen[0] % STAMP == self.nan_token:
                         logits[3] = np.nan
                     found.append(logits)
         return np.stack(found) if found else np.empty((0, VOCAB), np.float32)
 
+    def stamp(self, batch: StepBatch, row: int) -> int:
+        """Number of the weights and the variant that compute this row."""
+        names = [one.name for one in batch.variants if one.begin <= row < one.end]
+        assert len(names) <= 1
+        return self.weights + sum(self.variants[name] for name in names)
+
     def weights_digest(self) -> str:
-        return "0" * 64
+        return f"{self.weights:064x}"
+
+    def swap_weights(self, model) -> None:
+        """`model`: a number below ten."""
+        if not 0 <= model < 10:
+            raise ModelError("weights", "are none", way_out="take others")
+        self.weights = model
+
+    def add_variant(self, name: str, variant: Variant) -> None:
+        self.variants[name] = 10 * int(variant.changes[DOWN].up[0, 0])
+
+    def remove_variant(self, name: str) -> None:
+        del self.variants[name]
 
     def close(self) -> None:
         pass
@@ -216,12 +240,24 @@ def run_all(loop: StepLoop, check: bool = True) -> dict[str, list]:
     raise AssertionError("the loop does not end")
 
 
-def greedy(prompt, count: int, repetitive: bool = False) -> list[int]:
-    """What the double says greedily, computed without engine or cache."""
+def greedy(prompt, count: int, repetitive: bool = False, stamp: int = 0) -> list[int]:
+    """What the double says greedily, computed without engine or cache.
+
+    `stamp`: the number of the weights, and ten times that of the variant.
+    """
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(int(logits_after(tokens, repetitive=repetitive).argmax()))
+        stamped = [token + STAMP * stamp for token in tokens]
+        tokens.append(int(logits_after(stamped, repetitive=repetitive).argmax()))
     return tokens[len(prompt) :]
+
+
+DOWN = "layers.0.mlp.down.weight"
+
+
+def make_variant(number: int) -> Variant:
+    """A variant that the double knows by its number."""
+    return Variant({DOWN: LowRank(np.ones((1, 8), np.float32), np.full((8, 1), number, np.float32))})
 
 
 class Kit:
@@ -233,6 +269,8 @@ class Kit:
     request = staticmethod(make_request)
     run = staticmethod(run_all)
     greedy = staticmethod(greedy)
+    variant = staticmethod(make_variant)
+    DOWN = DOWN
     logits_after = staticmethod(logits_after)
 
 
