@@ -1,20 +1,19 @@
 """The models of a workspace by name and version. Rows live in the books, folders in `workspace.models`.
 
-A folder is complete and durable before its row is written; a row is marked removed before its folder goes.
-So a crash leaves at most a folder that no row names, never a row without its folder.
+A folder is complete and durable before its row counts; a row is marked removed before its folder goes. So a
+crash leaves at most a folder that no row names, never a row without its folder. Paths inside the workspace
+are stored relative to it.
 """
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from tuition.books.books import Books
 from tuition.books.schema import evaluations, models
@@ -26,6 +25,7 @@ from tuition.core.workspace import Workspace
 from tuition.registry.copying import copy_model, files_of
 from tuition.registry.lineage import MANIFEST, Lineage, read_lineage
 from tuition.registry.names import check_name, parse_reference
+from tuition.registry.paths import to_path, to_text
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Registry:
         `write` gets a path that does not exist and must leave a whole folder with `tuition.json` there in one
         step, as `model.save.save_model` does. Raises: SettingsError for the name; whatever `write` raises.
         """
-        with self._next_version(check_name(name)) as folder:
-            write(folder)
-            try:
-                digest = str(json.loads((folder / MANIFEST).read_bytes())["weights_digest"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ModelError(
-                    folder, f"has no {MANIFEST} with a digest", way_out="write it with save_model"
-                ) from error
-            return self._register(name, folder, folder, digest, lineage or Lineage(), owned=True)
+        folder = self._next_folder(check_name(name))
+        write(folder)
+        try:
+            digest = str(json.loads((folder / MANIFEST).read_bytes())["weights_digest"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                folder, f"has no {MANIFEST} with a digest", way_out="write it with save_model"
+            ) from error
+        return self._register(name, folder, folder, digest, lineage or Lineage(), owned=True)
 
     def add(
         self, name: str, source: Path, *, digest: str, lineage: Lineage | None = None, link: bool = False
@@ -87,19 +87,19 @@ class Registry:
         source = source.expanduser().absolute()
         files = files_of(source)
         lineage = lineage or read_lineage(source, digest)
-        with self._next_version(name) as folder:
-            if link:
-                return self._register(name, folder, source, digest, lineage, owned=False)
-            publish_folder(folder, lambda staging: copy_model(source, staging))
-            path = folder / files[0].name if source.is_file() else folder
-            return self._register(name, folder, path, digest, lineage, owned=True)
+        folder = self._next_folder(name)
+        if link:
+            return self._register(name, folder, source, digest, lineage, owned=False)
+        publish_folder(folder, lambda staging: copy_model(source, staging))
+        path = folder / files[0].name if source.is_file() else folder
+        return self._register(name, folder, path, digest, lineage, owned=True)
 
     def list(self) -> tuple[Version, ...]:
         """Every version, by name and then the latest first."""
         query = select(models).where(models.c.removed_unix_ns.is_(None))
         query = query.order_by(models.c.name, models.c.version.desc())
         rows = self.books.read(lambda connection: connection.execute(query).all())
-        return tuple(_version(row) for row in rows)
+        return tuple(self._version(row) for row in rows)
 
     def get(self, reference: str) -> Version:
         """`name` (its latest version) or `name@version`. Raises: NotFoundError, with the names that exist."""
@@ -111,7 +111,7 @@ class Registry:
             query = query.order_by(models.c.version.desc()).limit(1)
             row = self.books.read(lambda connection: connection.execute(query).first())
             if row is not None:
-                return _version(row)
+                return self._version(row)
         raise NotFoundError("model", reference[:120], self._known(parsed.name if parsed else None))
 
     def resolve(self, name_or_path: str | Path) -> Path:
@@ -180,45 +180,43 @@ class Registry:
             return tuple(version.reference for version in found if version.name == name)
         return tuple(sorted({version.name for version in found}))
 
-    @contextmanager
-    def _next_version(self, name: str) -> Iterator[Path]:
-        """The folder of the next version, reserved while inside: no row, folder or other process has its
-        number."""
-        query = select(func.max(models.c.version)).where(models.c.name == name)
-        highest = self.books.read(lambda connection: connection.execute(query).scalar()) or 0
+    def _next_folder(self, name: str) -> Path:
+        """Where the next version goes. Nothing is there, and no other process will get the same number.
+
+        The number is taken by a row that is marked as removed until `_register` fills it in.
+        """
         parent = self.workspace.models / name
-        parent.mkdir(parents=True, exist_ok=True)
-        numbers = [int(path.name) for path in parent.iterdir() if path.name.isdecimal()]
-        number = max([highest, *numbers])
-        while True:
-            number += 1
-            reservation = parent / f".{number}.tmp"  # swept by remove_strays if we die here
-            try:
-                os.close(os.open(reservation, os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                continue
-            break
-        try:
-            yield parent / str(number)
-        finally:
-            reservation.unlink(missing_ok=True)
+        numbers = [int(path.name) for path in parent.glob("*") if path.name.isdecimal()]
+        highest = select(func.max(models.c.version)).where(models.c.name == name)
+
+        def reserve(connection: Connection) -> int:
+            number = max([connection.execute(highest).scalar() or 0, *numbers]) + 1
+            now = time.time_ns()
+            row = {"name": name, "version": number, "path": "", "digest": "", "lineage_json": "{}"}
+            row |= {"created_unix_ns": now, "removed_unix_ns": now}
+            connection.execute(insert(models).values(**row))
+            return number
+
+        return parent / str(self.books.write_now(reserve))
 
     def _register(
         self, name: str, folder: Path, path: Path, digest: str, lineage: Lineage, owned: bool
     ) -> Version:
-        """Write the row of the version that `folder` stands for."""
-        row = insert(models).values(
-            name=name,
-            version=int(folder.name),
-            path=str(path),
-            digest=digest,
-            created_unix_ns=time.time_ns(),
-            lineage_json=lineage.to_json(),
-            owned=owned,
+        """Fill in the row of the version that `folder` stands for."""
+        row = (
+            update(models)
+            .where(models.c.name == name, models.c.version == int(folder.name))
+            .values(
+                path=to_text(path, self.workspace),
+                digest=digest,
+                created_unix_ns=time.time_ns(),
+                removed_unix_ns=None,
+                lineage_json=lineage.to_json(),
+                owned=owned,
+            )
+            .returning(models)
         )
-        return _version(
-            self.books.write_now(lambda connection: connection.execute(row.returning(models)).one())
-        )
+        return self._version(self.books.write_now(lambda connection: connection.execute(row).one()))
 
     def _delete_files(self, version: Version) -> None:
         """Delete a version's own folder; nothing outside of `workspace.models` is ever touched."""
@@ -228,14 +226,13 @@ class Registry:
             if folder.parent.is_dir() and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()
 
-
-def _version(row: Row[Any]) -> Version:
-    return Version(
-        name=row.name,
-        version=row.version,
-        path=Path(row.path),
-        digest=row.digest,
-        created_unix_ns=row.created_unix_ns,
-        lineage=Lineage.from_json(row.lineage_json),
-        owned=row.owned,
-    )
+    def _version(self, row: Row[Any]) -> Version:
+        return Version(
+            name=row.name,
+            version=row.version,
+            path=to_path(row.path, self.workspace),
+            digest=row.digest,
+            created_unix_ns=row.created_unix_ns,
+            lineage=Lineage.from_json(row.lineage_json),
+            owned=row.owned,
+        )

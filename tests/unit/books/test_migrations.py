@@ -54,6 +54,31 @@ def test_down_and_up_again_is_the_same_schema(workspace: Workspace) -> None:
         assert books.read(lambda c: compare_metadata(MigrationContext.configure(c), metadata)) == []
 
 
+OLD_MODEL = (
+    "INSERT INTO models (name, version, path, digest, created_unix_ns, lineage_json, owned) "
+    "VALUES (:name, :version, :path, 'd', 1, '{}', :owned)"
+)
+
+
+def test_absolute_paths_of_models_become_relative(workspace: Workspace) -> None:
+    """Wherever the workspace was when they were registered; a model that is not ours stays where it is."""
+    old = [
+        ("poet", 1, "/old/place/models/poet/1", True, "models/poet/1"),
+        ("poet", 2, "/models/poet/2/models/poet/2", True, "models/poet/2"),
+        ("small", 1, "/old/models/small/1/small.gguf", True, "models/small/1/small.gguf"),
+        ("poet", 12, "/old/models/poet/123", True, "/old/models/poet/123"),
+        ("other", 1, "/somewhere/models/other/1", False, "/somewhere/models/other/1"),
+    ]
+    with open_books(workspace) as books:
+        books.write_now(lambda connection: downgrade(connection, "0001"))
+        for name, version, path, owned, _ in old:
+            values = {"name": name, "version": version, "path": path, "owned": owned}
+            books.write_now(lambda connection, v=values: connection.execute(text(OLD_MODEL), v) and None)
+        assert books.write_now(migrate) is True
+        paths = books.read(lambda c: c.execute(text("SELECT path FROM models ORDER BY id")).scalars().all())
+    assert paths == [wanted for *_, wanted in old]
+
+
 def test_a_migration_that_fails_leaves_the_old_schema(workspace: Workspace) -> None:
     with open_books(workspace) as books:
         books.write_now(lambda connection: downgrade(connection, "base"))

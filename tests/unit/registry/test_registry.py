@@ -3,6 +3,7 @@ leave."""
 
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from tuition.core.records import Score
 from tuition.core.workspace import Workspace
 from tuition.registry.lineage import Lineage
 from tuition.registry.names import check_name, parse_reference
+from tuition.registry.paths import to_path, to_text
 from tuition.registry.registry import Registry
 
 DIGEST = "ab" * 32
@@ -168,14 +170,15 @@ def test_a_folder_without_weights_is_refused(registry: Registry, tmp_path: Path)
         registry.add("empty", tmp_path / "nowhere", digest=DIGEST)
 
 
-def test_a_failed_write_leaves_no_version_and_no_reservation(registry: Registry) -> None:
+def test_a_failed_write_leaves_no_version(registry: Registry) -> None:
     def fail(path: Path) -> None:
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
         registry.publish("poet", fail)
     assert registry.list() == ()
-    assert list((registry.workspace.models / "poet").iterdir()) == []
+    assert list(registry.workspace.models.glob("*/*")) == []
+    assert registry.publish("poet", write_folder).path.is_dir()
 
 
 def test_two_publishers_of_one_name_get_two_versions(registry: Registry) -> None:
@@ -191,6 +194,55 @@ def test_two_publishers_of_one_name_get_two_versions(registry: Registry) -> None
     for thread in threads:
         thread.join()
     assert sorted(version.version for version in registry.list()) == [1, 2]
+
+
+def test_a_moved_workspace_finds_its_models_and_a_copy_never_touches_the_original(tmp_path: Path) -> None:
+    """Also a model that was left where it is, in the workspace or beside it."""
+    root, inside, beside = tmp_path / "first", tmp_path / "first" / "mine" / "raw", tmp_path / "beside"
+    write_folder(inside)
+    write_folder(beside)
+    with open_books(Workspace(root)) as books:
+        registry = Registry(Workspace(root), books)
+        registry.publish("poet", write_folder)
+        registry.add("small", inside, digest=DIGEST, link=True)
+        registry.add("other", beside, digest=DIGEST, link=True)
+    shutil.copytree(root, tmp_path / "copy")
+    root.rename(tmp_path / "moved")
+    for name in ("moved", "copy"):
+        workspace = Workspace(tmp_path / name)
+        with open_books(workspace) as books:
+            registry = Registry(workspace, books)
+            assert registry.get("poet").path == workspace.models / "poet" / "1"
+            assert registry.get("small").path == workspace.root / "mine" / "raw"
+            assert registry.get("other").path == beside
+            assert all(version.path.is_dir() for version in registry.list())
+    with open_books(Workspace(tmp_path / "copy")) as books:
+        registry = Registry(Workspace(tmp_path / "copy"), books)
+        registry.remove("poet")
+        registry.publish("poet", write_folder)
+    assert (tmp_path / "moved" / "models" / "poet" / "1").is_dir()
+    assert sorted(path.name for path in (tmp_path / "moved" / "models" / "poet").iterdir()) == ["1"]
+
+
+def test_a_workspace_behind_a_link_is_one_workspace(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_folder(tmp_path / "real" / "raw")
+    for source in (tmp_path / "link" / "raw", tmp_path / "real" / "raw"):
+        assert to_text(source, Workspace(tmp_path / "link")) == "raw"
+
+
+@pytest.mark.parametrize("name", ["plain", "caf\udce9", "ünï", "a%20b", "file:x", "a\nb", "nul%00", "~"])
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_every_path_can_be_kept(tmp_path: Path, name: str, is_inside: bool) -> None:
+    workspace = Workspace(tmp_path / "home")
+    path = (workspace.root if is_inside else tmp_path) / name / "model.gguf"
+    text = to_text(path, workspace)
+    assert text.isprintable() or "\n" in text
+    text.encode("utf-8")
+    assert to_path(text, workspace) == path
+    moved = Workspace(tmp_path / "elsewhere")
+    assert to_path(text, moved) == (moved.root / name / "model.gguf" if is_inside else path)
 
 
 def test_scores_are_kept_with_the_version(registry: Registry) -> None:
