@@ -179,7 +179,9 @@ def _model(row: dict[str, Any]) -> Model:
         has_chat=bool(row.get("has_chat_template")),
         context_length=row.get("context_length"),
         busy_hour=None if hour is None else BusyHour(hour["usd"], hour["energy_wh"]),
-        sampling=row.get("sampling_defaults") or {},
+        sampling={
+            name: value for name, value in (row.get("sampling_defaults") or {}).items() if value is not None
+        },
     )
 
 
