@@ -3,9 +3,15 @@
 The command line prints the message of a `TuitionError` on one line; any other exception is a defect of ours.
 """
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+
+
+def shown_path(path: Path | str) -> str:
+    """A path as text that can be printed and stored, also one whose name is no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class TuitionError(Exception):
@@ -42,7 +48,8 @@ class DataError(TuitionError):
 
     def __init__(self, path: Path | str, problem: str, *, line: int | None = None, way_out: str) -> None:
         self.path, self.problem, self.line = Path(path), problem, line
-        place = f"{path}, line {line:,}" if line is not None else str(path)
+        shown = shown_path(path)
+        place = f"{shown}, line {line:,}" if line is not None else shown
         super().__init__(f"{place}: {problem}; {way_out}")
 
 

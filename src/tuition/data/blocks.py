@@ -13,7 +13,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
-from tuition.data.documents import PIECE_CHARS, Document
+from tuition.data.documents import Document
+from tuition.data.readers import PIECE_CHARS
 
 IDENTITY_CHARS = 2**16
 """Of the beginning of a text, which decide whether it is a copy."""

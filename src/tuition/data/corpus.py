@@ -19,7 +19,7 @@ from tuition.core.lock import FileLock
 from tuition.core.progress import Progress, SilentProgress, Task
 from tuition.data.corpora import with_demo_titles
 from tuition.data.documents import Counts, sources_of
-from tuition.data.fingerprints import fingerprint_sources
+from tuition.data.fingerprints import file_state, fingerprint_sources, require_unchanged
 from tuition.data.settings import DataSettings
 from tuition.data.shards import (
     Markers,
@@ -30,7 +30,7 @@ from tuition.data.shards import (
     info_to_json,
     open_part,
 )
-from tuition.data.sources import Source
+from tuition.data.sources import Source, describe_unread
 from tuition.data.split import PARTS
 from tuition.data.tokenize import EncodedUnit, choose_workers, encode_units
 from tuition.data.units import SplitBy, plan_split, split_units
@@ -105,19 +105,23 @@ def prepare_corpus(
     reporter: Progress = progress or SilentProgress()
     settings = with_demo_titles(settings)
     sources = sources_of(settings)
+    states = [file_state(source) for source in sources]
     digest = _digest_of(settings, sources, tokenizer, folder, reporter)
+
+    def write(staging: Path) -> None:
+        _write(staging, settings, sources, tokenizer, digest, reporter)
+        require_unchanged(sources, states)
+
     target = folder / digest[:24]
     with FileLock(folder / f"{digest[:24]}.lock", timeout_s=_LONGEST_WAIT_S):
         reused = (target / "corpus.json").is_file()
         if not reused:
-            for stray in folder.glob(
-                f".{target.name}.*.tmp"
-            ):  # of a run that was killed; other digests are not ours
+            for stray in folder.glob(f".{target.name}.*.tmp"):  # of a run that was killed
                 shutil.rmtree(stray, ignore_errors=True)
-            publish_folder(
-                target, lambda staging: _write(staging, settings, sources, tokenizer, digest, reporter)
-            )
+            publish_folder(target, write)
     corpus = _open(target, digest, reused)
+    for line in describe_unread(settings):
+        reporter.say(line)
     _say(corpus, reporter)
     return corpus
 

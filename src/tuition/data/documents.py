@@ -4,27 +4,20 @@ In: `DataSettings`.  Out: `Document`s. What cannot be taught is named with file 
 counted.
 """
 
-import codecs
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tuition.core.errors import DataError
+from tuition.core.errors import DataError, shown_path
+from tuition.data import readers
 from tuition.data.corpora import demo_corpus
+from tuition.data.readers import BadInput, OpenSource, Row, json_rows, text_pieces
 from tuition.data.settings import DataSettings
-from tuition.data.sources import Source, find_sources
-from tuition.data.tables import iter_table
+from tuition.data.sources import Source, compression_of, find_sources
+from tuition.data.tables import table_rows
 
-PIECE_CHARS = 2**18
-"""A longer document comes in pieces, cut at a line's end where there is one."""
-
-MAX_LINE_BYTES = 2**28
-"""A row of JSON has to be held whole."""
-
-_SKIP_HINT = "mend it, or set on_bad to skip"
+_SKIP = "--data.on-bad skip leaves such out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +53,6 @@ class Counts:
         return sum(self.skipped.values())
 
 
-class _Bad(Exception):  # noqa: N818 - a finding on its way to the user's choice, not an error yet
-    def __init__(self, reason: str, problem: str, line: int | None = None) -> None:
-        self.reason, self.problem, self.line = reason, problem, line
-
-
 def sources_of(settings: DataSettings) -> list[Source]:
     """The files of the corpus that `settings` ask for."""
     return list(demo_corpus(settings.demo).sources) if settings.demo else find_sources(settings)
@@ -76,82 +64,43 @@ def iter_documents(
     """All documents, in the same order every time. `counts` is filled as they come. Raises: DataError."""
     counts = counts if counts is not None else Counts()
     for source in sources if sources is not None else sources_of(settings):
-        pieces = _READERS[source.kind](source, settings, counts)
-        for document in pieces:
-            counts.num_documents += document.part == 0
-            counts.num_bytes += len(document.text.encode())
-            yield document
+        before = counts.read_bytes
+        read = _text_document if source.kind == "text" else _row_documents
+        try:
+            for document in read(source, settings, counts):
+                counts.num_documents += document.part == 0
+                counts.num_bytes += len(document.text.encode())
+                yield document
+        except BadInput as bad:
+            _leave_out(bad, source, settings, counts)
+        counts.read_bytes = before + source.num_bytes
 
 
-def _take_or_count(bad: _Bad, path: Path, settings: DataSettings, counts: Counts) -> None:
+def _leave_out(bad: BadInput, source: Source, settings: DataSettings, counts: Counts) -> None:
+    """Count what cannot be used. Raises: DataError where that is asked for."""
     if settings.on_bad == "fail":
-        raise DataError(path, bad.problem, line=bad.line, way_out=_SKIP_HINT)
+        way_out = f"{bad.way_out}; {_SKIP}"
+        raise DataError(source.path, bad.problem, line=bad.line, way_out=way_out)
     counts.skipped[bad.reason] = counts.skipped.get(bad.reason, 0) + 1
     if len(counts.examples) < 20:
-        place = f"{path}, line {bad.line:,}" if bad.line is not None else str(path)
-        counts.examples.append(f"{place}: {bad.problem}")
+        line = "" if bad.line is None else f", line {bad.line:,}"
+        counts.examples.append(f"{shown_path(source.path)}{line}: {bad.problem}")
 
 
-def _read_text(source: Source, settings: DataSettings, counts: Counts) -> Iterator[Document]:
+def _text_document(source: Source, settings: DataSettings, counts: Counts) -> Iterator[Document]:
     """A text file is one document. It is checked to its end before its first piece goes out when bad ones are
     skipped."""
-    before = counts.read_bytes
-    try:
-        if settings.on_bad == "skip" and source.num_bytes > PIECE_CHARS:
-            for _ in _text_pieces(source, Counts()):
+    is_long = source.num_bytes > readers.PIECE_CHARS or compression_of(source.path) is not None
+    if settings.on_bad == "skip" and is_long:
+        with OpenSource(source) as opened:
+            for _ in text_pieces(opened):
                 pass
-        for part, text in enumerate(_text_pieces(source, counts)):
+    before = counts.read_bytes
+    with OpenSource(source) as opened:
+        for part, text in enumerate(text_pieces(opened)):
+            counts.read_bytes = before + opened.position
+            text = _tidied(text) if source.tidy else text
             yield Document(source.title or source.name, text, source.path, part=part)
-    except _Bad as bad:
-        if settings.on_bad == "skip":
-            counts.read_bytes = before + source.num_bytes
-        _take_or_count(bad, source.path, settings, counts)
-
-
-def _text_pieces(source: Source, counts: Counts) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    held, line, seen = "", 1, False
-    try:
-        file = open(source.path, "rb")  # noqa: SIM115 - closed by the `with` below
-    except OSError as error:
-        raise DataError(
-            source.path, f"cannot be read ({error.strerror})", way_out="check its permissions"
-        ) from error
-    with file:
-        while True:
-            chunk = file.read(PIECE_CHARS)
-            counts.read_bytes += len(chunk)
-            held += _decoded(decoder, chunk, line)
-            line += chunk.count(b"\n")
-            if not seen:
-                held = held.removeprefix("\ufeff")
-            seen = seen or bool(held.strip())
-            if not chunk:
-                break
-            while seen and len(held) >= PIECE_CHARS:
-                cut = (
-                    (held.rfind("\n", 0, PIECE_CHARS) + 1)
-                    or (held.rfind(" ", 0, PIECE_CHARS) + 1)
-                    or PIECE_CHARS
-                )
-                yield _tidied(held[:cut]) if source.tidy else held[:cut]
-                held = held[cut:]
-    if not seen:
-        raise _Bad("empty", "is empty")
-    if held:
-        yield _tidied(held) if source.tidy else held
-
-
-def _decoded(decoder: codecs.IncrementalDecoder, chunk: bytes, line: int) -> str:
-    """Text of a chunk that begins in `line`."""
-    if (zero := chunk.find(b"\0")) >= 0:
-        raise _Bad("binary", "is binary (it holds a zero byte)", line + chunk.count(b"\n", 0, zero))
-    try:
-        return decoder.decode(chunk, final=not chunk)
-    except UnicodeDecodeError as error:
-        at = line + error.object.count(b"\n", 0, error.start)
-        byte = error.object[error.start]
-        raise _Bad("bad UTF-8", f"is no UTF-8 (byte 0x{byte:02x})", at) from None
 
 
 def _tidied(text: str) -> str:
@@ -160,77 +109,58 @@ def _tidied(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
-def _read_jsonl(source: Source, settings: DataSettings, counts: Counts) -> Iterator[Document]:
-    """One document for each line of JSON. Blank lines are passed over."""
-    with open(source.path, "rb") as file:
-        number = 0
-        while row := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            counts.read_bytes += len(row)
-            if not row.strip():
-                continue
-            try:
-                yield from _row_pieces(_json_row(row, number), source, settings, number)
-            except _Bad as bad:
-                _take_or_count(bad, source.path, settings, counts)
-                while row and not row.endswith(b"\n"):  # the rest of a line that was too long
-                    row = file.readline(MAX_LINE_BYTES)
-                    counts.read_bytes += len(row)
-        if number == 0:
-            _take_or_count(_Bad("empty", "is empty"), source.path, settings, counts)
-
-
-def _json_row(row: bytes, number: int) -> dict[str, Any]:
-    if len(row) > MAX_LINE_BYTES:
-        raise _Bad("too long", f"a line is longer than {MAX_LINE_BYTES:,} bytes", number)
-    try:
-        value = json.loads(row.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        kind = "binary" if b"\0" in row else "bad UTF-8"
-        raise _Bad(kind, f"is no UTF-8 (byte 0x{error.object[error.start]:02x})", number) from None
-    except (ValueError, RecursionError) as error:
-        kind, problem = ("binary", "is binary") if b"\0" in row else ("bad JSON", f"is no JSON ({error})")
-        raise _Bad(kind, problem, number) from None
-    if not isinstance(value, dict):
-        raise _Bad("bad JSON", "is no JSON object", number)
-    return value
-
-
-def _read_table(source: Source, settings: DataSettings, counts: Counts) -> Iterator[Document]:
-    """One document for each row of a .parquet or .arrow file."""
-    total, rows, before, done = source.num_bytes, 0, counts.read_bytes, 0.0
-    columns = [settings.field] + ([settings.title_field] if settings.title_field else [])
-    for number, row, share in iter_table(source.path, source.kind, columns):
-        rows, done = number, min(1.0, done + share)
-        counts.read_bytes = before + int(total * done)
+def _row_documents(source: Source, settings: DataSettings, counts: Counts) -> Iterator[Document]:
+    """One document for each row."""
+    for number, row in _rows(source, settings, counts):
         try:
+            if isinstance(row, BadInput):
+                raise row
             yield from _row_pieces(row, source, settings, number)
-        except _Bad as bad:
-            _take_or_count(bad, source.path, settings, counts)
-    counts.read_bytes = before + total
-    if rows == 0:
-        _take_or_count(_Bad("empty", "holds no rows"), source.path, settings, counts)
+        except BadInput as bad:
+            _leave_out(bad, source, settings, counts)
 
 
-def _row_pieces(
-    row: dict[str, Any], source: Source, settings: DataSettings, number: int
-) -> Iterator[Document]:
-    if settings.field not in row or row[settings.field] is None:
-        has = ", ".join(sorted(key for key in row if row[key] is not None)[:8]) or "nothing"
-        raise _Bad("missing field", f"has no field {settings.field!r} (it has {has})", number)
-    text = row[settings.field]
-    if not isinstance(text, str):
-        raise _Bad("not a text", f"the field {settings.field!r} is {type(text).__name__}, not a text", number)
+def _rows(source: Source, settings: DataSettings, counts: Counts) -> Iterator[tuple[int, Row | BadInput]]:
+    before = counts.read_bytes
+    if source.kind == "jsonl":
+        with OpenSource(source) as opened:
+            for number, row in json_rows(opened):
+                counts.read_bytes = before + opened.position
+                yield number, row
+        return
+    columns = [settings.field] + ([settings.title_field] if settings.title_field else [])
+    done, number = 0.0, 0
+    for number, row, share in table_rows(source.path, source.kind, columns):
+        done = min(1.0, done + share)
+        counts.read_bytes = before + int(source.num_bytes * done)
+        yield number, row
+    if number == 0:
+        raise BadInput("empty", "holds no rows")
+
+
+def _row_pieces(row: Row, source: Source, settings: DataSettings, number: int) -> Iterator[Document]:
+    text = _text_of(row, settings.field, "--data.field", number)
     if not text.strip():
-        raise _Bad("empty", f"the field {settings.field!r} is empty", number)
+        raise BadInput("empty", f"the field {settings.field!r} is empty", number)
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        raise _Bad("bad UTF-8", f"the field {settings.field!r} holds half of a surrogate pair", number)
-    title = row.get(settings.title_field) if settings.title_field else None
-    if settings.title_field and not isinstance(title, str):
-        raise _Bad("missing field", f"has no text in field {settings.title_field!r}", number)
-    name = title if isinstance(title, str) else f"{source.name}:{number}"
-    for part, begin in enumerate(range(0, len(text), PIECE_CHARS)):
-        yield Document(name, text[begin : begin + PIECE_CHARS], source.path, number, part)
+        problem = f"the field {settings.field!r} holds half of a surrogate pair"
+        raise BadInput("bad UTF-8", problem, number)
+    name = f"{source.name}:{number}"
+    if settings.title_field:
+        name = _text_of(row, settings.title_field, "--data.title-field", number)
+    for part, begin in enumerate(range(0, len(text), readers.PIECE_CHARS)):
+        yield Document(name, text[begin : begin + readers.PIECE_CHARS], source.path, number, part)
 
 
-_READERS = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_table, "arrow": _read_table}
+def _text_of(row: Row, name: str, option: str, number: int) -> str:
+    """The text in a field; `option` is the one that names the field. Raises: BadInput."""
+    value = row.get(name)
+    if isinstance(value, str):
+        return value
+    texts = [key for key in row if isinstance(row[key], str)]
+    way_out = f"name a field that holds text, like {option} {texts[0]}" if texts else "mend it"
+    if value is not None:
+        problem = f"the field {name!r} is {type(value).__name__}, not a text"
+        raise BadInput("not a text", problem, number, way_out=way_out)
+    has = ", ".join(sorted(key for key in row if row[key] is not None)[:8]) or "nothing"
+    raise BadInput("missing field", f"has no field {name!r} (it has {has})", number, way_out=way_out)

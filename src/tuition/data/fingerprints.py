@@ -1,4 +1,4 @@
-"""What is in every file, remembered: a file whose size and time are as before is not read again.
+"""What is in every file, remembered: a file that was not written to since is not read again.
 
 In: `Source`s.  Out: their names with the SHA-256 of their content.
 """
@@ -18,23 +18,28 @@ _JUST_NOW_NS = 2_000_000_000
 """A file as young as this may change again without a change of its time."""
 
 
+FileState = list[int]
+"""Size, times of modification and change, and inode: the same while nobody writes to the file."""
+
+
 def fingerprint_sources(sources: list[Source], memory: Path, progress: Progress) -> list[tuple[str, str]]:
-    """(name and kind, SHA-256) of every source. What `memory` holds is trusted while size and modification
-    time are the same."""
+    """(name and kind, SHA-256) of every source. What `memory` holds is trusted while the file's state is the
+    same."""
     known = _remembered(memory)
     fresh: dict[str, list[object]] = {}
     found: list[tuple[str, str]] = []
     to_read = sum(
-        source.num_bytes for source in sources if _state(source.path) != known.get(_key(source), [])[:2]
+        source.num_bytes for source in sources if file_state(source) != known.get(_key(source), [])[:-1]
     )
     with progress.task("look at files", to_read, "B") as task:
         for source in sources:
-            state, entry = _state(source.path), known.get(_key(source), [])
-            if entry[:2] == state:
-                digest = str(entry[2])
+            state, entry = file_state(source), known.get(_key(source), [])
+            if entry[:-1] == state:
+                digest = str(entry[-1])
             else:
-                digest = _digest(source.path, task)
-                if time.time_ns() - state[1] > _JUST_NOW_NS and _state(source.path) == state:
+                digest = _digest(source.path, state[0], task)
+                require_unchanged([source], [state])
+                if time.time_ns() - state[1] > _JUST_NOW_NS:
                     fresh[_key(source)] = [*state, digest]
             found.append((f"{source.name}\0{source.kind}\0{source.title}\0{source.tidy}", digest))
     if fresh:
@@ -42,20 +47,35 @@ def fingerprint_sources(sources: list[Source], memory: Path, progress: Progress)
     return found
 
 
+def file_state(source: Source) -> FileState:
+    """What changes when somebody writes to the file. Raises: DataError."""
+    try:
+        stat = source.path.stat()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise DataError(source.path, problem, way_out="check that it is still there") from error
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def require_unchanged(sources: list[Source], states: list[FileState]) -> None:
+    """Raises: DataError for a file that was written to since its state was taken."""
+    for source, state in zip(sources, states, strict=True):
+        if file_state(source) != state:
+            way_out = "run again when nothing writes to it"
+            raise DataError(source.path, "changed while it was read", way_out=way_out)
+
+
 def _key(source: Source) -> str:
     return os.fsencode(source.path.resolve()).decode("utf-8", "backslashreplace")
 
 
-def _state(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _digest(path: Path, task: Task) -> str:
+def _digest(path: Path, num_bytes: int, task: Task) -> str:
+    """Of the first `num_bytes`: a file that grows all the time has no end."""
     whole = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            while chunk := file.read(2**20):
+            while chunk := file.read(min(2**20, num_bytes)):
+                num_bytes -= len(chunk)
                 whole.update(chunk)
                 task.advance(len(chunk))
     except OSError as error:
@@ -73,4 +93,4 @@ def _remembered(memory: Path) -> dict[str, list[object]]:
         return {}
     if not isinstance(value, dict):
         return {}
-    return {key: entry for key, entry in value.items() if isinstance(entry, list) and len(entry) == 3}
+    return {key: entry for key, entry in value.items() if isinstance(entry, list) and len(entry) == 5}

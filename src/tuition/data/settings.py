@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tuition.core.errors import SettingsError
+from tuition.core.errors import SettingsError, shown_path
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,28 @@ class DataSettings:
         for name in ("heldout_share", "validation_share"):
             share = getattr(self, name)
             if not 0 <= share <= 0.5:
-                raise SettingsError(name, got=share, wanted="a share from 0 to 0.5")
+                raise SettingsError(f"data.{name}", got=share, wanted="a share from 0 to 0.5")
         if not self.heldout and self.heldout_share == 0:
             raise SettingsError(
-                "heldout_share", got=0, wanted="more than 0: something must be held out to measure with"
+                "data.heldout_share", got=0, wanted="more than 0: something must be held out to measure with"
             )
         if self.heldout_max_bytes < 1:
-            raise SettingsError("heldout_max_bytes", got=self.heldout_max_bytes, wanted="at least 1")
+            raise SettingsError("data.heldout_max_bytes", got=self.heldout_max_bytes, wanted="at least 1")
         if self.num_workers < 0:
-            raise SettingsError("num_workers", got=self.num_workers, wanted="0 or more")
+            raise SettingsError("data.num_workers", got=self.num_workers, wanted="0 or more")
         if not self.field:
-            raise SettingsError("field", got=self.field, wanted="the name of a field")
+            raise SettingsError("data.field", got=self.field, wanted="the name of a field")
         if self.demo and self.paths:
             raise SettingsError(
-                "paths", got=[str(path) for path in self.paths], wanted=f"none together with demo={self.demo}"
+                "data.paths",
+                got=[str(path) for path in self.paths],
+                wanted=f"none together with demo={self.demo}",
             )
+        for path in self.paths:
+            if shown_path(path) != str(path):  # it could not be written into the settings of a run
+                wanted = "a path in UTF-8: rename it, or name the folder that it is in"
+                raise SettingsError("data.paths", got=shown_path(path), wanted=wanted)
         if both := set(self.heldout) & set(self.validation):
-            raise SettingsError("validation", got=sorted(both), wanted="other documents than heldout has")
+            raise SettingsError(
+                "data.validation", got=sorted(both), wanted="other documents than heldout has"
+            )

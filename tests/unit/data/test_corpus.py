@@ -3,7 +3,8 @@
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from tuition.core.errors import DataError, NotFoundError, SettingsError
+from tuition.core.progress import SilentProgress, Task
 from tuition.data import corpus as corpus_module
-from tuition.data import documents, tokenize
+from tuition.data import documents, readers, tokenize
 from tuition.data.corpora import demo_corpus
 from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.documents import sources_of
@@ -137,13 +139,21 @@ def test_what_has_not_changed_is_reused_and_what_has_is_not(
 
 
 def test_an_unchanged_old_file_is_not_read_again(
-    tmp_path: Path, write_jsonl: Write, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write_jsonl: Write, tokenizer: Tokenizer
 ) -> None:
     path = write_jsonl(rows(50))
     os.utime(path, ns=(10**18, 10**18))
     prepare_corpus(DataSettings(paths=(path,)), tokenizer, tmp_path / "data")
-    monkeypatch.setattr("tuition.data.fingerprints._digest", lambda *_: pytest.fail("was read"))
-    assert prepare_corpus(DataSettings(paths=(path,)), tokenizer, tmp_path / "data").reused
+    to_read: list[float | None] = []
+
+    class Asked(SilentProgress):
+        @contextmanager
+        def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+            to_read.append(total)
+            yield self
+
+    assert prepare_corpus(DataSettings(paths=(path,)), tokenizer, tmp_path / "data", Asked()).reused
+    assert to_read == [0]
 
 
 def test_a_run_that_dies_leaves_nothing_that_looks_whole(
@@ -205,7 +215,7 @@ def test_skipped_rows_are_in_the_record(tmp_path: Path, write_jsonl: Write, toke
 def test_a_document_in_pieces_is_one_document(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "PIECE_CHARS", 100)
+    monkeypatch.setattr(readers, "PIECE_CHARS", 100)
     folder = tmp_path / "texts"
     folder.mkdir()
     for n in range(30):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuition.core.errors import DataError, MissingExtraError, SettingsError
-from tuition.data import documents, tables
+from tuition.data import readers, tables
 from tuition.data.documents import Counts, iter_documents
 from tuition.data.settings import DataSettings
 from tuition.data.sources import find_sources
@@ -95,7 +95,7 @@ def test_every_kind_of_bad_row_is_counted_or_named(write_jsonl: Write, row: str,
     counts = Counts()
     assert texts(DataSettings(paths=(path,), on_bad="skip"), counts) == ["a", "b"]
     assert counts.skipped == {reason: 1}
-    with pytest.raises(DataError, match=r"line 2.*on_bad to skip"):
+    with pytest.raises(DataError, match=r"line 2.*--data\.on-bad skip"):
         texts(DataSettings(paths=(path,)))
 
 
@@ -124,7 +124,7 @@ def test_every_kind_of_bad_file_is_counted_or_named(
 
 
 def test_a_long_file_comes_in_pieces_that_join_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "PIECE_CHARS", 50)
+    monkeypatch.setattr(readers, "PIECE_CHARS", 50)
     whole = "\ufeff" + "".join(f"Zeile {n} äöü 👧\n" for n in range(40)) + "x" * 200
     tree(tmp_path, long_DOT_txt=whole)
     pieces = list(iter_documents(DataSettings(paths=(tmp_path,))))
@@ -137,7 +137,7 @@ def test_a_long_file_comes_in_pieces_that_join_to_it(tmp_path: Path, monkeypatch
 def test_a_long_file_with_a_bad_end_is_left_out_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "PIECE_CHARS", 50)
+    monkeypatch.setattr(readers, "PIECE_CHARS", 50)
     tree(tmp_path, a_DOT_txt="good", long_DOT_txt=b"fine line\n" * 100 + b"\xff")
     assert texts(DataSettings(paths=(tmp_path,), on_bad="skip")) == ["good"]
 
@@ -191,7 +191,7 @@ def test_without_pyarrow_the_missing_extra_is_named(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingExtraError, match="parquet"):
-        list(tables.iter_table(tmp_path / "a.parquet", "parquet", ["text"]))
+        list(tables.table_rows(tmp_path / "a.parquet", "parquet", ["text"]))
 
 
 def test_a_hub_dataset_gives_the_split_asked_for_and_not_its_card(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import DataError
-from tuition.data import documents as documents_module
+from tuition.data import readers
 from tuition.data import split as split_module
 from tuition.data.blocks import cut_blocks, identity
 from tuition.data.documents import Document, sources_of
@@ -223,7 +223,7 @@ def test_a_long_copy_in_another_kind_of_file_is_in_the_same_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pieces of rows and of text files are not cut at the same places."""
-    monkeypatch.setattr(documents_module, "PIECE_CHARS", 1_000)
+    monkeypatch.setattr(readers, "PIECE_CHARS", 1_000)
     folder = folder_of(tmp_path / "texts", 3)
     (folder / "long.txt").write_text(sentences(99, count=300))
     (folder / "row.jsonl").write_text(json.dumps({"text": sentences(99, count=300)}) + "\n")
