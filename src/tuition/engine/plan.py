@@ -66,8 +66,11 @@ class BatchBuilder:
         self._count = np.arange(most_positions + 2, dtype=np.int32)
         self._lone_starts = [np.array((0, n), np.int32) for n in range(2 + most_drafts)]
 
-    def build(self, rows: list[Sequence]) -> StepBatch:
-        """The arrays; each sequence is told where its logits will stand. Variants must stand together."""
+    def build(self, rows: list[Sequence], *, has_variants: bool) -> StepBatch:
+        """The arrays; each sequence is told where its logits will stand.
+
+        `has_variants`: requests may name a variant; sequences of a variant must stand together.
+        """
         count = self._count
         if len(rows) == 1 and rows[0].decoding:  # nothing is copied for a lone decode
             one = rows[0]
@@ -80,7 +83,7 @@ class BatchBuilder:
                 count[start : start + 1],
                 one.table[None, : len(one.blocks)],
                 count[:size],
-                () if one.request.variant is None else _variant_rows(rows),
+                _variant_rows(rows) if has_variants else (),
             )
         starts = np.empty(len(rows) + 1, np.int32)
         contexts = np.empty(len(rows), np.int32)
@@ -107,7 +110,7 @@ class BatchBuilder:
             contexts,
             tables,
             np.concatenate(logits) if logits else np.empty(0, np.int32),
-            _variant_rows(rows) if any([s.request.variant is not None for s in rows]) else (),
+            _variant_rows(rows) if has_variants else (),
         )
 
 

@@ -95,7 +95,7 @@ class Reply:
         Shapes: logits (1 + drafts, vocab); `quick`: their argmaxes, where those are all it needs.
         Raises: PoisonedLogitsError, and whatever the tokenizer raises; the reply must then be ended.
         """
-        choice = Choice([], "", None)
+        choice, state = Choice([], "", None), self.state
         for index in range(1 + len(drafts)):
             row = logits[index]
             if quick is not None:
@@ -103,11 +103,11 @@ class Reply:
                 if not math.isfinite(row.item(token_id)):
                     raise PoisonedLogitsError(f"the largest logit is {row[token_id]}")
             else:
-                token_id = self.state.draw(row, position + index)
+                token_id = state.draw(row, position + index)
             choice.token_ids.append(token_id)
             if request.logprobs is not None:
                 choice.logprobs += (token_logprob(row, token_id, request.logprobs),)
-            if token_id in self.state.stop_ids:
+            if token_id in state.stop_ids:
                 choice.reason = "stop"
             else:
                 choice.text += self.text.push(token_id)
@@ -115,7 +115,7 @@ class Reply:
                     choice.reason = "stop"
                 elif self.num_generated + index + 1 >= request.max_tokens:
                     choice.reason = "length"
-            self.state.advance((token_id,))
+            state.advance((token_id,))
             if choice.reason is not None or index == len(drafts) or token_id != drafts[index]:
                 break
         self.num_generated += len(choice.token_ids)

@@ -16,6 +16,7 @@ import time
 from bisect import insort
 from collections.abc import Callable
 from collections.abc import Sequence as Items
+from functools import partial
 
 import numpy as np
 
@@ -155,14 +156,15 @@ class Scheduler:
         if self.variants:  # sequences of a variant stand together
             rows.sort(key=lambda s: s.request.variant or "")
         num_steps = None if burst is None else self._burst_steps(rows, burst)
-        batch = self._builder.build(rows)
+        batch = self._builder.build(rows, has_variants=bool(self.variants))
         return Rows(batch, list(rows)) if num_steps is None else Burst(batch, list(rows), num_steps)
 
     def halves(self, plan: Plan) -> tuple[Rows, Rows]:
         """The same rows as two steps."""
         middle = len(plan.sequences) // 2
         first, second = plan.sequences[:middle], plan.sequences[middle:]
-        return Rows(self._builder.build(first), first), Rows(self._builder.build(second), second)
+        build = partial(self._builder.build, has_variants=bool(self.variants))
+        return Rows(build(first), first), Rows(build(second), second)
 
     def commit(self, sequence: Sequence, num_stood: int, token_ids: Items[int] = ()) -> SequenceWork:
         """Take a step's result; returns what was done.

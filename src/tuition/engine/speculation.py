@@ -6,12 +6,13 @@ of the idea: prompt lookup decoding (Saxena 2023); acceptance here is by equalit
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
 from tuition.core.records import SequenceWork
+from tuition.engine.sequence import Sequence
 
 LONGEST = 3
 """Tokens that must repeat for a draft; shorter repeats are tried next."""
@@ -49,7 +50,18 @@ class Drafter(Protocol):
         ...
 
 
-def learn_from(drafter: Drafter, work: Sequence[SequenceWork], num_steps: int, took_ns: int) -> None:
+def allowed_drafts(drafter: Drafter) -> Callable[[Sequence, int], np.ndarray]:
+    """The drafter's tokens for a sequence, up to the first that the rules of its reply forbid."""
+
+    def draft(sequence: Sequence, most: int) -> np.ndarray:
+        drafts = drafter.draft(sequence.tokens[: sequence.num_tokens], most)
+        state = sequence.reply.state
+        return drafts if state.takes_raw_rows else drafts[: state.num_allowed(drafts.tolist())]
+
+    return draft
+
+
+def learn_from(drafter: Drafter, work: list[SequenceWork], num_steps: int, took_ns: int) -> None:
     """Tell the drafter of a step, or of a burst of `num_steps`; one with prompts in it teaches nothing."""
     computed = wasted = 0
     for one in work:

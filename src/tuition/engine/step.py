@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from tuition.engine.sampler import draw
 from tuition.engine.scheduler import Scheduler
 from tuition.engine.sequence import Sequence
 from tuition.engine.settings import EngineSettings
-from tuition.engine.speculation import TRIAL_STEPS, Drafter, PromptLookup, learn_from
+from tuition.engine.speculation import TRIAL_STEPS, Drafter, PromptLookup, allowed_drafts, learn_from
 from tuition.engine.variants import Variant
 from tuition.model.folder import ModelFolder
 
@@ -81,6 +80,7 @@ class StepLoop:
         if drafter is None and self.settings.speculation == "auto":
             drafter = PromptLookup()
         self._drafter = drafter
+        self._drafts = None if drafter is None else allowed_drafts(drafter)
         self._events: list[TokenEvent] = []
 
     # ---- requests come and go
@@ -180,8 +180,8 @@ class StepLoop:
         start_ns = self._clock()
         num_decodes, drafter = len(self.scheduler.running), self._drafter
         drafting = drafter is not None and num_decodes > 0 and drafter.pays(num_decodes)
-        draft = partial(self._draft, drafter) if drafter is not None and drafting else None
-        plan = self.scheduler.plan(draft, self._most_steps(num_decodes, drafting=drafting))
+        most_steps = None if self._bursts is None else self._most_steps(num_decodes, drafting=drafting)
+        plan = self.scheduler.plan(self._drafts if drafting else None, most_steps)
         if plan is None:
             return self.take_events(), None
         outcome = self._run(plan)
@@ -191,26 +191,18 @@ class StepLoop:
             num_steps = len(outcome.values)
             self._pace.learn(num_steps, end_ns - start_ns)
         # a burst that was cut to one step is no measure of a plain step
-        was_cut = num_steps == 1 and isinstance(plan, Burst) and plan.num_steps > 1
-        if drafter is not None and len(work) == num_decodes and not was_cut:
+        is_plain = num_steps > 1 or not isinstance(plan, Burst) or plan.num_steps == 1
+        if drafter is not None and is_plain and len(work) == num_decodes:
             learn_from(drafter, work, num_steps, end_ns - start_ns)
         return self.take_events(), StepTrace(start_ns, end_ns, tuple(work), num_steps=num_steps)
 
     def _most_steps(self, num_decodes: int, *, drafting: bool) -> int | None:
-        """Steps that a burst may take: few in a trial; None where the runner takes none."""
-        if self._bursts is None or self._pace.num_steps is None:
+        """Steps that a burst may take: few in a trial; None where single steps are asked for."""
+        if self._pace.num_steps is None:
             return None
         if self._drafter is not None and not drafting and self._drafter.is_trial(num_decodes):
             return TRIAL_STEPS
         return self._pace.num_steps
-
-    @staticmethod
-    def _draft(drafter: Drafter, sequence: Sequence, most: int) -> np.ndarray:
-        """Drafts that the sequence's rules allow."""
-        drafts = drafter.draft(sequence.tokens[: sequence.num_tokens], most)
-        if sequence.reply.state.takes_raw_rows:
-            return drafts
-        return drafts[: sequence.reply.state.num_allowed(drafts.tolist())]
 
     # ---- the second beat: the runner computes
 
