@@ -25,6 +25,9 @@ D = TypeVar("D")
 Flat = tyro.conf.arg(name="")
 """`field: Annotated[SomeSettings, Flat]`: the settings of this field stand on the top level."""
 
+CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone)
+"""How tyro reads every verb; an option that may be left out is shown as PATH, not as {None}|PATH."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
@@ -57,7 +60,7 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, description: str) ->
             default=draft(kind, values) if values else None,
             prog=f"tuition {verb}",
             description=description,
-            config=(tyro.conf.AvoidSubcommands,),
+            config=CONFIG,
         )
     if arguments.print_settings:
         sys.stdout.write(table_to_toml(settings_table(arguments)))

@@ -6,20 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from tuition.cli.arguments import Common, choose, parse
+from tuition.core.errors import ModelError, SettingsError
 from tuition.core.units import format_bytes, format_count
 from tuition.core.workspace import open_workspace
 
+if TYPE_CHECKING:
+    from tuition.core.records import Score
+    from tuition.registry.registry import Version
+
 ACTIONS = {
-    "list": "every model of the workspace",
+    "list": "every model of the workspace: kind, size, context, score",
     "show": "one model: shape, lineage, scores",
     "add": "register a Hugging Face folder or a GGUF file under a name",
-    "remove": "remove one version (name@version) or all of a name; bills stay",
+    "remove": "remove one version (name@version) or, with --yes, all of a name; bills stay",
 }
+
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,7 @@ class ListModels(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class ShowModel(Common):
-    model: tyro.conf.Positional[str]
+    model: Model
     """Name, name@version, or the path of a folder or GGUF file."""
     check: tyro.conf.FlagCreatePairsOff[bool] = False
     """Read every file and compare its digest with the one that was registered."""
@@ -38,9 +45,9 @@ class ShowModel(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class AddModel(Common):
-    name: tyro.conf.Positional[str]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """What to call it: letters a-z, digits, dot, dash, underscore."""
-    path: tyro.conf.Positional[Path]
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """A Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a GGUF file."""
     link: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave the files where they are instead of copying them into the workspace."""
@@ -48,8 +55,10 @@ class AddModel(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveModel(Common):
-    model: tyro.conf.Positional[str]
+    model: Model
     """name@version, or a name for all its versions."""
+    yes: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Remove all versions of a name without asking."""
 
 
 def run(argv: list[str]) -> int:
@@ -71,35 +80,78 @@ def list_models(arguments: ListModels) -> int:
 
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:
-        versions = Registry(workspace, books).list()
-    if not versions and not arguments.json:
+        registry = Registry(workspace, books)
+        rows = [row_of(version, next(iter(registry.scores(version)), None)) for version in registry.list()]
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+        return 0
+    if not rows:
         print(
             f"No models in {workspace.root} yet: `tuition train` makes one, `tuition models add` takes one."
         )
         return 0
-    if not arguments.json:
-        print(f"{'model':<28} {'made':<17} {'from':<34} digest")
-    for version in versions:
-        made = when(version.created_unix_ns)
-        lineage = version.lineage
-        origin = f"run {lineage.run_id}" if lineage.run_id else (lineage.source or "unknown")
-        if arguments.json:
-            row = {"name": version.name, "version": version.version, "path": str(version.path)}
-            row |= {
-                "digest": version.digest,
-                "created": made,
-                "run": lineage.run_id,
-                "source": lineage.source,
-            }
-            print(json.dumps(row))
-        else:
-            print(f"{version.reference:<28} {made:<17} {shortened(origin, 34):<34} {version.digest[:12]}")
+    table = [("model", "kind", "parameters", "size", "context", "score", "made"), *map(cells, rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    for line in table:
+        words = (
+            f"{word:>{width}}" if column in (2, 3, 4) else f"{word:<{width}}"
+            for column, (word, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join(words).rstrip())
+    for row in rows:
+        if row["problem"]:
+            print(f"{row['name']}@{row['version']}: {row['problem']}", file=sys.stderr)
     return 0
+
+
+def row_of(version: "Version", score: "Score | None") -> dict[str, Any]:
+    """What the list says of a version. If it cannot be opened its sizes are None and `problem` says why."""
+    from tuition.model.folder import open_model
+    from tuition.spec.counts import num_parameters
+
+    row: dict[str, Any] = {
+        "name": version.name,
+        "version": version.version,
+        "path": str(version.path),
+        "digest": version.digest,
+        "created": when(version.created_unix_ns),
+        "run": version.lineage.run_id,
+        "source": version.lineage.source,
+        "score": None
+        if score is None
+        else {"task": score.task, "value": score.value, "stderr": score.stderr, "unit": score.unit},
+    }
+    try:
+        folder = open_model(version.path, verify=False)
+    except ModelError as error:
+        sizes = dict.fromkeys(("kind", "format", "num_parameters", "num_bytes", "context_length"))
+        return row | sizes | {"problem": str(error)}
+    return row | {
+        "kind": "chat" if folder.has_chat_template else "text",
+        "format": folder.format,
+        "num_parameters": num_parameters(folder.shape),
+        "num_bytes": folder.num_bytes,
+        "context_length": folder.shape.context_length,
+        "problem": None,
+    }
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row of the list as text."""
+    score = row["score"]
+    scored = "-" if score is None else f"{score['value']:.3f} {score['unit']}"
+    if row["problem"]:
+        sizes = ("missing" if not Path(row["path"]).exists() else "damaged", "-", "-", "-")
+    else:
+        number, size, context = row["num_parameters"], row["num_bytes"], row["context_length"]
+        sizes = (row["kind"], format_count(number), format_bytes(size), f"{context:,}")
+    return (f"{row['name']}@{row['version']}", *sizes, scored, row["created"])
 
 
 def show_model(arguments: ShowModel) -> int:
     from tuition.books.books import open_books
-    from tuition.core.errors import ModelError, NotFoundError
+    from tuition.core.errors import NotFoundError
     from tuition.model.folder import open_model
     from tuition.registry.registry import Registry
     from tuition.spec.counts import kv_bytes_per_token, num_parameters
@@ -156,7 +208,9 @@ def add_model(arguments: AddModel) -> int:
 
     check_name(arguments.name)
     workspace = open_workspace(arguments.workspace).create()
-    digest = open_model(arguments.path.expanduser()).digest()
+    model = open_model(arguments.path.expanduser())
+    model.tokenizer()  # a model without one is refused now, not at its first use
+    digest = model.digest()
     with open_books(workspace) as books:
         registry = Registry(workspace, books)
         version = registry.add(arguments.name, arguments.path, digest=digest, link=arguments.link)
@@ -170,11 +224,28 @@ def remove_model(arguments: RemoveModel) -> int:
 
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:
-        gone = Registry(workspace, books).remove(arguments.model)
+        registry = Registry(workspace, books)
+        if "@" not in arguments.model and not (
+            arguments.yes or agreed(arguments.model, registry.versions(arguments.model))
+        ):
+            print("Nothing was removed.")
+            return 1
+        gone = registry.remove(arguments.model)
     for version in gone:
         kept = "" if version.owned else f" (its files stay: {version.path})"
         print(f"{version.reference} is removed{kept}; its bills stay readable")
     return 0
+
+
+def agreed(name: str, versions: "tuple[Version, ...]") -> bool:
+    """Whether a person at a terminal agrees to remove all versions. Raises: SettingsError without one."""
+    listed = ", ".join(version.reference for version in versions[:8]) + (", ..." if len(versions) > 8 else "")
+    many = f"all {len(versions)} versions" if len(versions) > 1 else "the only version"
+    if not sys.stdin.isatty():
+        wanted = f"--yes, to remove {many} of {name} ({listed}), or one version as {versions[0].reference}"
+        raise SettingsError("yes", got=None, wanted=wanted)
+    print(f"This removes {many} of {name}: {listed}. Their bills stay. Go on? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def told(name: str, value: str | Mapping[str, Any]) -> str:
@@ -198,8 +269,3 @@ def size_of(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     files = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
     return sum(part.stat().st_size for part in files)
-
-
-def shortened(text: str, width: int) -> str:
-    """The end of a text that is too wide, since paths differ at their end."""
-    return text if len(text) <= width else "…" + text[1 - width :]

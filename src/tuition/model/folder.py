@@ -22,6 +22,7 @@ from tuition.model.mapped import MappedFile, inside
 from tuition.model.names import hugging_face_name
 from tuition.model.safetensors_file import SafetensorsFile
 from tuition.spec.shape import ModelShape
+from tuition.tokenizer.folder import read_folder_settings
 from tuition.tokenizer.gguf import gguf_tokenizer
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -57,6 +58,8 @@ class ModelFolder:
     """GGUF only: a tensor as raw blocks."""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     """How the model's own files want tokens drawn, where a request does not say."""
+    has_chat_template: bool = False
+    """Whether its own files say how messages become a prompt."""
     in_memory: bool = False
     """It has no files (model/memory); its weights may be others at the next reading."""
 
@@ -123,6 +126,7 @@ def _open_file(path: Path) -> ModelFolder:
         shape=model.shape,
         manifest=None,
         generation=defaults_of_gguf(model.file.metadata, path),
+        has_chat_template="tokenizer.chat_template" in model.file.metadata,
         format=f"gguf {model.types}",
         num_bytes=model.file.file.size,
         read_tensor=model.tensor,
@@ -172,6 +176,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         shape=shape,
         manifest=manifest,
         generation=defaults_of_folder(generation, folder / "generation_config.json"),
+        has_chat_template=read_folder_settings(folder).chat_template is not None,
         format="safetensors " + "/".join(types),
         num_bytes=sum(shard.file.size for shard in shards.values()),
         read_tensor=read_tensor,

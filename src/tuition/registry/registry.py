@@ -132,31 +132,31 @@ class Registry:
             return path
         raise NotFoundError("model or path", text[:200], self._known(None))
 
+    def versions(self, reference: str) -> tuple[Version, ...]:
+        """`name@version` alone, or every version of `name`, the latest first. Raises: NotFoundError."""
+        found, parsed = self.get(reference), parse_reference(reference)
+        if parsed is not None and parsed.version is not None:
+            return (found,)
+        return tuple(version for version in self.list() if version.name == found.name)
+
     def remove(self, reference: str) -> tuple[Version, ...]:
         """Remove `name@version`, or with `name` alone every version of it; bills stay readable.
 
         Files inside the workspace are deleted, linked ones stay. Returns what was removed. Raises:
         NotFoundError.
         """
-        found = self.get(reference)
-        parsed = parse_reference(reference)
-        every = parsed is not None and parsed.version is None
-        gone = [
-            version
-            for version in self.list()
-            if version.name == found.name and (every or version.version == found.version)
-        ]
+        gone = self.versions(reference)
         now = time.time_ns()
         numbers = [version.version for version in gone]
         marked = (
             update(models)
-            .where(models.c.name == found.name, models.c.version.in_(numbers))
+            .where(models.c.name == gone[0].name, models.c.version.in_(numbers))
             .values(removed_unix_ns=now)
         )
         self.books.write_now(lambda connection: connection.execute(marked).rowcount)
         for version in gone:
             self._delete_files(version)
-        return tuple(gone)
+        return gone
 
     def record_score(self, version: Version, score: Score) -> None:
         """Keep a score of a version, durably."""

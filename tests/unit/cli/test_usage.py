@@ -5,6 +5,7 @@ import re
 import pytest
 import tyro
 
+from tuition.cli.arguments import CONFIG
 from tuition.cli.main import USAGE, main
 from tuition.cli.train import DESCRIPTION, Train
 from tuition.cli.usage import refusal
@@ -76,7 +77,7 @@ def test_help_is_the_parsers_own(capsys: pytest.CaptureFixture[str], monkeypatch
             args=["--help"],
             prog="tuition train",
             description=DESCRIPTION,
-            config=(tyro.conf.AvoidSubcommands,),
+            config=CONFIG,
         )
     assert told.out == capsys.readouterr().out
     assert told.out.startswith("usage: tuition train [-h]")
