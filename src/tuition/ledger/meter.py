@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ import pynvml
 
 from tuition.core.records import EnergyMethod, Window
 from tuition.ledger.rates import Rate
+from tuition.ledger.witness import Witness, witness_of
 from tuition.spec.machine import Machine
 
 POWERCAP = Path("/sys/class/powercap")
@@ -51,11 +53,40 @@ class Meter(Protocol):
         """Running total of the energy counter now, uJ; None where there is none (modelled)."""
         ...
 
+    def instant(self) -> "Instant":
+        """Clock and energy now."""
+        ...
+
+    def between(self, begun: "Instant", ended: "Instant") -> Window:
+        """The window between two instants; exact under splitting."""
+        ...
+
+    @property
+    def witness(self) -> Witness | None:
+        """A second clock to hold this meter's clock against."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """One reading of a meter."""
+
+    time_ns: int
+    energy_uj: int
+    """A running total; for a modelled meter that of full power since the clock's zero."""
+
 
 def modelled_uj(watts: float, start_ns: int, end_ns: int) -> int:
     """Energy of a constant power between two times of one clock, uJ; exact under splitting."""
     milliwatts = round(watts * 1e3)
     return milliwatts * end_ns // 10**6 - milliwatts * start_ns // 10**6
+
+
+def window_between(rate: Rate, method: EnergyMethod, begun: Instant, ended: Instant) -> Window:
+    """The window between two readings. Money is a difference of running totals, so windows add exactly."""
+    cost = rate.of_time(begun.time_ns, ended.time_ns) + rate.of_energy(begun.energy_uj, ended.energy_uj)
+    wall_ns, energy_uj = ended.time_ns - begun.time_ns, ended.energy_uj - begun.energy_uj
+    return Window(begun.time_ns, wall_ns, energy_uj, method, cost)
 
 
 class ModelledMeter:
@@ -65,22 +96,28 @@ class ModelledMeter:
 
     def __init__(self, machine: Machine, clock: Callable[[], int] = time.monotonic_ns) -> None:
         self.machine, self.rate, self._clock = machine, Rate.from_machine(machine), clock
+        self.witness = witness_of(clock)
 
     def start(self) -> int:
         return self._clock()
 
     def stop(self, start_ns: int) -> Window:
-        end_ns = max(self._clock(), start_ns)
-        watts = self.machine.full_watts
-        begun, ended = modelled_uj(watts, 0, start_ns), modelled_uj(watts, 0, end_ns)
-        cost = self.rate.of_time(start_ns, end_ns) + self.rate.of_energy(begun, ended)
-        return Window(start_ns, end_ns - start_ns, ended - begun, "modelled", cost)
+        return self.between(self._instant(start_ns), self._instant(max(self._clock(), start_ns)))
 
     def peek(self, start_ns: int) -> Window:
         return self.stop(start_ns)
 
     def read(self) -> int | None:
         return None
+
+    def instant(self) -> Instant:
+        return self._instant(self._clock())
+
+    def between(self, begun: Instant, ended: Instant) -> Window:
+        return window_between(self.rate, "modelled", begun, ended)
+
+    def _instant(self, time_ns: int) -> Instant:
+        return Instant(time_ns, modelled_uj(self.machine.full_watts, 0, time_ns))
 
 
 class CounterMeter:
@@ -95,6 +132,7 @@ class CounterMeter:
     ) -> None:
         """`counter` gives uJ, never decreasing, and may raise OSError or NVMLError."""
         self.machine, self.rate = machine, Rate.from_machine(machine)
+        self.witness = witness_of(clock)
         self._method, self._counter, self._clock = method, counter, clock
         self._lock = threading.Lock()
         self._started: dict[int, int] = {}
@@ -125,13 +163,19 @@ class CounterMeter:
     def peek(self, start_ns: int) -> Window:
         with self._lock:
             now = max(self._clock(), start_ns)
-            begun, ended = self._started[start_ns], self._advance(now)
-            cost = self.rate.of_time(start_ns, now) + self.rate.of_energy(begun, ended)
-            return Window(start_ns, now - start_ns, ended - begun, self.method, cost)
+            begun, ended = Instant(start_ns, self._started[start_ns]), Instant(now, self._advance(now))
+            return self.between(begun, ended)
 
     def read(self) -> int | None:
+        return self.instant().energy_uj
+
+    def instant(self) -> Instant:
         with self._lock:
-            return self._advance(self._clock())
+            now = self._clock()
+            return Instant(now, self._advance(now))
+
+    def between(self, begun: Instant, ended: Instant) -> Window:
+        return window_between(self.rate, self.method, begun, ended)
 
     def _advance(self, now: int) -> int:
         """The running total, monotone, with the time since the last tick filled in at the last power."""
