@@ -60,7 +60,7 @@ transactions = Table(
     Column("id", Key, primary_key=True),
     Column("created_unix_ns", BigInteger, nullable=False),
     Column("kind", String(16), nullable=False),  # training, request, period
-    Column("subject", String(200), nullable=False, index=True),  # run id, request id, model
+    Column("subject", String(200), nullable=False, index=True),  # run id, request id, "period <id>"
     Column("rate_id", ForeignKey("rates.id"), nullable=False),
     Column("memo", Text, nullable=False, default=""),
 )
@@ -140,6 +140,7 @@ requests = Table(
     Column("computed_tokens", BigInteger, nullable=False),
     Column("wasted_tokens", BigInteger, nullable=False),
     Column("energy_method", String(16)),
+    Column("account", String(32)),  # see periods; NULL in rows from before accounts had names
     *(
         Column(f"{part}_{unit}", BigInteger, nullable=unit == "energy_uj")
         for part in ("total", "prefill", "decode", "waste")  # total = prefill + decode; waste is inside them
@@ -151,16 +152,35 @@ periods = Table(
     "periods",
     metadata,
     Column("id", Key, primary_key=True),
+    Column("kind", String(16), nullable=False, server_default="serving"),  # serving, training
     Column("model", String(200), nullable=False, index=True),
     Column("version", Integer),
+    Column("run_id", String(80)),  # of a training run
+    Column("account", String(32), index=True),  # NULL in rows from before the meter was independent
+    Column("number", Integer, nullable=False, server_default="0"),  # of the period in its account, from 0
+    Column("status", String(16), nullable=False, server_default="closed"),  # open, closed, cut off
+    Column("process", String(120), nullable=False, server_default=""),  # see ledger/process
     Column("created_unix_ns", BigInteger, nullable=False),
+    Column("updated_unix_ns", BigInteger, nullable=False, server_default="0"),
     Column("rate_id", ForeignKey("rates.id"), nullable=False),
     Column("energy_method", String(16)),
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in ("start_ns", "end_ns", "busy_ns", "worked_ns", "num_lost", "running_ns")
+    ),  # documented at ledger/account.PeriodTotals
+    Column("witness_ns", BigInteger),
+    Column("cpu_ns", BigInteger),
+    Column("open_requests", Text, nullable=False, server_default="[]"),  # JSON: ids in flight at the end
     Column("num_steps", BigInteger, nullable=False),
     Column("flops", BigInteger, nullable=False),
     *(
         Column(f"{part}_{unit}", BigInteger, nullable=unit == "energy_uj")
         for part in ("meter", "attributed", "idle", "overhead", "posted")
+        for unit in ("wall_ns", "energy_uj", "cost_nusd")
+    ),
+    *(
+        Column(f"{part}_{unit}", BigInteger, nullable=unit == "energy_uj", server_default="0")
+        for part in ("in_flight", "residual")
         for unit in ("wall_ns", "energy_uj", "cost_nusd")
     ),
 )

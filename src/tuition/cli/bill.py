@@ -15,15 +15,13 @@ from tuition.core.errors import NotFoundError, SettingsError, TuitionError
 from tuition.core.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from tuition.ledger.reconciliation import Reconciliation
-    from tuition.ledger.render import Line
     from tuition.ledger.sheets import RequestReceipt, TrainingReceipt
 
 ACTIONS = {
     "statement": "fixed and variable cost of each model, and where they cross",
     "run": "the receipt of a training run, or a line for each of them",
     "request": "the receipt of a request, or a line for each of the latest ones",
-    "check": "whether meter = attributed + idle + overhead, and every posting balances",
+    "check": "whether the books agree with the meter, and where they do not",
 }
 
 LIMIT = 20
@@ -177,9 +175,9 @@ def show_list(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Form
 
 
 def check(arguments: CheckSheet) -> int:
-    """Print every identity of the books; 1 if one does not hold."""
+    """Print every identity of the books and what does not hold; 1 if something does not."""
     from tuition.books.books import open_books
-    from tuition.cli.bill_tables import check_table
+    from tuition.cli.bill_check import check_lines, check_table, verdict
     from tuition.ledger.reconciliation import reconcile
     from tuition.ledger.render import render_lines
 
@@ -187,32 +185,11 @@ def check(arguments: CheckSheet) -> int:
         found = reconcile(books)
     if arguments.format == "json":
         write(json.dumps(dataclasses.asdict(found) | {"holds": found.holds}, indent=2))
-        return 0 if found.holds else 1
-    if arguments.format == "csv":
+    elif arguments.format == "csv":
         write(render_lines(check_lines(found), "csv"))
-        return 0 if found.holds else 1
-    print(check_table(found) + "\n")
-    print("every identity holds to the last unit" if found.holds else "THE BOOKS DO NOT AGREE WITH THE METER")
+    else:
+        write(f"{check_table(found)}\n\n{verdict(found)}")
     return 0 if found.holds else 1
-
-
-def check_lines(found: "Reconciliation") -> "list[Line]":
-    """Every amount of the check with its unit; the accounts in a section of their own."""
-    from tuition.ledger.render import Line
-
-    parts = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-    accounts = parts.pop("accounts")
-    lines = [
-        Line(section, f"{name}, {figure}", value, unit, "from the books")
-        for section, amounts in (("Check", parts), ("Accounts", accounts))
-        for name, amount in amounts.items()
-        for figure, value, unit in (
-            ("machine time", amount.wall_ns, "ns"),
-            ("energy", amount.energy_uj, "uJ"),
-            ("cost", amount.cost_nusd, "nUSD"),
-        )
-    ]
-    return [*lines, Line("Check", "every identity holds", "yes" if found.holds else "no", "", "derived")]
 
 
 def write(text: str) -> None:

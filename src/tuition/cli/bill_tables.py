@@ -1,4 +1,4 @@
-"""Tables of `tuition bill`: receipts, one a line, and the check, each sum above its parts.
+"""Tables of `tuition bill`: receipts, one a line.
 
 In: sheets of the ledger.  Out: text for people; programs get the sheets as JSON or CSV.
 """
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from tuition.cli.models import when
 from tuition.core.units import format_duration, format_energy, format_usd
-from tuition.ledger.amount import NOTHING, Amount
-from tuition.ledger.reconciliation import Reconciliation
 from tuition.ledger.sheets import RequestReceipt, TrainingReceipt
 
 
@@ -61,43 +59,3 @@ def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
-
-
-def check_table(found: Reconciliation) -> str:
-    """The identities of the books: what stands behind = and + or - adds up to the line above them."""
-    sums: dict[str, list[tuple[str, str, Amount, str]]] = {
-        "Using models, by the meter": [
-            (" ", "meter", found.meter, "while they were loaded"),
-            ("=", "attributed", found.attributed, "to requests"),
-            ("+", "idle", found.idle, "loaded, with nothing to do"),
-            ("+", "overhead", found.overhead, "loading, and what no request caused"),
-            ("+", "residual", found.residual, "has to be nothing"),
-        ],
-        "Receipts of requests": [
-            (" ", "requests", found.requests, "the sum of their receipts"),
-            ("=", "attributed", found.attributed, "as above"),
-            ("-", "in flight", found.in_flight, "of it, to requests that have no receipt"),
-            ("+", "after period", found.after_period, "in receipts since the meter was last booked"),
-        ],
-        "All that was booked": [
-            (" ", "machine", -found.accounts.get("machine", NOTHING), "what its account has given"),
-            ("=", "training", found.training, "metered by each run for itself"),
-            ("+", "requests", found.requests, "as above"),
-            ("+", "idle", found.idle, "as above"),
-            ("+", "overhead", found.overhead, "as above"),
-        ],
-    }
-    rows = [
-        (
-            f"  {sign} {name}",
-            format_duration(amount.wall_ns / 1e9),
-            format_energy(amount.energy_uj),
-            format_usd(amount.cost_nusd),
-            note,
-        )
-        for lines in sums.values()
-        for sign, name, amount, note in lines
-    ]
-    texts = iter(aligned(rows, left=(0, 4)).splitlines())
-    parts = ["\n".join([title, *(next(texts) for _ in lines)]) for title, lines in sums.items()]
-    return "\n\n".join(parts)

@@ -8,7 +8,7 @@ from tuition.cli.serving import OpenModel
 from tuition.core.records import FinishReason
 from tuition.core.units import format_duration, format_energy, format_usd
 from tuition.engine.request import Completion
-from tuition.ledger.attribution import RequestCost
+from tuition.ledger.costs import RequestCost
 from tuition.ledger.receipts import RequestRow, record_request
 
 

@@ -1,11 +1,9 @@
 """Models opened for use: runner, engine and account for each, over one set of books; closed in order.
 
-`serve`, `chat` and `generate` stand on this. Loading is metered as overhead. The last accounting period is
-written here; those of a server that runs, by `serve/billing`.
+`serve`, `chat` and `generate` stand on this. Loading is metered as overhead.
 """
 
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +12,6 @@ from pathlib import Path
 from tuition.books.books import Books
 from tuition.core.errors import NotFoundError, TuitionError
 from tuition.core.progress import Progress
-from tuition.core.records import StepTrace
 from tuition.core.workspace import Workspace
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, TokenEvent, complete
@@ -92,19 +89,15 @@ def open_one(
     folder = open_model(path)
     rate_id = record_rate(books, machine)
     account = EngineAccount(folder.shape, machine, open_meter(machine))
-    start = time.monotonic_ns()
-    engine = BilledEngine(
-        folder, settings=settings, workspace=workspace, progress=progress, on_trace=account.add
-    )
-    account.runs_on(engine.runner.weight_bytes, engine.runner.kv_bytes_per_value)
-    account.add(StepTrace(start, time.monotonic_ns(), (), "load"))
-    periods = Periods(books, account, rate_id, name, version)
-    opened = OpenModel(name, version, folder, engine, account, rate_id, periods)
-    try:
-        yield opened
-    finally:
+    with Periods(books, account, rate_id, name, version) as periods:
+        with account.loading():
+            engine = BilledEngine(
+                folder, settings=settings, workspace=workspace, progress=progress, on_trace=account.add
+            )
+        account.runs_on(engine.runner.weight_bytes, engine.runner.kv_bytes_per_value)
+        engine.loop.busy = account.engine_marks()
         try:
-            opened.periods.write()
+            yield OpenModel(name, version, folder, engine, account, rate_id, periods)
         finally:
             engine.close()
 

@@ -1,8 +1,8 @@
 """When a worker worked, by its own account: pieces of work, begun and ended, added up.
 
-A worker (the engine's step loop) marks its work here with the same two clock readings that its trace carries.
-The ledger compares this sum with the time that it has split from the traces: a trace that was lost, doubled or
-overlapped makes the two differ.
+A worker (the engine's step loop) marks its work here with the same two clock readings that its trace
+carries. The ledger compares this sum with the time that it has split from the traces: a trace that was lost,
+told twice or overlapped makes the two differ.
 """
 
 import threading

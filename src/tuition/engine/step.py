@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tuition.core.busy import BusyMarks
 from tuition.core.errors import BusyError, NotFoundError, SettingsError
 from tuition.core.records import FinishReason, SequenceWork, StepTrace
 from tuition.engine.batch import BurstRunner, Runner, VariantRunner
@@ -73,6 +74,8 @@ class StepLoop:
             vocab_size=runner.shape.vocab_size,
             clock=clock,
         )
+        self.busy = BusyMarks()
+        """When this loop worked; an account puts its own here, to compare them with the traces it is told."""
         self._clock = clock
         self._bursts = runner if isinstance(runner, BurstRunner) else None
         self._draw = draw if self._bursts is None else self._bursts.draw
@@ -184,9 +187,11 @@ class StepLoop:
         plan = self.scheduler.plan(self._drafts if drafting else None, most_steps)
         if plan is None:
             return self.take_events(), None
+        self.busy.begin(start_ns)
         outcome = self._run(plan)
         work = self._commit(outcome)
         end_ns, num_steps = self._clock(), 1
+        self.busy.end(start_ns, end_ns)
         if isinstance(outcome, Tokens):
             num_steps = len(outcome.values)
             self._pace.learn(num_steps, end_ns - start_ns)

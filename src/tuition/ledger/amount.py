@@ -6,7 +6,7 @@ Integers only, and the two ways integers are split here without losing one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuition.core.records import EnergyMethod, Posting, Window
+from tuition.core.records import Window
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 
 
@@ -47,15 +47,11 @@ class Amount:
         """Seconds of machine time."""
         return self.wall_ns / 1e9
 
-    def posting(self, num_tokens: int, method: EnergyMethod | None) -> Posting:
-        """The same as a core record."""
-        return Posting(
-            num_tokens,
-            self.wall_ns,
-            self.energy_uj,
-            None if self.energy_uj is None else method,
-            self.cost_nusd,
-        )
+    @property
+    def exact(self) -> str:
+        """All three to the last unit: `1,200 ns, 34 uJ, 5 nUSD`."""
+        energy = "unknown energy" if self.energy_uj is None else f"{self.energy_uj:,} uJ"
+        return f"{self.wall_ns:,} ns, {energy}, {self.cost_nusd:,} nUSD"
 
 
 NOTHING = Amount()

@@ -13,10 +13,12 @@ was attributed.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from tuition.core.records import SequenceWork, StepTrace
-from tuition.ledger.account import FRACTION_BITS, Account, Units, add, proportional
+from tuition.ledger.account import FRACTION_BITS, Account, add, proportional
+from tuition.ledger.costs import Units
 from tuition.ledger.meter import Meter
 from tuition.ledger.shares import AS_PER_NS, Load, Rule, Speeds, StepCosts, split_step
 from tuition.ledger.window import Mark
@@ -50,6 +52,7 @@ class EngineAccount(Account):
         self._speeds = Speeds()
         self._pending: deque[tuple[StepTrace, int | None] | Mark] = deque()  # append and popleft are atomic
         self._num_settled = 0
+        self._loading_since: int | None = None
 
     def runs_on(self, weight_bytes: int, kv_bytes_per_value: int) -> None:
         """What a step reads, known once the runner is loaded: bytes of weights, and of a key or value.
@@ -58,6 +61,24 @@ class EngineAccount(Account):
         """
         with self._lock:
             self._costs = StepCosts(self._costs.shape, weight_bytes, kv_bytes_per_value)
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """What happens inside is overhead: loading a model, warming it up."""
+        with self._lock:
+            self._loading_since = self._clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._note_loading(self._clock())
+                self._loading_since = None
+
+    def _note_loading(self, now_ns: int) -> None:
+        """Loading up to now is a trace, and goes on from here; so that a mark may lie in the middle."""
+        if self._loading_since is not None:
+            self.add(StepTrace(self._loading_since, now_ns, (), "load"))
+            self._loading_since = now_ns
 
     def add(self, trace: StepTrace) -> None:
         """Note one step. Steps come in order and do not overlap.
@@ -84,10 +105,13 @@ class EngineAccount(Account):
         with self._lock:
             now = self._clock()
             stays = False
-            if self._marks_itself:  # nobody says whether a step runs: while requests are open, the last one ends
+            if (
+                self._marks_itself
+            ):  # nobody says whether a step runs: while requests are open, the last one ends
                 self._settle()
                 stays = bool(self._tabs)
                 now = self._cursor if stays else max(now, self._cursor)
+            self._note_loading(now)
             busy = self.busy.cut(now)
             if busy is None:
                 return False

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, insert, select
 
 from tuition.books.schema import accounts, entries, transactions
-from tuition.core.errors import BooksError
 from tuition.core.records import EnergyMethod
 from tuition.ledger.amount import NOTHING, Amount
 
@@ -106,15 +105,4 @@ def balances(connection: Connection) -> dict[str, Amount]:
         .join(entries, entries.c.account_id == accounts.c.id)
         .group_by(accounts.c.name)
     ).all()
-    return {name: Amount(wall or 0, energy, cost or 0) for name, wall, energy, cost in rows}
-
-
-def check_balance(connection: Connection) -> None:
-    """Raises: BooksError if any transaction does not sum to zero in time, energy or money."""
-    sums = [func.sum(getattr(entries.c, unit)) for unit in ("wall_ns", "energy_uj", "cost_nusd")]
-    query = select(entries.c.transaction_id, *sums).group_by(entries.c.transaction_id)
-    for transaction_id, *totals in connection.execute(query):
-        if any(totals):
-            raise BooksError(
-                f"transaction {transaction_id} sums to {totals}, not to zero; restore the books from a copy"
-            )
+    return {name: Amount(int(wall), int(energy or 0), int(cost)) for name, wall, energy, cost in rows}

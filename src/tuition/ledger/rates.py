@@ -1,7 +1,8 @@
 """Money of time and energy. Costs are differences of running totals: splitting a window changes nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from tuition.core.units import NUSD_PER_USD
 from tuition.spec.machine import Machine
@@ -21,8 +22,13 @@ class Rate:
     @classmethod
     def from_machine(cls, machine: Machine) -> Self:
         """The machine's rate; electricity is counted only where usd_per_hour does not contain it."""
-        per_kwh = 0.0 if machine.electricity_in_rate else machine.usd_per_kwh * machine.pue
-        return cls(round(machine.usd_per_hour * NUSD_PER_USD), round(per_kwh * NUSD_PER_USD))
+        return cls.from_table(machine.to_table())
+
+    @classmethod
+    def from_table(cls, machine: Mapping[str, Any]) -> Self:
+        """The same from the machine's table, as it stands in the books."""
+        per_kwh = 0.0 if machine["electricity_in_rate"] else machine["usd_per_kwh"] * machine["pue"]
+        return cls(round(machine["usd_per_hour"] * NUSD_PER_USD), round(per_kwh * NUSD_PER_USD))
 
     def of_time(self, start_ns: int, end_ns: int) -> int:
         """nUSD of the hours from start_ns to end_ns on one clock; exact under splitting."""

@@ -1,4 +1,4 @@
-"""Write into the books: the rate of a machine, a request, an engine's period, an evaluation, a price."""
+"""Write into the books: the rate of a machine, a request, a price."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select
 
 from tuition.books.books import Books
-from tuition.books.schema import periods, prices, rates, requests
+from tuition.books.schema import prices, rates, requests
 from tuition.core.errors import BooksError
 from tuition.core.records import FinishReason
 from tuition.ledger.amount import Amount
-from tuition.ledger.attribution import PeriodTotals, RequestCost
+from tuition.ledger.costs import RequestCost
 from tuition.ledger.postings import post
 from tuition.spec.machine import Machine
 
@@ -103,6 +103,7 @@ def write_request(connection: Connection, row: RequestRow) -> None:
         "computed_tokens": cost.computed_tokens,
         "wasted_tokens": cost.wasted_tokens,
         "energy_method": cost.energy_method,
+        "account": cost.account_id,
         **_columns(parts, "machine_ns"),
     }
     found = connection.execute(select(requests).where(requests.c.id == row.request_id)).mappings().first()
@@ -115,37 +116,6 @@ def write_request(connection: Connection, row: RequestRow) -> None:
     connection.execute(insert(requests).values(**values))
     lines = [("inference", cost.total - cost.waste), ("waste", cost.waste)]
     post(connection, "request", row.request_id, row.rate_id, lines, method=cost.energy_method)
-
-
-def record_period(
-    books: Books, model: str, totals: PeriodTotals, rate_id: int, version: int | None = None
-) -> "Future[None]":
-    """Write an engine's accounting period: idle and overhead are posted, its requests posted the rest."""
-
-    def write(connection: Connection) -> None:
-        parts = {
-            "meter": totals.meter,
-            "attributed": totals.attributed,
-            "idle": totals.idle,
-            "overhead": totals.overhead,
-            "posted": totals.posted,
-        }
-        connection.execute(
-            insert(periods).values(
-                model=model,
-                version=version,
-                created_unix_ns=time.time_ns(),
-                rate_id=rate_id,
-                energy_method=totals.energy_method,
-                num_steps=totals.num_steps,
-                flops=totals.flops,
-                **_columns(parts, "wall_ns"),
-            )
-        )
-        lines = [("idle", totals.idle), ("overhead", totals.overhead)]
-        post(connection, "period", model, rate_id, lines, method=totals.energy_method)
-
-    return books.write(write)
 
 
 def _columns(parts: Mapping[str, Amount], time_name: str) -> dict[str, int | None]:

@@ -1,69 +1,133 @@
-"""Do the books agree with the meter? Each line is an identity, with its residual by name."""
+"""Do the books agree with the meter? Every identity of the books, and each place where one does not hold.
+
+In: `Books`.  Out: a `Reconciliation`: the sums for people, and findings. A finding names its place (a
+period, a request, a transaction, a run, a rate) and says what was found and what was wanted. A `fault` is an
+entry that is wrong or missing; a `loss` is what a process that was killed could not write any more.
+"""
 
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, func, select
 
 from tuition.books.books import Books
-from tuition.books.schema import periods, requests, run_costs
+from tuition.books.schema import requests, run_costs
 from tuition.ledger.amount import NOTHING, Amount
-from tuition.ledger.postings import balances, check_balance
+from tuition.ledger.audit_entries import check_entries, check_rates, check_requests, check_runs
+from tuition.ledger.audit_periods import PeriodRow, check_accounts, check_periods, read_periods
+from tuition.ledger.finding import Finding
+from tuition.ledger.postings import balances
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """The meter beside what the operating system says about the same processes, where it was recorded."""
+
+    meter_ns: int
+    """By the meter's clock."""
+    witness_ns: int
+    """By the second clock."""
+    busy_ns: int
+    cpu_ns: int
+    """CPU time of the processes, all threads: beside busy time, whether other work had the machine."""
 
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """meter = attributed + idle + overhead; attributed = posted + in flight; the accounts sum to nothing."""
+    """meter = attributed + idle + overhead + residual; attributed = posted + in flight; accounts sum to 0."""
 
     meter: Amount
     attributed: Amount
     idle: Amount
     overhead: Amount
+    residual: Amount
+    """meter - attributed - idle - overhead: nothing, or something is wrong."""
     in_flight: Amount
-    """Attributed to requests that were open when their engine's last period ended (lost if it was killed)."""
+    """Attributed to requests that were open at the end of their account's last period."""
     after_period: Amount
-    """Charged to requests since the last closed period; below zero: charged, the row was never written."""
+    """Charged to requests since their account's last period was brought up to date."""
     requests: Amount
     training: Amount
     accounts: dict[str, Amount]
-    residual: Amount
-    """meter - attributed - idle - overhead: nothing, or the books are wrong."""
+    machine_ns: int
+    """The meter's time as time of the whole machine: models side by side share it."""
+    witnessed: Witnessed
+    findings: tuple[Finding, ...]
 
     @property
     def holds(self) -> bool:
-        """Whether every identity holds to the last unit."""
-        accounts = sum(self.accounts.values(), NOTHING)
-        machine = -self.accounts.get("machine", NOTHING)
-        given = self.requests + self.training + self.idle + self.overhead
-        return self.residual == NOTHING and accounts == NOTHING and machine == given
+        """Whether every identity holds to the last unit and nothing was lost."""
+        return not self.findings
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """Entries that are wrong or missing."""
+        return tuple(each for each in self.findings if each.kind == "fault")
+
+    @property
+    def losses(self) -> tuple[Finding, ...]:
+        """What processes that were killed could not write."""
+        return tuple(each for each in self.findings if each.kind == "loss")
 
 
 def reconcile(books: Books) -> Reconciliation:
-    """Check all identities. Raises: BooksError if a transaction does not balance."""
+    """Check all identities."""
     return books.read(_reconcile)
 
 
 def _reconcile(connection: Connection) -> Reconciliation:
-    check_balance(connection)
-    meter, attributed, idle, overhead, posted = (
-        _sum(connection, periods, part + "_", "wall_ns")
-        for part in ("meter", "attributed", "idle", "overhead", "posted")
-    )
+    rows = read_periods(connection)
+    serving = [row for row in rows if row.kind == "serving"]
+    sums = {part: sum((row.amounts[part] for row in serving), NOTHING) for part in (
+        "meter", "attributed", "idle", "overhead", "posted",
+    )}  # fmt: skip
     charged = _sum(connection, requests, "total_", "machine_ns")
+    accounts = balances(connection)
+    training = _sum(connection, run_costs, "", "wall_ns")
+    findings = [
+        *check_entries(connection),
+        *check_rates(connection),
+        *check_requests(connection),
+        *check_runs(connection, rows),
+        *check_periods(connection, rows),
+        *check_accounts(connection, serving),
+        *_check_machine(accounts, charged + training, serving),
+    ]
+    known = [row for row in rows if row.witness_ns is not None and row.cpu_ns is not None]
     return Reconciliation(
-        meter=meter,
-        attributed=attributed,
-        idle=idle,
-        overhead=overhead,
-        in_flight=attributed - posted,
-        after_period=charged - posted,
+        meter=sums["meter"],
+        attributed=sums["attributed"],
+        idle=sums["idle"],
+        overhead=sums["overhead"],
+        residual=sums["meter"] - sums["attributed"] - sums["idle"] - sums["overhead"],
+        in_flight=sums["attributed"] - sums["posted"],
+        after_period=charged - sums["posted"],
         requests=charged,
-        training=_sum(connection, run_costs, "", "wall_ns"),
-        accounts=balances(connection),
-        residual=meter - attributed - idle - overhead,
+        training=training,
+        accounts=accounts,
+        machine_ns=sum(row.amounts["meter"].wall_ns // row.parts for row in serving),
+        witnessed=Witnessed(
+            sum(row.amounts["meter"].wall_ns for row in known),
+            sum(row.witness_ns or 0 for row in known),
+            sum(row.busy_ns for row in known),
+            sum(row.cpu_ns or 0 for row in known),
+        ),
+        findings=tuple(findings),
     )
+
+
+def _check_machine(accounts: dict[str, Amount], spent: Amount, serving: list[PeriodRow]) -> list[Finding]:
+    """What the machine's account has given is what was spent, in requests, training and closed periods."""
+    for row in serving:
+        if not row.is_open:
+            spent += row.amounts["idle"] + row.amounts["overhead"]
+    given = -accounts.get("machine", NOTHING)
+    if given == spent:
+        return []
+    return [Finding("account machine", "fault", f"has given {given.exact}, and {spent.exact} was spent")]
 
 
 def _sum(connection: Connection, table: Table, prefix: str, time_name: str) -> Amount:
     columns = [table.c[prefix + name] for name in (time_name, "energy_uj", "cost_nusd")]
-    wall, energy, cost = connection.execute(select(*(func.coalesce(func.sum(c), 0) for c in columns))).one()
-    return Amount(wall, energy, cost)
+    query = select(*(func.coalesce(func.sum(column), 0) for column in columns))
+    wall, energy, cost = connection.execute(query).one()
+    return Amount(int(wall), int(energy), int(cost))

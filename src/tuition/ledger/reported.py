@@ -74,7 +74,10 @@ class ReportedAccount(Account):
         step = self._pass_time(now_ns, self._cursor, self.meter.read())
         self._worked_ns += step[0]
         add(self._attributed, step)
-        parts = [split_integer(unit * size, [1] * len(self._under_way)) for unit, size in zip(step, UNITS)]
+        parts = [
+            split_integer(unit * size, [1] * len(self._under_way))
+            for unit, size in zip(step, UNITS, strict=True)
+        ]
         for index, request_id in enumerate(self._under_way):
             tab = self._tab(request_id)
             mine = (parts[0][index], parts[1][index], parts[2][index])

@@ -196,7 +196,10 @@ def _sum(connection: Connection, table: Any, model: str, part: str, time_name: s
         func.count(), func.sum(table.c[f"{part}_{time_name}"]), func.sum(energy), func.count(energy),
         func.sum(table.c[f"{part}_cost_nusd"]),
     )  # fmt: skip
-    count, wall, joules, known, cost = connection.execute(query.where(table.c.model == model)).one()
+    query = query.where(table.c.model == model)
+    if table is periods:
+        query = query.where(periods.c.kind == "serving")
+    count, wall, joules, known, cost = connection.execute(query).one()
     return Amount(wall or 0, (joules or 0) if known == count else None, cost or 0)
 
 

@@ -5,8 +5,11 @@
         for record in fit(...): bill.add_step(record)
         bill.save()                         # with every checkpoint
 
-Between, a thread of its own saves it every few seconds, in whatever phase the run is. The `with` closes it as
+Between, a thread of its own saves it every second, in whatever phase the run is. The `with` closes it as
 finished; as stopped after Ctrl-C; as failed after any other exception.
+
+Steps and overhead must be measured by `bill.meter`: it keeps an independent window of the whole run, which is
+written beside the run's costs as a period of kind `training`.
 """
 
 import secrets
@@ -27,17 +30,22 @@ from tuition.core.errors import BusyError, NotFoundError, TuitionError
 from tuition.core.records import StepRecord, Window
 from tuition.ledger.amount import NOTHING, Amount, amount_of
 from tuition.ledger.meter import Meter
+from tuition.ledger.periods import close_cut_periods, run_columns, write_period
 from tuition.ledger.postings import post
 from tuition.ledger.process import has_ended, process_identity
 from tuition.ledger.receipts import record_rate
+from tuition.ledger.watched import WatchedMeter, WatchedTotals
 
 Status = Literal["running", "finished", "stopped", "failed"]
 Scope = Literal["final run", "all stages", "failed", "exploratory"]
 OverheadKind = Literal["data", "evaluation", "checkpoint", "load"]
 CostKind = Literal["step", "data", "evaluation", "checkpoint", "load", "other"]
 
-SAVE_EVERY_S = 5.0
+SAVE_EVERY_S = 1.0
 """Between saves that the bill makes by itself, in the background."""
+
+SETTLE_S = 0.05
+"""How long a save waits for a window that was closed and is on its way into the bill."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,22 @@ def new_run_id(model: str) -> str:
 class TrainingBill:
     """See the module. Made by `open` or `resume`. Thread-safe."""
 
-    def __init__(self, books: Books, meter: Meter, run_id: str, rate_id: int) -> None:
-        self.books, self.meter, self.run_id, self.rate_id = books, meter, run_id, rate_id
-        self._start = meter.start()
+    def __init__(self, books: Books, meter: Meter, run_id: str, rate_id: int, model: str) -> None:
+        self.books, self.run_id, self.rate_id = books, run_id, rate_id
+        self.meter = WatchedMeter(meter)
+        """Measures the run's windows, and the whole run beside them."""
+        self._fixed = {
+            "kind": "training",
+            "model": model,
+            "version": None,
+            "run_id": run_id,
+            "account": secrets.token_hex(8),
+            "number": 0,
+            "process": process_identity(),
+            "rate_id": rate_id,
+        }
         self._parts: dict[CostKind, Amount] = {}
+        self._num_windows = 0
         self._posted: dict[CostKind, Amount] = {}
         self._base: dict[CostKind, Amount] = {}
         """What earlier processes of this run have posted."""
@@ -85,22 +105,22 @@ class TrainingBill:
         rate_id = record_rate(books, meter.machine)
         chosen = run_id or new_run_id(info.model)
         now = time.time_ns()
-        row = {
+        told = ("model", "recipe", "scope", "settings_toml", "corpus_digest", "num_parameters")
+        row = {name: getattr(info, name) for name in told} | {
             "id": chosen,
-            "model": info.model,
-            "recipe": info.recipe,
-            "scope": info.scope,
             "status": "running",
             "created_unix_ns": now,
             "updated_unix_ns": now,
             "process": process_identity(),
             "rate_id": rate_id,
-            "settings_toml": info.settings_toml,
-            "corpus_digest": info.corpus_digest,
-            "num_parameters": info.num_parameters,
         }
-        bill = cls(books, meter, chosen, rate_id)
-        books.write_now(lambda connection: connection.execute(insert(runs).values(**row)) and None)
+        bill = cls(books, meter, chosen, rate_id, info.model)
+
+        def write(connection: Connection) -> None:
+            close_cut_periods(connection)
+            connection.execute(insert(runs).values(**row))
+
+        books.write_now(write)
         bill._begin_saving()
         return bill
 
@@ -139,11 +159,12 @@ class TrainingBill:
                     updated_unix_ns=time.time_ns(),
                 )
             )
+            close_cut_periods(connection)
             costs = connection.execute(select(run_costs).where(run_costs.c.run_id == run_id)).mappings().all()
             return row, costs
 
-        bill = cls(books, meter, run_id, rate_id)
         row, costs = books.write_now(write)
+        bill = cls(books, meter, run_id, rate_id, row["model"])
         bill._figures = {name: row[name] for name in bill._figures}
         bill._flops, bill._last_loss = int(row["flops"]), row["last_loss"]
         bill._base = {c["kind"]: Amount(c["wall_ns"], c["energy_uj"], c["cost_nusd"]) for c in costs}
@@ -270,22 +291,39 @@ class TrainingBill:
         else:
             self.close("failed", f"{type(error).__name__}: {error}"[:500])
 
-    # --- inside --------------------------------------------------------------------------------------------
-
     def _so_far(self) -> list[tuple[CostKind, Amount]]:
         with self._lock:
-            current = self._posted if self._ended.is_set() else self._now()
+            current = self._posted if self._ended.is_set() else self._now(self.meter.totals())
             return [*self._base.items(), *current.items()]
 
     def _add(self, kind: CostKind, window: Window) -> None:
         self._parts[kind] = self._parts.get(kind, NOTHING) + amount_of(window)
+        self._num_windows += 1
 
-    def _now(self) -> dict[CostKind, Amount]:
-        """All parts of this process, with what no window covers as `other`: the whole time is billed."""
-        whole = amount_of(self.meter.peek(self._start))
-        rest = whole - sum(self._parts.values(), NOTHING)
-        energy = None if rest.energy_uj is None else max(rest.energy_uj, 0)
-        return self._parts | {"other": Amount(max(rest.wall_ns, 0), energy, max(rest.cost_nusd, 0))}
+    def _now(self, seen: WatchedTotals) -> dict[CostKind, Amount]:
+        """All parts of this process; `other` is the time outside all windows, and in the one still open."""
+        return self._parts | {"other": seen.between + seen.running}
+
+    def _totals(self) -> WatchedTotals:
+        """What the meter has seen, at a moment at which every closed window has come into the bill."""
+        deadline = time.monotonic() + SETTLE_S
+        while True:
+            seen = self.meter.totals()
+            if seen.num_windows <= self._num_windows or time.monotonic() >= deadline:
+                return seen
+            self._lock.release()
+            time.sleep(0.001)
+            self._lock.acquire()
+
+    def _period(self, seen: WatchedTotals, parts: dict[CostKind, Amount], status: Status) -> dict[str, Any]:
+        """This process's part of the run beside its independent meter, as a row of `periods`."""
+        work = sum((amount for kind, amount in parts.items() if kind != "other"), NOTHING)
+        figures = {
+            "status": "open" if status == "running" else "closed",
+            "energy_method": self.meter.method,
+            "num_lost": seen.num_windows - self._num_windows,
+        }
+        return self._fixed | run_columns(seen, work, parts.get("step", NOTHING), parts["other"]) | figures
 
     def _begin_saving(self) -> None:
         threading.Thread(target=self._keep_saving, name="training-bill", daemon=True).start()
@@ -314,7 +352,9 @@ class TrainingBill:
         self._in_flight = None
 
     def _send(self, status: Status, reason: str) -> "Future[None]":
-        now = self._now()
+        seen = self._totals()
+        now = self._now(seen)
+        period = self._period(seen, now, status)
         totals = {
             kind: self._base.get(kind, NOTHING) + now.get(kind, NOTHING) for kind in {**self._base, **now}
         }
@@ -329,7 +369,7 @@ class TrainingBill:
             "ended_unix_ns": None if status == "running" else time.time_ns(),
         }
         self._sent = now
-        self._in_flight = self.books.write(lambda c: self._write(c, values, totals))
+        self._in_flight = self.books.write(lambda c: self._write(c, values, totals, period))
         return self._in_flight
 
     def _write(
@@ -337,12 +377,14 @@ class TrainingBill:
         connection: Connection,
         values: dict[str, object],
         totals: dict[CostKind, Amount],
+        period: dict[str, Any],
     ) -> None:
-        """One transaction: the run's row, its costs by kind, and the postings of what is new.
+        """One transaction: the run's row, its period, its costs by kind, and the postings of what is new.
 
         What is new is counted from the rows in the books, so that writing the same totals twice posts once.
         """
         method = self.meter.method
+        write_period(connection, period)
         found = connection.execute(select(run_costs).where(run_costs.c.run_id == self.run_id)).mappings()
         booked = {row["kind"]: Amount(row["wall_ns"], row["energy_uj"], row["cost_nusd"]) for row in found}
         changes = {kind: amount - booked.get(kind, NOTHING) for kind, amount in totals.items()}

@@ -1,8 +1,8 @@
 """The independent meter of a training run: one window over the whole run, and the time outside all parts.
 
-A run's bill adds up the windows of its steps and of its named overhead. This meter hands those windows out and
-notes for itself how long no window was open. The whole window less that time must be the sum of the parts:
-a window that the bill was never told, or was told twice, makes the two differ.
+A run's bill adds up the windows of its steps and of its named overhead. This meter hands those windows out
+and notes for itself how long no window was open. The whole window less that time must be the sum of the
+parts: a window that the bill was never told, or was told twice, makes the two differ.
 """
 
 import threading

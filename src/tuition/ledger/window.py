@@ -34,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Declared power in whole milliwatts: milliwatts x nanoseconds are whole picojoules, which add exactly."""
+    """Declared power in whole milliwatts: times nanoseconds, they are whole picojoules, which add exactly."""
 
     idle_mw: int
     full_mw: int

@@ -3,7 +3,6 @@
 Endpoints, and around them access, a cap on bodies, request ids and errors in one shape.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from tuition.serve.access import (
     AccessMiddleware,
     sign_in_page,
 )
-from tuition.serve.billing import book_periods, keep_booking_periods, rate_of
+from tuition.serve.billing import close_periods, open_periods, rate_of
 from tuition.serve.context import ServeContext
 from tuition.serve.errors import ApiError, as_api_error, error_response
 from tuition.serve.lookups import lookup_routes
@@ -50,14 +49,13 @@ def create_app(context: ServeContext) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        periods = asyncio.create_task(keep_booking_periods(context))
+        await open_periods(context)
         yield
-        periods.cancel()
         unsettled = await context.gate.settle(context.settings.books_timeout_seconds)
         if unsettled:
             log.error("%d requests could not be booked before the end", unsettled)
         try:
-            await book_periods(context)
+            await close_periods(context)
         except TuitionError as error:
             log.error("idle time was not booked: %s", type(error).__name__)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tuition.core.errors import BooksError
 from tuition.core.records import EnergyMethod
 from tuition.engine.request import Request, TokenEvent
-from tuition.ledger.attribution import RequestCost
+from tuition.ledger.costs import RequestCost
 from tuition.ledger.periods import Periods
 from tuition.ledger.receipts import RequestRow, record_rate, record_request
 from tuition.serve.context import ServeContext, ServedModel
@@ -18,9 +18,6 @@ log = logging.getLogger("tuition.serve")
 
 API_KEY_ID = "environment"
 """There is one key; rows say that a call came with it, never which it is."""
-
-PERIOD_S = 60.0
-"""How often idle time and overhead are booked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +98,17 @@ def rate_of(context: ServeContext, model: ServedModel) -> int:
     return model.rate_id
 
 
-async def book_periods(context: ServeContext) -> None:
-    """Book every model's idle time and overhead since the last time. Raises: BooksError, BusyError."""
+async def open_periods(context: ServeContext) -> None:
+    """From now on each model's meter, idle time and overhead are booked every second. Raises: BooksError."""
     for model in context.models.values():
         if model.periods is None:
             rate_id = rate_of(context, model)
             model.periods = Periods(context.books, model.account, rate_id, model.name, model.version)
-        await asyncio.to_thread(model.periods.write)
+        await asyncio.to_thread(model.periods.start)
 
 
-async def keep_booking_periods(context: ServeContext) -> None:
-    """Book periods until cancelled; what cannot be booked is logged, and goes with the next."""
-    while True:
-        await asyncio.sleep(PERIOD_S)
-        try:
-            await book_periods(context)
-        except Exception as error:
-            log.error("idle time was not booked yet: %s", type(error).__name__)
+async def close_periods(context: ServeContext) -> None:
+    """Book the rest. Raises: BooksError, BusyError."""
+    for model in context.models.values():
+        if model.periods is not None:
+            await asyncio.to_thread(model.periods.close)

@@ -22,6 +22,7 @@ from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
+from tuition.ledger.periods import Periods
 from tuition.ledger.receipts import RequestRow, record_rate, record_request
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.training import RunInfo, TrainingBill
@@ -110,7 +111,9 @@ def with_a_long_log(disk: SmallDisk | LimitedFiles) -> Books:
 
 def row_of(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
     now = time.monotonic_ns()
-    account.add(StepTrace(now, now + 1_000_000, (SequenceWork(name, "prefill", 5, 0, 1),)))
+    time.sleep(0.001)
+    work = SequenceWork(name, "prefill", 5, 0, 1)
+    account.add(StepTrace(now, time.monotonic_ns(), (work,)))
     cost = account.close(name)
     return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
 
@@ -138,6 +141,8 @@ def test_the_answer_to_a_request_and_the_books_agree(disk: SmallDisk | LimitedFi
         assert all(disk.says in text for text in said), said
         assert recorded(books) == acknowledged
         disk.empty()
+        with Periods(books, account, rate_id, "m"):
+            pass
         for row in rows:  # the client tries everything again, also what it was told is done
             record_request(books, row).result()
         reconciliation = reconcile(books)
@@ -156,9 +161,9 @@ def test_training_is_billed_once_whatever_the_disk_refuses(disk: SmallDisk | Lim
                     disk.fill(leave=250_000)
                 if step == 30:
                     disk.empty()
-                start = meter.start()
+                start = bill.meter.start()
                 time.sleep(0.001)
-                bill.add_step(StepRecord(step, 1.0, 1.0, 0.1, 100, 10**6, meter.stop(start), 0.5))
+                bill.add_step(StepRecord(step, 1.0, 1.0, 0.1, 100, 10**6, bill.meter.stop(start), 0.5))
                 try:
                     bill.save()
                 except BooksError:

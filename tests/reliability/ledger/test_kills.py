@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tuition.books.books import open_books
+from tuition.books.books import Books, open_books
 from tuition.core.workspace import Workspace
-from tuition.ledger.amount import NOTHING
+from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.statements import PROCESS_ENDED, training_receipt, training_receipts
 
@@ -87,9 +87,14 @@ def kill_loop(forge: Forge, kills: int, seed: int) -> None:
     acknowledged = forge.acknowledged()
     assert len(set(acknowledged)) == len(acknowledged)
     with open_books(Workspace(forge.root)) as books:
-        reconciliation = reconcile(books)
-        assert reconciliation.holds
-        assert reconciliation.requests != NOTHING
+        found = reconcile(books)
+        assert found.faults == ()
+        assert len(found.losses) == kills, "each kill cut a period off, and the check says so"
+        assert not found.holds
+        assert found.residual == NOTHING
+        assert found.requests != NOTHING
+        late_s = found.after_period.seconds
+        assert 0 <= late_s < kills * 1.0, "receipts without a meter: less than a second for each kill"
     print(f"D2 kills={kills} acknowledged={len(acknowledged)} lost=0 duplicated=0")
 
 
@@ -124,8 +129,14 @@ def training_loop(forge: Forge, kills: int, seed: int) -> None:
             assert receipt.num_tokens >= 100 * saved
             assert receipt.total.cost_nusd > 0
             assert receipt.parts["step"].wall_ns >= saved * 1_000_000
-            assert reconcile(books).holds
+            found = reconcile(books)
+            assert found.faults == ()
+            assert found.training == receipt_sum(books)
     print(f"kills={kills} runs billed={kills}")
+
+
+def receipt_sum(books: Books) -> Amount:
+    return sum((receipt.total for receipt in training_receipts(books)), NOTHING)
 
 
 def test_a_killed_training_run_is_billed_up_to_its_last_save(forge: Forge) -> None:

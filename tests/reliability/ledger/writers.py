@@ -22,7 +22,8 @@ from tuition.core.records import SequenceWork, StepRecord, StepTrace
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
-from tuition.ledger.receipts import RequestRow, record_period, record_rate, record_request
+from tuition.ledger.periods import Periods
+from tuition.ledger.receipts import RequestRow, record_rate, record_request
 from tuition.ledger.training import RunInfo, TrainingBill
 from tuition.spec.machine import Machine
 from tuition.spec.shape import ModelShape
@@ -39,6 +40,7 @@ def write_requests(root: Path, log: int, number: int, books: Books | None = None
     books = books or open_books(Workspace(root))
     account = EngineAccount(SHAPE, MACHINE, ModelledMeter(MACHINE))
     rate_id = record_rate(books, MACHINE)
+    periods = Periods(books, account, rate_id, "m", period_s=0.2).start()
     busy = threading.Lock()
 
     def serve(thread: int) -> None:
@@ -56,7 +58,7 @@ def write_requests(root: Path, log: int, number: int, books: Books | None = None
                 future.result()
                 os.write(log, f"{row.request_id} {row.cost.total.cost_nusd}\n".encode())
             if i % 7 == 0 and thread == 0:
-                record_period(books, "m", account.drain_period(), rate_id).result()
+                periods.write()
 
     for thread in range(4):
         threading.Thread(target=serve, args=(thread,)).start()
@@ -93,10 +95,10 @@ def write_training(root: Path, log: int, number: int) -> None:
     bill = TrainingBill.open(books, meter, RunInfo("m"), run_id=f"run-{number}")
     step = 0
     while True:
-        start = meter.start()
+        start = bill.meter.start()
         time.sleep(0.001)
         step += 1
-        bill.add_step(StepRecord(step, 1.0, 1.0, 0.1, 100, 10**6, meter.stop(start), 0.5))
+        bill.add_step(StepRecord(step, 1.0, 1.0, 0.1, 100, 10**6, bill.meter.stop(start), 0.5))
         if step % 3 == 0:
             with bill.overhead("checkpoint"):
                 bill.save()

@@ -13,7 +13,7 @@ import pytest
 
 from tuition.books.books import open_books
 from tuition.cli import chat
-from tuition.cli.bill_tables import check_table
+from tuition.cli.bill_check import check_table
 from tuition.cli.billed import Biller
 from tuition.cli.main import FAILURE, USAGE, complain, main
 from tuition.cli.serving import open_one
@@ -21,7 +21,7 @@ from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.amount import Amount
-from tuition.ledger.reconciliation import Reconciliation, reconcile
+from tuition.ledger.reconciliation import Reconciliation, Witnessed, reconcile
 from tuition.ledger.statements import request_receipts
 from tuition.spec.machine import detect_machine
 
@@ -235,10 +235,11 @@ def test_every_line_of_the_check_is_part_of_a_sum() -> None:
         Reconciliation(
             meter=dollar[45], attributed=dollar[25], idle=dollar[7], overhead=dollar[13],
             in_flight=dollar[3], after_period=dollar[2], requests=dollar[24], training=dollar[50],
-            accounts={"machine": -given}, residual=dollar[0],
+            accounts={"machine": -given, "idle": dollar[7], "overhead": dollar[13]}, residual=dollar[0],
+            machine_ns=1, witnessed=Witnessed(1, 1, 1, 1), findings=(),
         )
     )  # fmt: skip
-    for part in told.split("\n\n"):
+    for part in told.split("\n\n")[:3]:
         whole, *rest = [float(line.split("$")[1].split()[0]) for line in part.splitlines()[1:]]
         signs = [-1 if line.startswith("  - ") else 1 for line in part.splitlines()[2:]]
         assert whole == sum(sign * figure for sign, figure in zip(signs, rest, strict=True)) > 0
@@ -270,7 +271,7 @@ def test_the_check_comes_in_every_form_it_offers(tuition) -> None:
     assert rows["Check", "every identity holds"] == "yes"
     assert int(rows["Check", "meter, machine time"]) == found["meter"]["wall_ns"] > 0
     assert int(rows["Accounts", "machine, cost"]) == found["accounts"]["machine"]["cost_nusd"] < 0
-    assert len(rows) == 3 * (len(found) - 2 + len(found["accounts"])) + 1
+    assert len(rows) == 3 * (9 + len(found["accounts"])) + 4 + 1
     status, _, err = tuition("bill", "check", "--model", "nope")
     assert status == USAGE
     assert "--model" in err

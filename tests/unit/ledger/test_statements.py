@@ -22,9 +22,9 @@ from tuition.ledger.amortization import (
 )
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
+from tuition.ledger.periods import Periods
 from tuition.ledger.receipts import (
     RequestRow,
-    record_period,
     record_price,
     record_rate,
     record_request,
@@ -49,13 +49,14 @@ def filled(books: Books, shape, machine, clock) -> Books:
     """A trained model with three requests in one period, and one that was not trained here."""
     meter = ModelledMeter(machine, clock)
     with TrainingBill.open(books, meter, RunInfo("bard"), run_id="bard-run") as bill:
-        start = meter.start()
+        start = bill.meter.start()
         clock.sleep(4_000 * MS)
-        bill.add_step(StepRecord(1, 2.0, 1.0, 0.1, 1_000, 10**11, meter.stop(start), 1.0))
+        bill.add_step(StepRecord(1, 2.0, 1.0, 0.1, 1_000, 10**11, bill.meter.stop(start), 1.0))
     score = Score("bits_per_byte", 1.8, 0.01, "bits per byte", "a test", num_items=9, run_id="bard-run")
     books.write_now(lambda connection: connection.execute(insert_score("bard", None, score)).rowcount)
     rate_id = record_rate(books, machine)
     account = EngineAccount(shape, machine, meter, clock=clock)
+    periods = Periods(books, account, rate_id, "bard")
     for i, name in enumerate(("r0", "r1", "r2")):
         begin = clock.now + 3 * MS
         clock.sleep(10 * MS)
@@ -69,9 +70,10 @@ def filled(books: Books, shape, machine, clock) -> Books:
         )  # fmt: skip
         record_request(books, row).result()
     clock.sleep(50 * MS)
-    record_period(books, "bard", account.drain_period(), rate_id).result()
+    periods.close()
+    elsewhere = EngineAccount(shape, machine, meter, clock=clock)
     other = RequestRow("x0", "smollm2", None, None, "key", time.time_ns(), 1, 0, 0, None, None, 5,
-                       "cancelled", account.close("x0"), rate_id)  # fmt: skip
+                       "cancelled", elsewhere.close("x0"), rate_id)  # fmt: skip
     record_request(books, other).result()
     return books
 

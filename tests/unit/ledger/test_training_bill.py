@@ -32,11 +32,12 @@ def meter(machine, clock) -> ModelledMeter:
 
 
 @pytest.fixture
-def step(meter, clock) -> Callable[[TrainingBill, int], None]:
+def step(clock) -> Callable[[TrainingBill, int], None]:
     def take(bill: TrainingBill, number: int) -> None:
-        start = meter.start()
+        start = bill.meter.start()
         clock.sleep(10 * MS)
-        bill.add_step(StepRecord(number, 2.5, 1.0, 0.1, 1_000, 10**9, meter.stop(start), number / 10))
+        window = bill.meter.stop(start)
+        bill.add_step(StepRecord(number, 2.5, 1.0, 0.1, 1_000, 10**9, window, number / 10))
 
     return take
 
@@ -196,9 +197,9 @@ def test_a_measured_run_is_billed_what_its_counter_says(books: Books, machine, c
     begun = clock.now
     with TrainingBill.open(books, meter, RunInfo("bard")) as bill:
         for number in (1, 2):
-            start = meter.start()
+            start = bill.meter.start()
             clock.sleep(7 * MS)
-            bill.add_step(StepRecord(number, 1.0, 1.0, 0.1, 10, 10, meter.stop(start), 0.1))
+            bill.add_step(StepRecord(number, 1.0, 1.0, 0.1, 10, 10, bill.meter.stop(start), 0.1))
             clock.sleep(MS)
     receipt = training_receipt(books, bill.run_id)
     assert receipt.total.energy_uj == (clock.now - begun) // 20

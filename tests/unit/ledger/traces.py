@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from tuition.core.records import SequenceWork, StepTrace
-from tuition.ledger.amount import NOTHING
-from tuition.ledger.attribution import EngineAccount, PeriodTotals, RequestCost
+from tuition.ledger.amount import NOTHING, Amount
+from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.costs import PeriodTotals, RequestCost
 from tuition.ledger.meter import CounterMeter, ModelledMeter
+from tuition.ledger.periods import columns_of, write_period
+from tuition.ledger.process import process_identity
 
 # A step: gap before it, length, (request, phase, tokens, context, sampled, wasted) of each sequence, kind.
 WORK = st.tuples(
@@ -33,10 +37,23 @@ RULE = st.sampled_from(["shapley", "incremental"])
 
 
 @dataclass
+class Sums:
+    """Parts of all periods together."""
+
+    meter: Amount
+    attributed: Amount
+    idle: Amount
+    overhead: Amount
+    posted: Amount
+    flops: int
+
+
+@dataclass
 class Outcome:
+    account: EngineAccount
     costs: list[RequestCost]
     periods: list[PeriodTotals]
-    total: PeriodTotals
+    total: Sums
     wall_ns: int
     meter_uj: int | None
 
@@ -82,12 +99,21 @@ def play(shape, machine, events, rule, counter_uj_per_s=None, tick_ns=10**8) -> 
     costs += [account.close(name) for name in sorted(open_now)]
     periods.append(account.drain_period())
     parts = ("meter", "attributed", "idle", "overhead", "posted")
-    total = PeriodTotals(
-        begin, now[0], meter.method,
-        *(sum((getattr(p, part) for p in periods), NOTHING) for part in parts),
-        num_steps=sum(p.num_steps for p in periods), flops=sum(p.flops for p in periods),
-    )  # fmt: skip
-    return Outcome(costs, periods, total, now[0] - begin, meter.read())
+    sums = [sum((getattr(period, part) for period in periods), NOTHING) for part in parts]
+    total = Sums(*sums, flops=sum(period.flops for period in periods))
+    return Outcome(account, costs, periods, total, now[0] - begin, meter.read())
+
+
+def write_periods(
+    connection: Connection, model: str, rate_id: int, found: Sequence[PeriodTotals], **changes: Any
+) -> None:
+    """All periods of an account as closed rows, as `Periods` writes them."""
+    for number, totals in enumerate(found):
+        fixed = {
+            "kind": "serving", "model": model, "account": totals.account_id, "process": process_identity(),
+            "rate_id": rate_id, "number": number, "status": "closed",
+        }  # fmt: skip
+        write_period(connection, fixed | columns_of(totals) | changes)
 
 
 def steps_of(events: Sequence[Any]) -> list[Any]:

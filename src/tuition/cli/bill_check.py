@@ -1,0 +1,112 @@
+"""`tuition bill check` as text: each sum above its parts, the second clock, every finding by its place."""
+
+from tuition.cli.bill_tables import aligned
+from tuition.core.units import format_duration, format_energy, format_usd
+from tuition.ledger.amount import NOTHING, Amount
+from tuition.ledger.reconciliation import Reconciliation
+from tuition.ledger.render import Line
+
+MOST_SHOWN = 20
+"""Findings of one kind in the table; json and csv have all of them."""
+
+
+def check_table(found: Reconciliation) -> str:
+    """The identities of the books: what stands behind = and + or - adds up to the line above them."""
+    sums: dict[str, list[tuple[str, str, Amount, str]]] = {
+        "Using models, by the meter": [
+            (" ", "meter", found.meter, "while they were loaded; models side by side count one by one"),
+            ("=", "attributed", found.attributed, "to requests"),
+            ("+", "idle", found.idle, "loaded, with nothing to do"),
+            ("+", "overhead", found.overhead, "loading, and what no request caused"),
+            ("+", "residual", found.residual, "measured and in no part: has to be nothing"),
+        ],
+        "Receipts of requests": [
+            (" ", "requests", found.requests, "the sum of their receipts"),
+            ("=", "attributed", found.attributed, "as above"),
+            ("-", "in flight", found.in_flight, "of it, to requests that have no receipt"),
+            ("+", "after period", found.after_period, "in receipts since the meter was last booked"),
+        ],
+        "All that was booked": [
+            (" ", "machine", -found.accounts.get("machine", NOTHING), "what its account has given"),
+            ("=", "training", found.training, "metered by each run for itself"),
+            ("+", "requests", found.requests, "as above"),
+            ("+", "idle", found.accounts.get("idle", NOTHING), "of periods that have ended"),
+            ("+", "overhead", found.accounts.get("overhead", NOTHING), "of periods that have ended"),
+        ],
+    }
+    rows = [
+        (
+            f"  {sign} {name}",
+            format_duration(amount.wall_ns / 1e9),
+            format_energy(amount.energy_uj),
+            format_usd(amount.cost_nusd),
+            note,
+        )
+        for lines in sums.values()
+        for sign, name, amount, note in lines
+    ]
+    texts = iter(aligned(rows, left=(0, 4)).splitlines())
+    parts = ["\n".join([title, *(next(texts) for _ in lines)]) for title, lines in sums.items()]
+    return "\n\n".join([*parts, "The meter beside the operating system\n" + witness_table(found)])
+
+
+def witness_table(found: Reconciliation) -> str:
+    """The meter's time and what else is known of it."""
+    seen = found.witnessed
+    rows = [
+        ("  machine time", found.machine_ns, "as time of the whole machine: models side by side share it"),
+        ("  meter", seen.meter_ns, "by the meter's clock, training too, where a second clock was recorded"),
+        ("  second clock", seen.witness_ns, "the kernel's raw clock: a clock that jumps shows here"),
+        ("  busy", seen.busy_ns, "of the meter: steps and loading, as the engine marked them"),
+        ("  CPU time", seen.cpu_ns, "of these processes, all threads; more than busy: several cores worked,"),
+    ]
+    cells = [(name, format_duration(ns / 1e9), note) for name, ns, note in rows]
+    cells.append(("", "", "less: a GPU or other work had the machine, or the disk was waited for"))
+    return aligned(cells, left=(0, 2))
+
+
+def verdict(found: Reconciliation) -> str:
+    """Whether everything holds; else each place, and what is wrong there."""
+    if found.holds:
+        return "every identity holds to the last unit"
+    parts = []
+    for title, findings in (
+        ("THE BOOKS DO NOT AGREE WITH THE METER", found.faults),
+        ("WHAT KILLED PROCESSES COULD NOT WRITE IS MISSING", found.losses),
+    ):
+        if findings:
+            lines = [f"  {each.place}: {each.says}" for each in findings[:MOST_SHOWN]]
+            if len(findings) > MOST_SHOWN:
+                lines.append(f"  and {len(findings) - MOST_SHOWN:,} more: --format json lists all")
+            parts.append("\n".join([f"{title} in {len(findings):,} places", *lines]))
+    if not found.faults:
+        parts.append("everything that was written holds to the last unit")
+    return "\n\n".join(parts)
+
+
+def check_lines(found: Reconciliation) -> list[Line]:
+    """Every amount of the check with its unit; the accounts and the findings in sections of their own."""
+    names = ("meter", "attributed", "idle", "overhead", "residual", "in_flight", "after_period", "requests")
+    parts = {name: getattr(found, name) for name in (*names, "training")}
+    lines = [
+        Line(section, f"{name}, {figure}", value, unit, "from the books")
+        for section, amounts in (("Check", parts), ("Accounts", found.accounts))
+        for name, amount in amounts.items()
+        for figure, value, unit in (
+            ("machine time", amount.wall_ns, "ns"),
+            ("energy", amount.energy_uj, "uJ"),
+            ("cost", amount.cost_nusd, "nUSD"),
+        )
+    ]
+    seen = found.witnessed
+    lines += [
+        Line("Witness", name, value, "ns", "measured")
+        for name, value in (
+            ("meter", seen.meter_ns),
+            ("second clock", seen.witness_ns),
+            ("busy", seen.busy_ns),
+            ("CPU time", seen.cpu_ns),
+        )
+    ]
+    lines += [Line("Findings", each.place, each.says, "", each.kind) for each in found.findings]
+    return [*lines, Line("Check", "every identity holds", "yes" if found.holds else "no", "", "derived")]

@@ -1,0 +1,111 @@
+"""What an account says: what a request cost or has run up so far, and the totals of a period."""
+
+from dataclasses import dataclass, field
+
+from tuition.core.records import EnergyMethod, Phase
+from tuition.ledger.amount import Amount
+from tuition.ledger.window import Mark
+
+Units = tuple[int, int, int]
+"""ns (or attoseconds), uJ, nUSD (or their fixed point)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCost:
+    """What one request caused, without idle and overhead (the causal view). total = prefill + decode."""
+
+    request_id: str
+    account_id: str
+    rule: str
+    energy_method: EnergyMethod | None
+    total: Amount
+    prefill: Amount
+    decode: Amount
+    waste: Amount
+    """Inside total: rejected drafts, tokens behind a stop text, and tokens computed again."""
+    num_steps: int
+    flops: int
+    kv_bytes: int
+    computed_tokens: int
+    wasted_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything since an account was opened, at one mark."""
+
+    mark: Mark
+    meter: Amount
+    attributed: Amount
+    idle: Amount
+    overhead: Amount
+    posted: Amount
+    in_flight: Amount
+    worked_ns: int
+    num_lost: int
+    num_steps: int
+    flops: int
+    open_requests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodTotals:
+    """An accounting period of one account, so far or as a whole. residual: nothing, or something is wrong."""
+
+    account_id: str
+    start_ns: int
+    """Since the account was opened, on its own clock."""
+    end_ns: int
+    energy_method: EnergyMethod | None
+    meter: Amount
+    """By the independent window."""
+    attributed: Amount
+    """To requests, closed or still open."""
+    idle: Amount
+    overhead: Amount
+    """Loading, warm-up, time between steps while requests were open."""
+    posted: Amount
+    """Charged to the requests that were closed in this period."""
+    in_flight: Amount
+    """What the open requests have run up by the end of the period, earlier periods included."""
+    busy_ns: int
+    """Time that the worker has marked as busy."""
+    worked_ns: int
+    """Length of the steps that were split: equal to busy_ns, or something is wrong."""
+    num_lost: int
+    """Steps that the worker has marked and that were never told; below zero: told and never marked."""
+    num_steps: int
+    flops: int
+    open_requests: tuple[str, ...]
+    witness_ns: int | None
+    """The period by the second clock."""
+    cpu_ns: int | None
+    """CPU time of this process in the period."""
+    running_ns: int
+    """Time after end_ns that is in no figure yet, because a step still runs."""
+    until: Snapshot
+
+    @property
+    def residual(self) -> Amount:
+        """meter - attributed - idle - overhead."""
+        return self.meter - self.attributed - self.idle - self.overhead
+
+
+@dataclass(slots=True)
+class Tab:
+    """What a request has run up: [attoseconds, energy, money], the last two in fixed point, by phase."""
+
+    prefill: list[int] = field(default_factory=lambda: [0, 0, 0])
+    decode: list[int] = field(default_factory=lambda: [0, 0, 0])
+    waste: list[int] = field(default_factory=lambda: [0, 0, 0])
+    num_steps: int = 0
+    flops: int = 0
+    kv_bytes: int = 0
+    computed_tokens: int = 0
+    wasted_tokens: int = 0
+
+    def charge(self, phase: Phase, parts: Units) -> None:
+        book = self.prefill if phase == "prefill" else self.decode
+        book[0] += parts[0]
+        book[1] += parts[1]
+        book[2] += parts[2]

@@ -1,0 +1,423 @@
+"""Each planted fault makes the check fail, and the check names the place. The same books without it hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+
+from tuition.books.books import Books
+from tuition.books.schema import entries, periods, rates, requests, run_costs, transactions
+from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.ledger import attribution
+from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.meter import CounterMeter, Meter, ModelledMeter
+from tuition.ledger.periods import Periods
+from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.reconciliation import Reconciliation, reconcile
+from tuition.ledger.reported import ReportedAccount
+from tuition.ledger.shares import Share
+from tuition.ledger.training import RunInfo, TrainingBill
+
+MS = 1_000_000
+
+
+@dataclass
+class Life:
+    """An engine with its account and its periods, on a clock that the test moves."""
+
+    books: Books
+    clock: Callable[[], int]
+    account: EngineAccount
+    periods: Periods
+    rate_id: int
+
+    def step(self, *names: str, ms: int = 20, lost: bool = False, twice: bool = False) -> None:
+        """One decode step of some requests; the engine marks it, and tells its trace unless it is lost."""
+        begun = self.clock()
+        marks = self.account.engine_marks()
+        marks.begin(begun)
+        self.clock.sleep(ms * MS)
+        marks.end(begun, self.clock())
+        work = tuple(SequenceWork(name, "decode", 1, 10 * i, 1) for i, name in enumerate(names))
+        for _ in range(0 if lost else 2 if twice else 1):
+            self.account.add(StepTrace(begun, self.clock(), work))
+
+    def charge(self, name: str) -> None:
+        row = RequestRow(
+            name, "bard", 1, None, None, 1, 3, 0, 1, None, None, 5, "stop", self.account.close(name),
+            self.rate_id,
+        )  # fmt: skip
+        record_request(self.books, row).result()
+
+    def period(self, number: int) -> None:
+        """A period with a gap before, between and after its steps."""
+        self.clock.sleep(5 * MS)
+        self.step(f"a{number}", f"b{number}", f"c{number}")
+        self.clock.sleep(2 * MS)
+        self.step(f"a{number}", f"c{number}")
+        for name in "abc":
+            self.charge(f"{name}{number}")
+        self.clock.sleep(4 * MS)
+        self.periods.write()
+
+    def check(self) -> Reconciliation:
+        return reconcile(self.books)
+
+
+@pytest.fixture
+def begin(books: Books, shape, machine, clock) -> Callable[..., Life]:
+    def begin(meter: Meter | None = None, **options: object) -> Life:
+        account = EngineAccount(
+            shape, machine, meter or ModelledMeter(machine, clock), clock=clock, **options
+        )
+        rate_id = record_rate(books, machine)
+        writer = Periods(books, account, rate_id, "bard", beat_s=3_600, period_s=0.0)
+        return Life(books, clock, account, writer, rate_id)
+
+    return begin
+
+
+@pytest.fixture
+def life(begin) -> Life:
+    """Three periods of three requests each; number 0 to 2, and an empty one that was closed."""
+    life = begin()
+    for number in range(3):
+        life.period(number)
+    life.periods.close()
+    assert life.check().findings == ()
+    return life
+
+
+def places(life: Life) -> set[str]:
+    found = life.check()
+    assert not found.holds
+    return {fault.place for fault in found.faults}
+
+
+def says(life: Life, place: str) -> str:
+    return " | ".join(fault.says for fault in life.check().faults if fault.place == place)
+
+
+def change(life: Life, *statements) -> None:
+    def write(connection: Connection) -> None:
+        for statement in statements:
+            connection.execute(statement)
+
+    life.books.write_now(write)
+
+
+def unprotected(life: Life, *statements) -> None:
+    """As somebody with the file in hand would: the triggers of append-only tables are dropped first."""
+    names = ("transactions", "entries", "rates", "prices")
+    drops = [
+        text(f"DROP TRIGGER IF EXISTS {name}_refuse_{verb}")
+        for name in names
+        for verb in ("update", "delete")
+    ]
+    change(life, *drops, *statements)
+
+
+def copy_of(life: Life, table, where, **changes) -> dict:
+    row = life.books.read(lambda c: c.execute(select(table).where(where)).mappings().first())
+    return dict(row) | changes
+
+
+# --- what the engine or the split does wrong ---------------------------------------------------------------
+
+
+def test_a_step_whose_trace_is_lost(begin) -> None:
+    life = begin()
+    life.period(0)
+    life.step("x", lost=True)
+    life.period(1)
+    life.period(2)
+    life.periods.close()
+    assert places(life) == {"period 2 (bard)"}
+    told = says(life, "period 2 (bard)")
+    assert "1 steps were measured and never billed" in told
+    assert "worked 60,000,000 ns, and 40,000,000 ns were billed" in told
+    assert "its meter and its shares differ by 0 ns, 488,000 uJ" in told, "20 ms at 31.7 W in place of 7.3 W"
+
+
+def test_a_step_whose_trace_is_told_twice(begin) -> None:
+    life = begin()
+    life.period(0)
+    life.step("x", twice=True)
+    life.charge("x")
+    life.period(1)
+    life.periods.close()
+    assert places(life) == {"period 2 (bard)"}
+    assert "1 steps were billed and never measured, or twice" in says(life, "period 2 (bard)")
+
+
+def test_a_step_that_is_told_longer_than_it_was(begin) -> None:
+    life = begin()
+    life.period(0)
+    begun = life.clock()
+    life.account.engine_marks().end(begun, begun + 3 * MS)
+    life.clock.sleep(20 * MS)
+    life.account.add(StepTrace(begun, life.clock(), (SequenceWork("x", "decode", 1, 1, 1),)))
+    life.charge("x")
+    life.period(1)
+    life.periods.close()
+    assert places(life) == {"period 2 (bard)"}
+
+
+def test_a_share_of_a_step_that_is_dropped(begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    life = begin()
+    life.period(0)
+    split = attribution.split_step
+
+    def forgetful(*given, **named):
+        shares = split(*given, **named)
+        return [Share(0, 0), *shares[1:]]
+
+    monkeypatch.setattr(attribution, "split_step", forgetful)
+    life.period(1)
+    monkeypatch.undo()
+    life.period(2)
+    life.periods.close()
+    told = [fault for fault in life.check().faults if "belong to no request" in fault.says]
+    assert {fault.place for fault in told} == {"period 2 (bard)"}
+
+
+def test_a_clock_that_jumps(begin, clock) -> None:
+    """An hour in one period, by the meter's clock; the second clock knows nothing of it."""
+    jump = [0]
+    life = begin(witness=lambda: (clock.now - jump[0], (clock.now - jump[0]) // 3))
+    life.period(0)
+    jump[0] = 3_600_000 * MS
+    clock.sleep(jump[0])
+    life.period(1)
+    life.period(2)
+    life.periods.close()
+    assert places(life) == {"period 2 (bard)"}
+    assert "its clock passed 1 h 00 min" in says(life, "period 2 (bard)")
+
+
+def test_a_counter_that_stands_still(begin, machine, clock) -> None:
+    stands = [None]
+    counter = lambda: stands[0] if stands[0] is not None else clock.now // 50  # noqa: E731
+    life = begin(CounterMeter(machine, "rapl", counter, clock))
+    life.step("a", ms=400)
+    life.charge("a")
+    life.periods.write()
+    assert life.check().findings == ()
+    stands[0] = counter()
+    life.clock.sleep(400 * MS)
+    life.periods.write()
+    life.step("b", ms=400)
+    life.charge("b")
+    life.periods.write()
+    life.periods.close()
+    assert places(life) == {"period 3 (bard)"}
+    assert "(rapl) stood still in 400 ms of work" in says(life, "period 3 (bard)")
+
+
+def test_a_period_with_requests_that_were_never_charged(begin) -> None:
+    life = begin()
+    life.step("forgotten")
+    life.periods.close()
+    assert places(life) == {"period 1 (bard)"}
+    assert "never charged: forgotten" in says(life, "period 1 (bard)")
+
+
+def test_a_request_whose_receipt_was_not_written(begin) -> None:
+    life = begin()
+    life.period(0)
+    life.step("x")
+    life.account.close("x")
+    life.periods.close()
+    assert places(life) == {"period 2 (bard)"}
+    assert "its requests were charged" in says(life, "period 2 (bard)")
+
+
+# --- what somebody does to the books afterwards ------------------------------------------------------------
+
+
+def test_a_period_that_is_missing(life: Life) -> None:
+    change(life, delete(periods).where(periods.c.id == 2))
+    told = places(life)
+    assert "period 3 (bard)" in told
+    assert "period number 1 is missing before it" in says(life, "period 3 (bard)")
+
+
+def test_the_first_period_is_missing(life: Life) -> None:
+    change(life, delete(periods).where(periods.c.id == 1))
+    assert "period number 0 is missing before it" in says(life, "period 2 (bard)")
+
+
+def test_a_doubled_period(life: Life) -> None:
+    change(life, insert(periods).values(**copy_of(life, periods, periods.c.id == 2, id=9)))
+    assert "period 9 (bard)" in places(life)
+    assert "comes twice in its account" in says(life, "period 9 (bard)")
+
+
+def test_a_period_that_overlaps_the_one_before(life: Life) -> None:
+    change(life, update(periods).where(periods.c.id == 3).values(start_ns=periods.c.start_ns - 7))
+    assert places(life) == {"period 3 (bard)"}
+    assert "before the end of the period before it" in says(life, "period 3 (bard)")
+
+
+@pytest.mark.parametrize("part", ["meter", "attributed", "idle", "overhead"])
+@pytest.mark.parametrize("unit", ["wall_ns", "energy_uj", "cost_nusd"])
+def test_one_unit_more_in_a_part_of_a_period(life: Life, part: str, unit: str) -> None:
+    column = periods.c[f"{part}_{unit}"]
+    change(life, update(periods).where(periods.c.id == 2).values({column: column + 1}))
+    assert "period 2 (bard)" in places(life)
+
+
+def test_a_posting_without_its_other_side(life: Life) -> None:
+    first = select(func.min(transactions.c.id)).where(transactions.c.subject == "b1").scalar_subquery()
+    number = life.books.read(lambda c: c.execute(select(first)).scalar())
+    last = select(func.max(entries.c.id)).where(entries.c.transaction_id == number).scalar_subquery()
+    unprotected(life, delete(entries).where(entries.c.id == last))
+    assert f"transaction {number} (b1)" in places(life)
+
+
+def test_a_request_without_its_postings(life: Life) -> None:
+    mine = select(transactions.c.id).where(transactions.c.subject == "c2").scalar_subquery()
+    unprotected(
+        life,
+        delete(entries).where(entries.c.transaction_id == mine),
+        delete(transactions).where(transactions.c.subject == "c2"),
+    )
+    assert "request c2" in places(life)
+    assert "it was not posted" in says(life, "request c2")
+
+
+def test_a_request_that_was_posted_twice(life: Life) -> None:
+    header = copy_of(life, transactions, transactions.c.subject == "a0", id=900)
+    mine = select(transactions.c.id).where(transactions.c.subject == "a0").scalar_subquery()
+    query = select(entries).where(entries.c.transaction_id == mine)
+    rows = life.books.read(lambda c: [dict(row) for row in c.execute(query).mappings()])
+    copies = [row | {"id": 900 + i, "transaction_id": 900} for i, row in enumerate(rows)]
+    change(life, insert(transactions).values(**header), insert(entries).values(copies))
+    assert "request a0" in places(life)
+    assert "posted 2 times" in says(life, "request a0")
+
+
+def test_a_doubled_request_row(life: Life) -> None:
+    change(life, insert(requests).values(**copy_of(life, requests, requests.c.id == "a0", id="a0-again")))
+    told = places(life)
+    assert "request a0-again" in told
+    assert "period 4 (bard)" in told, "its account charged less than its receipts say"
+
+
+def test_a_receipt_that_is_missing(life: Life) -> None:
+    change(life, delete(requests).where(requests.c.id == "b2"))
+    assert "request b2" in places(life)
+    assert "its receipt is missing" in says(life, "request b2")
+
+
+def test_a_receipt_whose_money_was_changed_together_with_its_postings(life: Life) -> None:
+    """Both sides of the books agree; the rate and the account's periods do not."""
+    mine = select(transactions.c.id).where(transactions.c.subject == "a1").scalar_subquery()
+    more = 1_000_000
+    change(life, update(requests).where(requests.c.id == "a1").values(
+        total_cost_nusd=requests.c.total_cost_nusd + more, decode_cost_nusd=requests.c.decode_cost_nusd + more
+    ))  # fmt: skip
+    sign = [(entries.c.cost_nusd > 0, more), (entries.c.cost_nusd < 0, -more)]
+    for which, step in sign:
+        line = (entries.c.transaction_id == mine) & which
+        unprotected(life, update(entries).where(line).values(cost_nusd=entries.c.cost_nusd + step))
+    told = places(life)
+    assert {"request a1", "period 4 (bard)"} <= told
+    assert "nUSD at rate 1" in says(life, "request a1")
+
+
+@pytest.mark.parametrize("what", ["usd_per_hour", "machine_json"])
+def test_a_rate_that_was_changed_after_the_fact(life: Life, what: str) -> None:
+    row = copy_of(life, rates, rates.c.id == life.rate_id)
+    figures = {
+        "usd_per_hour": {"usd_per_hour": 9.0},
+        "machine_json": {"machine_json": row["machine_json"].replace("0.0837", "9.0")},
+    }
+    unprotected(life, update(rates).where(rates.c.id == life.rate_id).values(figures[what]))
+    assert f"rate {life.rate_id}" in places(life)
+
+
+def test_a_period_that_is_moved_to_another_rate(life: Life, make_machine) -> None:
+    other = record_rate(life.books, make_machine(usd_per_hour=9.0))
+    change(life, update(periods).where(periods.c.id == 2).values(rate_id=other))
+    assert "period 2 (bard)" in places(life)
+    assert f"at rate {other}" in says(life, "period 2 (bard)")
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+def taught(books: Books, machine, clock, *, lost: bool = False, twice: bool = False) -> str:
+    with TrainingBill.open(books, ModelledMeter(machine, clock), RunInfo("bard"), run_id="bard-run") as bill:
+        with bill.overhead("data"):
+            clock.sleep(50 * MS)
+        for number in (1, 2, 3):
+            start = bill.meter.start()
+            clock.sleep(10 * MS)
+            record = StepRecord(number, 2.5, 1.0, 0.1, 10, 10, bill.meter.stop(start), number / 3)
+            for _ in range(0 if lost and number == 2 else 2 if twice and number == 2 else 1):
+                bill.add_step(record)
+            clock.sleep(MS)
+    return "period 1 (bard-run)"
+
+
+def test_a_run_without_a_fault_holds(books: Books, machine, clock) -> None:
+    taught(books, machine, clock)
+    assert reconcile(books).findings == ()
+
+
+@pytest.mark.parametrize("fault", ["lost", "twice"])
+def test_a_training_step_that_is_lost_or_billed_twice(books: Books, machine, clock, fault: str) -> None:
+    place = taught(books, machine, clock, **{fault: True})
+    found = {each.place for each in reconcile(books).faults}
+    assert {place, "run bard-run"} <= found
+
+
+def test_a_cost_of_a_run_that_was_changed(books: Books, machine, clock) -> None:
+    taught(books, machine, clock)
+    one = (run_costs.c.kind == "data") & (run_costs.c.run_id == "bard-run")
+    more = update(run_costs).where(one).values(cost_nusd=run_costs.c.cost_nusd + 1)
+    books.write_now(lambda connection: connection.execute(more) and None)
+    assert "run bard-run" in {each.place for each in reconcile(books).faults}
+
+
+# --- a foreign backend -------------------------------------------------------------------------------------
+
+
+def test_a_reported_account_shares_time_among_those_under_way(books: Books, machine, clock) -> None:
+    account = ReportedAccount(machine, ModelledMeter(machine, clock), clock=clock)
+    rate_id = record_rate(books, machine)
+    writer = Periods(books, account, rate_id, "far", beat_s=3_600, period_s=0.0)
+    clock.sleep(3 * MS)
+    account.begin("a")
+    clock.sleep(10 * MS)
+    account.begin("b")
+    writer.write()
+    clock.sleep(20 * MS)
+    account.end("a", prompt_tokens=7, generated_tokens=3)
+    writer.write()
+    clock.sleep(5 * MS)
+    account.end("b")
+    costs = [account.close(name) for name in ("a", "b", "never")]
+    for cost in costs:
+        row = RequestRow(
+            cost.request_id, "far", None, None, None, 1, 7, 0, 3, None, None, 9, "stop", cost, rate_id
+        )
+        record_request(books, row).result()
+    clock.sleep(2 * MS)
+    writer.close()
+    assert [cost.total.wall_ns for cost in costs] == [20 * MS, 15 * MS, 0]
+    assert (costs[0].rule, costs[0].computed_tokens) == ("equal shares", 10)
+    found = reconcile(books)
+    assert found.findings == ()
+    assert (found.idle.wall_ns, found.attributed.wall_ns) == (5 * MS, 35 * MS)
+    with pytest.raises(ValueError, match="not under way"):
+        account.end("a")
+
+
+def test_a_replaced_total_is_no_longer_the_sum(life: Life) -> None:
+    """The check looks at what is stored, not at what it computes again: a stored residual must agree."""
+    change(life, update(periods).where(periods.c.id == 1).values(residual_energy_uj=5))
+    assert "period 1 (bard)" in places(life)
+    assert replace(life.check(), findings=()).holds
