@@ -5,7 +5,7 @@ Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd e
 Only types that PostgreSQL has too.
 """
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, false
 
 from tuition.books.types import BigInteger, Float, String, Text
 
@@ -103,6 +103,7 @@ runs = Table(
     Column("flops", String(40), nullable=False, default="0"),  # decimal digits: outgrows 64 bits
     Column("last_loss", Float),
     Column("progress", Float, nullable=False, default=0.0),
+    Column("metered", Boolean, nullable=False, server_default=false()),  # all its processes have periods
 )
 
 run_costs = Table(

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Float, Subquery, case, cast, func, select
 
-from tuition.books.schema import accounts, entries, rates, requests, run_costs, transactions
+from tuition.books.schema import accounts, entries, rates, requests, run_costs, runs, transactions
 from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.audit_periods import PeriodRow
 from tuition.ledger.finding import Finding
@@ -108,7 +108,12 @@ def check_runs(connection: Connection, rows: Iterable[PeriodRow]) -> Iterator[Fi
     for row in rows:
         if row.kind == "training" and row.run_id is not None:
             metered[row.run_id] = metered.get(row.run_id, NOTHING) + row.amounts["meter"]
-    for name, meter in metered.items():
+    first = (
+        select(func.min(periods.c.created_unix_ns)).where(periods.c.account.is_not(None)).scalar_subquery()
+    )
+    new = select(runs.c.id).where(runs.c.created_unix_ns >= first)  # older ones were begun without a meter
+    for name in connection.execute(new.order_by(runs.c.id)).scalars():
+        meter = metered.get(name, NOTHING)
         if meter != costs.get(name, NOTHING):
             says = f"its costs are {costs.get(name, NOTHING).exact}, and its meters gave {meter.exact}"
             yield Finding(f"run {name}", "fault", says)

@@ -22,6 +22,9 @@ WITNESS_SHARE = 1_000
 """The meter's clock may differ from the second clock by this, and by one part in so many: it is steered."""
 
 
+_CUT_OFF = f"its process ended without closing it: up to {BEAT_S:.1f} s of its meter are missing"
+
+
 @dataclass(frozen=True)
 class PeriodRow:
     """A period as it stands in the books."""
@@ -91,6 +94,8 @@ def check_periods(connection: Connection, rows: Sequence[PeriodRow]) -> Iterator
     for row in rows:
         for says in _faults_of(row):
             yield Finding(row.place, "fault", says)
+        if row.kind == "training" and row.status == "cut off":
+            yield Finding(row.place, "loss", _CUT_OFF)
         if row.kind == "serving" and row.account is not None:
             wanted = NOTHING if row.is_open else row.amounts["idle"] + row.amounts["overhead"]
             found = booked.get(subject_of(row.id), NOTHING)
@@ -228,9 +233,7 @@ def _share_faults(chain: Sequence[PeriodRow], charged: Amount, connection: Conne
 def _loss_of(row: PeriodRow, late: Amount, connection: Connection) -> str:
     """What is missing of an account whose process was killed."""
     known = [name for name in row.open_requests if not _has_receipt(connection, name)]
-    parts = [
-        f"its process ended without closing it: up to {BEAT_S:.1f} s of meter, idle and overhead missing"
-    ]
+    parts = [_CUT_OFF]
     if row.running_ns:
         parts.append(f"and a step that had run {_s(row.running_ns)}")
     if late != NOTHING:

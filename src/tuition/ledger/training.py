@@ -15,55 +15,37 @@ written beside the run's costs as a period of kind `training`.
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select, update
-
 from tuition.books.books import Books
-from tuition.books.schema import run_costs, runs
-from tuition.core.errors import BusyError, NotFoundError, TuitionError
+from tuition.core.errors import TuitionError
 from tuition.core.records import StepRecord, Window
 from tuition.ledger.amount import NOTHING, Amount, amount_of
 from tuition.ledger.meter import Meter
-from tuition.ledger.periods import close_cut_periods, run_columns, write_period
-from tuition.ledger.postings import post
-from tuition.ledger.process import has_ended, process_identity
+from tuition.ledger.periods import run_columns
+from tuition.ledger.process import process_identity
 from tuition.ledger.receipts import record_rate
+from tuition.ledger.runs import (
+    CostKind,
+    OverheadKind,
+    RunInfo,
+    Status,
+    begin_run,
+    new_run_id,
+    resume_run,
+    write_run,
+)
 from tuition.ledger.watched import WatchedMeter, WatchedTotals
-
-Status = Literal["running", "finished", "stopped", "failed"]
-Scope = Literal["final run", "all stages", "failed", "exploratory"]
-OverheadKind = Literal["data", "evaluation", "checkpoint", "load"]
-CostKind = Literal["step", "data", "evaluation", "checkpoint", "load", "other"]
 
 SAVE_EVERY_S = 1.0
 """Between saves that the bill makes by itself, in the background."""
 
 SETTLE_S = 0.05
 """How long a save waits for a window that was closed and is on its way into the bill."""
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known about a run when it starts."""
-
-    model: str
-    """Name of the model it makes."""
-    recipe: str = "pretrain"
-    scope: Scope = "final run"
-    settings_toml: str = ""
-    corpus_digest: str | None = None
-    num_parameters: int | None = None
-
-
-def new_run_id(model: str) -> str:
-    """`<model>-<UTC date and time>-<4 hex digits>`."""
-    return f"{model}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 class TrainingBill:
@@ -104,23 +86,8 @@ class TrainingBill:
         """Begin a run: its row is on disk, with status `running`, when this returns."""
         rate_id = record_rate(books, meter.machine)
         chosen = run_id or new_run_id(info.model)
-        now = time.time_ns()
-        told = ("model", "recipe", "scope", "settings_toml", "corpus_digest", "num_parameters")
-        row = {name: getattr(info, name) for name in told} | {
-            "id": chosen,
-            "status": "running",
-            "created_unix_ns": now,
-            "updated_unix_ns": now,
-            "process": process_identity(),
-            "rate_id": rate_id,
-        }
         bill = cls(books, meter, chosen, rate_id, info.model)
-
-        def write(connection: Connection) -> None:
-            close_cut_periods(connection)
-            connection.execute(insert(runs).values(**row))
-
-        books.write_now(write)
+        books.write_now(lambda connection: begin_run(connection, chosen, info, rate_id))
         bill._begin_saving()
         return bill
 
@@ -132,42 +99,11 @@ class TrainingBill:
         """
         rate_id = record_rate(books, meter.machine)
 
-        def write(connection: Connection) -> tuple[RowMapping, Sequence[RowMapping]]:
-            row = connection.execute(select(runs).where(runs.c.id == run_id)).mappings().first()
-            if row is None:
-                known = connection.execute(
-                    select(runs.c.id).order_by(runs.c.created_unix_ns.desc())
-                ).scalars()
-                raise NotFoundError("run", run_id, list(known))
-            elsewhere = row["process"] != process_identity()
-            if (
-                row["status"] == "running"
-                and elsewhere
-                and not has_ended(row["process"], row["updated_unix_ns"])
-            ):
-                raise BusyError(f"run {run_id} goes on in another process", retry_after_s=60)
-            connection.execute(
-                update(runs)
-                .where(runs.c.id == run_id)
-                .values(
-                    status="running",
-                    reason="",
-                    ended_unix_ns=None,
-                    process=process_identity(),
-                    rate_id=rate_id,
-                    num_resumes=runs.c.num_resumes + 1,
-                    updated_unix_ns=time.time_ns(),
-                )
-            )
-            close_cut_periods(connection)
-            costs = connection.execute(select(run_costs).where(run_costs.c.run_id == run_id)).mappings().all()
-            return row, costs
-
-        row, costs = books.write_now(write)
+        row, costs = books.write_now(lambda connection: resume_run(connection, run_id, rate_id))
         bill = cls(books, meter, run_id, rate_id, row["model"])
         bill._figures = {name: row[name] for name in bill._figures}
         bill._flops, bill._last_loss = int(row["flops"]), row["last_loss"]
-        bill._base = {c["kind"]: Amount(c["wall_ns"], c["energy_uj"], c["cost_nusd"]) for c in costs}
+        bill._base = costs
         bill._begin_saving()
         return bill
 
@@ -369,44 +305,5 @@ class TrainingBill:
             "ended_unix_ns": None if status == "running" else time.time_ns(),
         }
         self._sent = now
-        self._in_flight = self.books.write(lambda c: self._write(c, values, totals, period))
+        self._in_flight = self.books.write(lambda c: write_run(c, values, totals, period))
         return self._in_flight
-
-    def _write(
-        self,
-        connection: Connection,
-        values: dict[str, object],
-        totals: dict[CostKind, Amount],
-        period: dict[str, Any],
-    ) -> None:
-        """One transaction: the run's row, its period, its costs by kind, and the postings of what is new.
-
-        What is new is counted from the rows in the books, so that writing the same totals twice posts once.
-        """
-        method = self.meter.method
-        write_period(connection, period)
-        found = connection.execute(select(run_costs).where(run_costs.c.run_id == self.run_id)).mappings()
-        booked = {row["kind"]: Amount(row["wall_ns"], row["energy_uj"], row["cost_nusd"]) for row in found}
-        changes = {kind: amount - booked.get(kind, NOTHING) for kind, amount in totals.items()}
-        connection.execute(update(runs).where(runs.c.id == self.run_id).values(**values))
-        connection.execute(delete(run_costs).where(run_costs.c.run_id == self.run_id))
-        connection.execute(
-            insert(run_costs),
-            [
-                {
-                    "run_id": self.run_id,
-                    "kind": kind,
-                    "wall_ns": amount.wall_ns,
-                    "energy_uj": amount.energy_uj,
-                    "energy_method": method if amount.energy_uj is not None else None,
-                    "cost_nusd": amount.cost_nusd,
-                }
-                for kind, amount in sorted(totals.items())
-            ],
-        )
-        lines = [
-            ("training" if kind == "step" else "training overhead", amount)
-            for kind, amount in changes.items()
-            if (amount.wall_ns, amount.energy_uj or 0, amount.cost_nusd) != (0, 0, 0)
-        ]
-        post(connection, "training", self.run_id, self.rate_id, lines, method=method)

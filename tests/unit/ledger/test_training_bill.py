@@ -175,15 +175,14 @@ def test_a_run_that_goes_on_elsewhere_cannot_be_resumed(books: Books, meter) -> 
 def test_what_a_failed_save_held_goes_into_the_next(books: Books, meter, step, monkeypatch) -> None:
     bill = TrainingBill.open(books, meter, RunInfo("bard"))
     step(bill, 1)
-    write = TrainingBill._write
 
     def fail(*_: object) -> None:
         raise BooksError("disk full")
 
-    monkeypatch.setattr(TrainingBill, "_write", fail)
-    with pytest.raises(BooksError):
-        bill.save()
-    monkeypatch.setattr(TrainingBill, "_write", write)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_run", fail)
+        with pytest.raises(BooksError):
+            bill.save()
     step(bill, 2)
     bill.close("finished")
     receipt = training_receipt(books, bill.run_id)

@@ -40,11 +40,13 @@ def upgrade() -> None:
     for column in _columns():
         op.add_column("periods", column)
     op.create_index(op.f("ix_periods_account"), "periods", ["account"], unique=False)
+    op.add_column("runs", sa.Column("metered", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("requests", sa.Column("account", sa.String(length=32), nullable=True))
 
 
 def downgrade() -> None:
     op.drop_column("requests", "account")
+    op.drop_column("runs", "metered")
     op.drop_index(op.f("ix_periods_account"), "periods")
     for column in _columns():
         op.drop_column("periods", column.name)
