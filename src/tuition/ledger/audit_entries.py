@@ -108,11 +108,7 @@ def check_runs(connection: Connection, rows: Iterable[PeriodRow]) -> Iterator[Fi
     for row in rows:
         if row.kind == "training" and row.run_id is not None:
             metered[row.run_id] = metered.get(row.run_id, NOTHING) + row.amounts["meter"]
-    first = (
-        select(func.min(periods.c.created_unix_ns)).where(periods.c.account.is_not(None)).scalar_subquery()
-    )
-    new = select(runs.c.id).where(runs.c.created_unix_ns >= first)  # older ones were begun without a meter
-    for name in connection.execute(new.order_by(runs.c.id)).scalars():
+    for name in connection.execute(select(runs.c.id).where(runs.c.metered).order_by(runs.c.id)).scalars():
         meter = metered.get(name, NOTHING)
         if meter != costs.get(name, NOTHING):
             says = f"its costs are {costs.get(name, NOTHING).exact}, and its meters gave {meter.exact}"
