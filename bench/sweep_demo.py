@@ -22,56 +22,76 @@ import torch
 from tuition.core.durable import write_json
 from tuition.core.progress import SilentProgress
 from tuition.core.settings import to_table
-from tuition.core.workspace import open_workspace
+from tuition.core.workspace import Workspace, open_workspace
 from tuition.data.corpora import VALIDATION_PLAYS
 from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.sample import sample_texts
 from tuition.data.settings import DataSettings
 from tuition.ledger.meter import open_meter
-from tuition.runtime.device import describe_machine, prepare_process, set_threads
+from tuition.runtime.device import (
+    choose_device,
+    choose_precision,
+    describe_machine,
+    prepare_process,
+    set_threads,
+)
+from tuition.runtime.group import ALONE
+from tuition.runtime.seed import seed_all
+from tuition.runtime.thread_pool import ThreadPool
 from tuition.spec.counts import num_parameters
 from tuition.spec.machine import detect_machine
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
+from tuition.train.folder import RunFolder
 from tuition.train.loop import fit
-from tuition.train.recipes.demo import demo_settings
-from tuition.train.recipes.pretrain import build, next_token_loss
+from tuition.train.recipe import RunContext
+from tuition.train.recipes.demo import demo_recipe, demo_settings
+from tuition.train.recipes.pretrain import Pretrain
+from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.samples import write_sample
 from tuition.train.schedule import BudgetSpan, Span
 from tuition.train.scoring import TokenBytes, bits_per_byte, score_documents
 from tuition.train.settings import TrainSettings
+from tuition.train.state import TrainState
 
 RESULTS = Path(__file__).parent / "results" / "sweep_demo.json"
 
 DATA = DataSettings(demo="shakespeare", validation=VALIDATION_PLAYS)
-BASE = replace(demo_settings("shakespeare", "4min"), data=DATA, budget=None)
+TRAIN = replace(demo_settings("shakespeare", "4min"), budget=None)
+BASE = replace(demo_recipe("shakespeare"), data=DATA)
+Row = tuple[TrainSettings, PretrainSettings]
 
 
-def shaped(**changes: Any) -> TrainSettings:
+def taught(**changes: Any) -> Row:
+    """The demo's settings with other settings of pretraining."""
+    return TRAIN, replace(BASE, **changes)
+
+
+def shaped(**changes: Any) -> Row:
     """The demo's settings with another shape."""
-    return replace(BASE, shape=replace(BASE.shape, **changes))
+    return taught(shape=replace(BASE.shape, **changes))
 
 
-def tuned(**changes: Any) -> TrainSettings:
+def tuned(**changes: Any) -> Row:
     """The demo's settings with other optimizer settings."""
-    return replace(BASE, optimizer=replace(BASE.optimizer, **changes))
+    return replace(TRAIN, optimizer=replace(TRAIN.optimizer, **changes)), BASE
 
 
-ROWS: dict[str, TrainSettings] = {
-    "demo": BASE,
-    "random-weights": replace(BASE, first_weights="random"),
+ROWS: dict[str, Row] = {
+    "demo": taught(),
+    "random-weights": taught(first_weights="random"),
     "muon-lr-6e-3": tuned(muon_lr=6e-3),
     "muon-lr-2e-2": tuned(muon_lr=2e-2),
     "lr-5e-3": tuned(lr=5e-3),
     "lr-2e-2": tuned(lr=2e-2),
     "adamw-lr-3e-3": tuned(kind="adamw", lr=3e-3),
     "weight-decay-0.3": tuned(weight_decay=0.3),
-    "batch-2": replace(BASE, batch_size=2),
-    "batch-8": replace(BASE, batch_size=8),
-    "seq-256": replace(BASE, batch_size=8, seq_len=256),
-    "seq-1024": replace(BASE, batch_size=2, seq_len=1_024),
-    "vocab-1024": replace(BASE, vocab_size=1_024),
-    "vocab-4096": replace(BASE, vocab_size=4_096),
+    "batch-2": taught(batch_size=2),
+    "batch-8": taught(batch_size=8),
+    "seq-256": taught(batch_size=8, seq_len=256),
+    "seq-1024": taught(batch_size=2, seq_len=1_024),
+    "vocab-1024": taught(vocab_size=1_024),
+    "vocab-4096": taught(vocab_size=4_096),
     "wide-192": shaped(hidden_size=192, num_heads=3, num_kv_heads=3, mlp_size=512),
     "deep-6": shaped(num_layers=6),
     "kv-heads-1": shaped(num_kv_heads=1),
@@ -82,30 +102,42 @@ ROWS: dict[str, TrainSettings] = {
 
 
 def prepare(
-    settings: TrainSettings, tokenizers: dict[int, Tokenizer], data: Path
+    settings: PretrainSettings, tokenizers: dict[int, Tokenizer], data: Path
 ) -> tuple[Tokenizer, Corpus]:
     """The tokenizer of this vocabulary, learned from the taught plays, and the corpus in its tokens."""
     size = settings.vocab_size
     if size not in tokenizers:
-        tokenizers[size] = train_bpe(sample_texts(DATA), size)
-    return tokenizers[size], prepare_corpus(DATA, tokenizers[size], data, SilentProgress())
+        tokenizers[size] = train_bpe(sample_texts(settings.data), size)
+    return tokenizers[size], prepare_corpus(settings.data, tokenizers[size], data, SilentProgress())
 
 
-def run(settings: TrainSettings, tokenizer: Tokenizer, corpus: Corpus, span: Span) -> dict[str, Any]:
-    """Teach once and score on the validation plays."""
-    shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
-    state, loader = build(settings, corpus, shape)
+def context_of(settings: TrainSettings, rows: int, workspace: Workspace) -> RunContext:
+    """As `tuition train` makes it; nothing is written into the run's folder."""
+    device = choose_device("cpu")
+    folder = RunFolder(workspace.runs / "sweep")
+    pool = ThreadPool.for_rows(rows, torch.get_num_threads(), device)
+    precision = choose_precision(settings.precision, device)
+    return RunContext(settings, folder, workspace, SilentProgress(), device, precision, pool, ALONE)
+
+
+def run(row: Row, tokenizer: Tokenizer, corpus: Corpus, span: Span) -> dict[str, Any]:
+    """Teach once and score on the validation text."""
+    train, settings = row
+    context = context_of(train, settings.batch_size, open_workspace())
+    seed_all(train.seed)
+    task = Pretrain(settings).build(context, (tokenizer, corpus))
+    state = TrainState.fresh(task.model, train, context.device, context.precision, context.pool)
     cpu, wall, flops = time.process_time(), time.monotonic(), 0
     losses: list[float] = []
-    for record in fit(state, loader, next_token_loss, settings, span, open_meter(detect_machine())):
+    for record in fit(state, task, train, span, open_meter(detect_machine())):
         losses.append(record.loss)
         flops += record.flops
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     validation = corpus.validation
     if validation is None:
-        raise RuntimeError("the corpus has no validation plays")
+        raise RuntimeError("the corpus has no validation text")
     scores = score_documents(
-        state.model,
+        task.model,
         [validation.document(index) for index in range(validation.info.num_documents)],
         TokenBytes.of(tokenizer),
         window=settings.seq_len,
@@ -114,7 +146,7 @@ def run(settings: TrainSettings, tokenizer: Tokenizer, corpus: Corpus, span: Spa
         max_bytes=150_000,
     )
     sample = write_sample(
-        state.model,
+        task.model,
         tokenizer,
         "",
         num_tokens=120,
@@ -128,15 +160,15 @@ def run(settings: TrainSettings, tokenizer: Tokenizer, corpus: Corpus, span: Spa
         "bits_per_byte": round(score.value, 4),
         "stderr": None if score.stderr is None else round(score.stderr, 4),
         "last_loss": round(sum(losses[-20:]) / len(losses[-20:]), 4),
-        "parameters": num_parameters(shape),
+        "parameters": num_parameters(task.model.shape),
         "steps": state.step,
-        "tokens": state.num_tokens,
+        "tokens": state.num_units,
         "taught_tokens_in_corpus": corpus.num_tokens,
         "training_flops": flops,
         "cpu_s": round(cpu, 1),
         "wall_s": round(wall, 1),
-        "tokens_per_cpu_s": round(state.num_tokens / cpu),
-        "tokens_per_s": round(state.num_tokens / wall),
+        "tokens_per_cpu_s": round(state.num_units / cpu),
+        "tokens_per_s": round(state.num_units / wall),
         "skipped": state.guard.skipped,
         "sample": sample,
     }
@@ -157,14 +189,14 @@ def main() -> None:
     data = open_workspace().create().data
     tokenizers: dict[int, Tokenizer] = {}
     for name in chosen.rows:
-        settings = ROWS[name]
-        tokenizer, corpus = prepare(settings, tokenizers, data)
+        row = ROWS[name]
+        tokenizer, corpus = prepare(row[1], tokenizers, data)
         if chosen.minutes is not None:
             span, length = BudgetSpan(chosen.minutes * 60), f"{chosen.minutes:g} min"
         else:  # fair on a machine that others use too
             span = BudgetSpan(chosen.cpu_seconds, clock=time.process_time)
             length = f"{chosen.cpu_seconds:g} CPU seconds"
-        result = run(settings, tokenizer, corpus, span)
+        result = run(row, tokenizer, corpus, span)
         key = f"{name}, {length}"
         found = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {"rows": {}}
         found["rows"][key] = {
@@ -176,7 +208,7 @@ def main() -> None:
             "processor": detect_machine().name,
             "python": platform.python_version(),
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "settings": to_table(settings),
+            "settings": to_table(row[0]) | to_table(row[1]),
         }
         write_json(chosen.out, found)
         quality = f"{result['bits_per_byte']:.4f} bits/byte  {result['parameters'] / 1e6:5.1f} M parameters"

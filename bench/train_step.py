@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,17 @@ from tuition.runtime.device import choose_precision, describe_machine, prepare_p
 from tuition.runtime.thread_pool import ThreadPool
 from tuition.spec.machine import detect_machine
 from tuition.train.losses import linear_cross_entropy
-from tuition.train.recipes.demo import demo_settings
+from tuition.train.recipes.demo import demo_recipe, demo_settings
 from tuition.train.recipes.pretrain import next_token_loss
-from tuition.train.settings import TrainSettings
+from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.settings import OptimizerSettings
 from tuition.train.state import TrainState
-from tuition.train.step import Loss, train_step
+from tuition.train.step import train_step
 
 RESULTS = Path(__file__).parent / "results" / "train_step.json"
 Step = Callable[[], object]
+Loss = Callable[[Decoder, Batch, float], Tensor]
+TRAIN = demo_settings("shakespeare", "4min")
 
 
 def fused_attention_loss(model: Decoder, batch: Batch, scale: float) -> Tensor:
@@ -49,7 +53,7 @@ def fused_attention_loss(model: Decoder, batch: Batch, scale: float) -> Tensor:
     return linear_cross_entropy(hidden, model.head_weight, batch.targets, scale)
 
 
-def draw_batch(settings: TrainSettings) -> Batch:
+def draw_batch(settings: PretrainSettings) -> Batch:
     """One batch of drawn tokens."""
     drawn = torch.randint(0, settings.vocab_size, (settings.batch_size, settings.seq_len + 1))
     positions = torch.arange(settings.seq_len).expand(settings.batch_size, -1)
@@ -57,7 +61,13 @@ def draw_batch(settings: TrainSettings) -> Batch:
     return Batch(drawn[:, :-1], drawn[:, 1:], positions, None, drawn[:, 1:].numel(), ids.numpy())
 
 
-def our_step(settings: TrainSettings, batch: Batch, loss: Loss, members: int | None = None) -> Step:
+def our_step(
+    settings: PretrainSettings,
+    batch: Batch,
+    loss: Loss,
+    optimizer: OptimizerSettings = TRAIN.optimizer,
+    members: int | None = None,
+) -> Step:
     """One call: one optimizer step of ours; `members`: of the pool, left out as `tuition train` has it."""
     device = torch.device("cpu")
     threads = torch.get_num_threads()
@@ -65,11 +75,13 @@ def our_step(settings: TrainSettings, batch: Batch, loss: Loss, members: int | N
         ThreadPool(members, threads) if members else ThreadPool.for_rows(settings.batch_size, threads, device)
     )
     model = Decoder(settings.shape.model_shape(settings.vocab_size, settings.seq_len)).initialize()
-    state = TrainState.fresh(model, settings, device, choose_precision("auto", device), pool)
-    return lambda: train_step(state, [batch], loss, 1.0, settings.optimizer.max_grad_norm)
+    train = replace(TRAIN, optimizer=optimizer)
+    state = TrainState.fresh(model, train, device, choose_precision("auto", device), pool)
+    bound = partial(loss, model)
+    return lambda: train_step(state, [batch], bound, 1.0, optimizer.max_grad_norm)
 
 
-def peer_step(settings: TrainSettings, batch: Batch) -> Step:
+def peer_step(settings: PretrainSettings, batch: Batch) -> Step:
     """One call: one optimizer step of the transformers library's Qwen3 under torch's AdamW."""
     shape = settings.shape.model_shape(settings.vocab_size, settings.seq_len)
     config = transformers.Qwen3Config(
@@ -85,27 +97,27 @@ def peer_step(settings: TrainSettings, batch: Batch) -> Step:
         attn_implementation="sdpa",
     )
     model = transformers.Qwen3ForCausalLM(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=TRAIN.optimizer.lr, fused=True)
     precision = choose_precision("auto", torch.device("cpu"))
 
     def step() -> None:
         with torch.autocast("cpu", precision.dtype, enabled=precision.is_autocast):
             loss = model(input_ids=batch.token_ids, labels=batch.token_ids, use_cache=False).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.optimizer.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def rows(settings: TrainSettings) -> dict[str, Step]:
+def rows(settings: PretrainSettings) -> dict[str, Step]:
     """Every side, on the same batch."""
     batch = draw_batch(settings)
-    adamw = replace(settings, optimizer=replace(settings.optimizer, kind="adamw"))
+    adamw = replace(TRAIN.optimizer, kind="adamw")
     return {
         "transformers, AdamW": peer_step(settings, batch),
-        "tuition, AdamW": our_step(adamw, batch, next_token_loss),
+        "tuition, AdamW": our_step(settings, batch, next_token_loss, adamw),
         "tuition, Muon": our_step(settings, batch, next_token_loss),
         "tuition, Muon, fused attention": our_step(settings, batch, fused_attention_loss),
         "tuition, Muon, every operation on all cores": our_step(settings, batch, next_token_loss, members=1),
@@ -151,9 +163,11 @@ def main() -> None:
     chosen = parser.parse_args()
     threads = set_threads(chosen.threads)
     process = prepare_process()
-    settings = demo_settings("shakespeare", "4min")
+    settings = demo_recipe("shakespeare")
     torch.manual_seed(0)
-    found = report(measure(rows(settings), chosen.rounds, chosen.steps), settings.tokens_per_step)
+    found = report(
+        measure(rows(settings), chosen.rounds, chosen.steps), settings.batch_size * settings.seq_len
+    )
     write_json(
         chosen.out,
         {

@@ -21,8 +21,10 @@ from tuition.model.names import hugging_face_name
 from tuition.model.save import save_model
 from tuition.spec.machine import detect_machine
 from tuition.tokenizer.tokenizer import Tokenizer
-from tuition.train.run import run_training
-from tuition.train.settings import EvaluationSettings, ShapeSettings, TrainSettings
+from tuition.train.recipes.pretrain import Pretrain
+from tuition.train.recipes.pretrain_settings import EvaluationSettings, PretrainSettings, ShapeSettings
+from tuition.train.run import Host, run_training
+from tuition.train.settings import TrainSettings
 
 SMALL = {
     "vocab_size": 97,
@@ -179,20 +181,19 @@ def test_a_folder_that_a_training_run_published_opens_there_unchanged(tmp_path: 
     """Their Auto classes, no help from us: the same token ids, and the same logits in float32."""
     text = "".join(f"the {word} of the king, naïve — and 雨\n" for word in ("rose", "thorn", "crown")) * 200
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    settings = TrainSettings(
-        name="tiny",
+    settings = TrainSettings(name="tiny", steps=3, threads=1)
+    recipe = PretrainSettings(
         data=DataSettings(paths=(tmp_path / "text.txt",), num_workers=1),
         vocab_size=300,
-        steps=3,
         batch_size=2,
         seq_len=32,
-        threads=1,
         shape=ShapeSettings(hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=24),
         evaluation=EvaluationSettings(times=1, probe_bytes=200, sample_tokens=4),
     )
     workspace = open_workspace(tmp_path / "home").create()
     with open_books(workspace) as books:
-        folder = run_training(settings, workspace, books, detect_machine(), SilentProgress()).version.path
+        host = Host(workspace, books, detect_machine(), SilentProgress())
+        folder = run_training(settings, Pretrain(recipe), host).version.path
     theirs, report = AutoModelForCausalLM.from_pretrained(
         folder, output_loading_info=True, attn_implementation="eager", dtype=torch.float32
     )

@@ -19,8 +19,8 @@ from tuition.data.sources import Source
 from tuition.registry.registry import Registry
 from tuition.spec.machine import detect_machine
 from tuition.train.folder import RunFolder
-from tuition.train.recipes.demo import demo_settings
-from tuition.train.settings import TrainSettings
+from tuition.train.recipes.demo import demo_recipe
+from tuition.train.recipes.pretrain_settings import PretrainSettings
 
 LINES = "JULIET.\nO Romeo, the cat sat on the mat.\n\nHAMLET.\nThe dog sat on the log, and a bird sang.\n\n"
 BUDGET = "500ms"
@@ -41,7 +41,7 @@ def tuition(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """`tuition()`: status and stdout of a demo of these plays, without the pretrained model."""
     monkeypatch.setenv("TUITION_HOME", str(home))
     monkeypatch.setattr(corpora, "_shakespeare", lambda poems: plays(home.parent))
-    monkeypatch.setattr(demo_teach, "demo_settings", tiny_settings)
+    monkeypatch.setattr(demo_teach, "demo_recipe", tiny_recipe)
     monkeypatch.setattr(demo_use, "use_pretrained", lambda *_: ([], ""))
 
     def run() -> tuple[int, str]:
@@ -58,8 +58,8 @@ def plays(folder: Path) -> DemoCorpus:
     return DemoCorpus("shakespeare", "1.0", "public domain", tuple(sources), ("play0",), ())
 
 
-def tiny_settings(corpus: Any, budget: str) -> TrainSettings:
-    real = demo_settings(corpus, budget)
+def tiny_recipe(corpus: Any) -> PretrainSettings:
+    real = demo_recipe(corpus)
     shape = replace(real.shape, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=2, mlp_size=64)
     evaluation = replace(real.evaluation, times=1, sample_tokens=4)
     return replace(

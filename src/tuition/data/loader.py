@@ -33,6 +33,11 @@ class Batch:
     sample_ids: tuple[int, ...] = ()
     """What was taken, for the record."""
 
+    @property
+    def num_units(self) -> int:
+        """As the training loop calls it."""
+        return self.num_tokens
+
     def shares(self, count: int) -> list["Batch"]:
         """The rows in `count` parts as equal as can be, or in as many parts as there are rows."""
         count = min(count, len(self.token_ids))

@@ -163,9 +163,9 @@ class TrainingBill:
             self._add("step", record.window)
             figures = self._figures
             if record.step <= figures["num_steps"]:
-                figures["redone_tokens"] += record.num_tokens
+                figures["redone_tokens"] += record.num_units
             figures["num_steps"] = max(figures["num_steps"], record.step)
-            figures["num_tokens"] += record.num_tokens
+            figures["num_tokens"] += record.num_units
             figures["progress"] = record.progress
             self._flops += record.flops
             self._last_loss = record.loss

@@ -12,10 +12,9 @@ from typing import Any
 
 from tuition.core.durable import write_durably, write_json
 from tuition.core.errors import NotFoundError, SettingsError
-from tuition.core.settings import read_settings, to_toml
+from tuition.core.settings import read_table
 from tuition.core.workspace import Workspace
 from tuition.runtime.checkpoints import list_checkpoints
-from tuition.train.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ class RunFolder:
         """Written when a run ends in order."""
         return self.path / "result.json"
 
-    def create(self, settings: TrainSettings) -> "RunFolder":
-        """Make the folder with the resolved settings in it."""
-        write_durably(self.settings, to_toml(settings))
+    def create(self, settings: str) -> "RunFolder":
+        """Make the folder with the resolved settings, as TOML, in it."""
+        write_durably(self.settings, settings)
         return self
 
     def finish(self, result: dict[str, Any]) -> None:
@@ -100,8 +99,8 @@ def unfinished_runs(workspace: Workspace, name: str | None = None) -> list[RunFo
         if not folder.settings.is_file() or folder.is_finished:
             continue
         try:
-            is_named = name is None or read_settings(TrainSettings, folder.settings).name == name
-        except SettingsError:  # of another version of this program
+            is_named = name is None or read_table(folder.settings).get("name") == name
+        except SettingsError:  # damaged
             continue
         if is_named:
             found.append(folder)

@@ -1,41 +1,62 @@
-"""What a run was started with, and whether going on with it can give the same bits.
+"""What a run was started with, and whether resuming it can give the same bits.
 
 In: settings, digests, the machine as it is now.  Out: a JSON header that every checkpoint carries, and the
 differences between two of them.
 """
 
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import SettingsError
-from tuition.core.settings import to_table
+from tuition.core.settings import from_table, read_table, to_table
 from tuition.runtime.device import Precision, describe_machine
+from tuition.train.recipe import Recipe
 from tuition.train.settings import TrainSettings
 
 FREE_FIELDS = ("threads", "checkpoints", "evaluation", "budget")
-"""Settings that may change between a run and its resume. `threads` and `budget` then change the bits, which
-`why_not_exact` says."""
+"""Settings that may change between a run and its resume; `evaluation` is the recipe's. `threads` and `budget`
+then change the bits, which `why_not_exact` says."""
 
 
-class OtherTextError(SettingsError):
-    """The text is no longer the one that a run was taught with, so that it cannot go on."""
+class OtherDataError(SettingsError):
+    """The data is no longer what a run was taught with, so it cannot be resumed."""
 
 
-def make_header(
-    settings: TrainSettings, precision: Precision, corpus_digest: str, tokenizer_digest: str
-) -> dict[str, Any]:
-    """Plain JSON values."""
+def settings_table(settings: TrainSettings, recipe: Recipe) -> dict[str, Any]:
+    """The settings of the run and of its recipe, side by side as on the command line."""
+    return {"recipe": recipe.name} | to_table(settings) | to_table(recipe.settings)
+
+
+def stored_table(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """The same of a run that is stored, with today's defaults where it says nothing.
+
+    Raises: SettingsError when the file is of another recipe, or of another version of this program.
+    """
+    table = read_table(path)
+    name = table.pop("recipe", recipe.name)
+    if name != recipe.name:
+        raise SettingsError("recipe", got=recipe.name, wanted=f"{name}, as in {path.parent.name}")
+    shared = {field.name for field in dataclasses.fields(TrainSettings)}
+    settings = from_table(TrainSettings, {key: value for key, value in table.items() if key in shared})
+    own = from_table(type(recipe.settings), {key: value for key, value in table.items() if key not in shared})
+    return {"recipe": name} | to_table(settings) | to_table(own)
+
+
+def make_header(settings: dict[str, Any], precision: Precision, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Plain JSON values; `settings` is a `settings_table`."""
     return {
-        "settings": to_table(settings),
-        "corpus": corpus_digest,
-        "tokenizer": tokenizer_digest,
+        "settings": settings,
+        **digests,
         "precision": str(precision.dtype),
         "machine": describe_machine(),
     }
 
 
-def changed_settings(old: TrainSettings, new: TrainSettings) -> dict[str, tuple[Any, Any]]:
-    """Settings by dotted name, before and now, that differ and must not when a run goes on."""
-    before, now = _flat(to_table(old)), _flat(to_table(new))
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings by dotted name, before and now, that differ and must not when a run is resumed."""
+    before, now = _flat(old), _flat(new)
     return {
         name: (before.get(name), now.get(name))
         for name in sorted(before.keys() | now.keys())
@@ -43,14 +64,13 @@ def changed_settings(old: TrainSettings, new: TrainSettings) -> dict[str, tuple[
     }
 
 
-def check_same_text(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Refuse to go on with another corpus or tokenizer. Raises: OtherTextError."""
-    for name in ("corpus", "tokenizer"):
-        if old[name] != new[name]:
-            wanted = f"{old[name][:12]}, as the run that is resumed began"
-            raise OtherTextError(
-                name, got=f"digest {new[name][:12]}", wanted=f"{wanted}; or leave out resume"
-            )
+def check_same_data(old: dict[str, Any], new: dict[str, Any], digests: Mapping[str, str]) -> None:
+    """Refuse to resume with other data: another corpus or tokenizer. Raises: OtherDataError."""
+    for name in digests:
+        before, now = str(old.get(name)), str(new[name])
+        if before != now:
+            wanted = f"{before[:12]}, as the run that is resumed began; or leave out resume"
+            raise OtherDataError(name, got=f"digest {now[:12]}", wanted=wanted)
 
 
 def why_not_exact(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

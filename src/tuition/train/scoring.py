@@ -138,7 +138,7 @@ def score_tokens(
     """
     if not 1 <= stride <= window:
         raise SettingsError("stride", got=stride, wanted=f"1 to the window ({window:,} tokens)")
-    batches = _batched(list(_windows(document, window, stride)))
+    batches = _batched(list(windows(document, window, stride)))
     return sum(pool.run([partial(_nats, model, inputs, targets, precision) for inputs, targets in batches]))
 
 
@@ -151,7 +151,7 @@ def _nats(model: Decoder, inputs: Tensor, targets: Tensor, precision: Precision)
         return float(token_losses(hidden, model.head_weight, targets.to(device)).double().sum())
 
 
-def _windows(document: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def windows(document: np.ndarray, window: int, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Inputs and targets of each window; a target that an earlier window scored is IGNORED."""
     scored, last = 0, len(document) - 1
     while scored < last:

@@ -1,73 +1,77 @@
-"""One optimizer step: forward and backward over its microbatches, then take it or leave it.
+"""One optimizer step: forward and backward over its microbatches, then take or skip it.
 
 In: the state, the microbatches, a loss.  Out: loss and gradient norm; the weights are changed in place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from tuition.data.loader import Batch
-from tuition.model.decoder import Decoder
+from tuition.train.recipe import Batch
 from tuition.train.state import TrainState
 
-
-class Loss(Protocol):
-    """Sum over a batch's targets of what is to be made small, times `scale`; a scalar with gradient."""
-
-    def __call__(self, model: Decoder, batch: Batch, scale: float) -> Tensor: ...
+Loss = Callable[[Any, float], Tensor]
+"""`TrainingTask.loss`: summed over a batch's units, multiplied by a scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """What one optimizer step found."""
+    """The result of one optimizer step."""
 
     loss: float
-    """Mean over the step's targets; may be not a number."""
+    """Mean over the step's units; may be not a number."""
     grad_norm: float
     """Over all parameters, before clipping."""
-    num_tokens: int
+    num_units: int
     problem: str | None
-    """Why the step was not taken; None: it was."""
+    """Why the step was skipped; None: it was taken."""
 
 
 def train_step(
     state: TrainState, batches: Sequence[Batch], loss_fn: Loss, multiplier: float, max_grad_norm: float
 ) -> StepOutcome:
-    """Advance `state` by one optimizer step over all `batches` together; a strange one changes no weight.
+    """Advance `state` by one optimizer step over all `batches`, of all members of the group, together; a step
+    with a problem changes no weight.
 
     Raises: DivergedError when too many steps had to be skipped.
     """
-    num_tokens = sum(batch.num_tokens for batch in batches)
-    loss = forward_backward(state, batches, loss_fn, num_tokens)
+    group = state.group
+    num_units = int(group.sum(sum(batch.num_units for batch in batches)))
+    loss = group.sum(forward_backward(state, batches, loss_fn, num_units))
+    if group.size > 1:
+        _sum_gradients(state)
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
     grad_norm = float(norm)
     problem = state.guard.problem(loss, grad_norm)
+    (is_skipped,) = group.decide(problem is not None)  # one member must not take what another skips
     state.step += 1
-    state.num_tokens += num_tokens
-    if problem is None:
+    state.num_units += num_units
+    if is_skipped:
+        problem = problem or "member 0 of the group skipped it"
+    else:
+        problem = None
         clip_grads_with_norm_(parameters, max_grad_norm, norm)
         state.optimizer.step(multiplier, state.pool)
         state.guard.take(loss, grad_norm)
     state.model.zero_grad(set_to_none=True)
     if problem is not None:
         state.guard.skip(state.step, problem)
-    return StepOutcome(loss, grad_norm, num_tokens, problem)
+    return StepOutcome(loss, grad_norm, num_units, problem)
 
 
-def forward_backward(state: TrainState, batches: Sequence[Batch], loss_fn: Loss, num_tokens: int) -> float:
-    """Add the gradient of the mean loss over `num_tokens` targets to the parameters; returns that mean.
+def forward_backward(state: TrainState, batches: Sequence[Batch], loss_fn: Loss, num_units: int) -> float:
+    """Add the gradient of the mean loss over `num_units` units to the parameters; returns that mean.
 
     Each thread of the pool takes some rows of a batch; their gradients are added in the order of the rows, so
-    that the bits depend on the number of members and not on who was ready first.
+    that the bits depend on the number of threads and not on which of them was ready first.
     """
-    scale = 1.0 / max(1, num_tokens)
+    scale = 1.0 / max(1, num_units)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     total = 0.0
     for batch in batches:
@@ -83,15 +87,26 @@ def forward_backward(state: TrainState, batches: Sequence[Batch], loss_fn: Loss,
     return total
 
 
+def _sum_gradients(state: TrainState) -> None:
+    """Replace each gradient by its sum over the group; a part that one member did not use is 0 there."""
+    gradients = []
+    for parameter in state.model.parameters():
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    state.group.sum_tensors(gradients)
+
+
 def _gradients(
     state: TrainState, share: Batch, loss_fn: Loss, scale: float
 ) -> tuple[float, tuple[Tensor | None, ...]]:
     """Loss of some rows, and its gradient by each parameter: None where it does not depend on it."""
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    # every weight is used once in a pass: a cache of those cast would only tie the members together
+    # every weight is used once in a pass: a cache of casts would only make the threads wait for each other
     with torch.autocast(
         state.device.type, state.precision.dtype, enabled=state.precision.is_autocast, cache_enabled=False
     ):
-        loss = loss_fn(state.model, share, scale)
+        loss = loss_fn(share, scale)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return float(loss.detach()), gradients

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zygote import settings
+from zygote import recipe, settings
 
 from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
 from tuition.spec.machine import detect_machine
 from tuition.train import listeners
-from tuition.train.run import run_training
+from tuition.train.run import Host, run_training
 
 FULL_FROM, FULL_UNTIL, STEPS = 7, 22, 40
 """Checkpoints are due every 5 steps, so three of them meet the full disk."""
@@ -50,7 +50,8 @@ def main() -> None:
     listeners.FLUSH_EVERY_S = 0.0
     workspace, disk = open_workspace(root).create(), Disk()
     with open_books(workspace) as books:
-        result = run_training(settings(text, STEPS), workspace, books, detect_machine(), disk)
+        host = Host(workspace, books, detect_machine(), disk)
+        result = run_training(settings(STEPS), recipe(text), host)
     told = {"status": result.status, "alarms": result.alarms, "said": disk.said}
     print(json.dumps(told | {"full": (FULL_FROM, FULL_UNTIL), "steps": STEPS}))
 

@@ -17,8 +17,10 @@ from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import DataSettings
 from tuition.spec.machine import detect_machine
-from tuition.train.run import run_training
-from tuition.train.settings import CheckpointSettings, EvaluationSettings, ShapeSettings, TrainSettings
+from tuition.train.recipes.pretrain import Pretrain
+from tuition.train.recipes.pretrain_settings import EvaluationSettings, PretrainSettings, ShapeSettings
+from tuition.train.run import Host, run_training
+from tuition.train.settings import CheckpointSettings, TrainSettings
 
 
 class Unhurried(SilentProgress):
@@ -35,34 +37,37 @@ class Unhurried(SilentProgress):
         yield self if label == "teach" else SilentProgress()
 
 
-def settings(text: Path, steps: int, threads: int = 1) -> TrainSettings:
-    """Two threads get rows that are long enough to be shared out; one has a model that is over at once."""
-    rows, width = (2, 32) if threads == 1 else (8, 64)
+def settings(steps: int, threads: int = 1) -> TrainSettings:
     return TrainSettings(
         name="tiny",
-        data=DataSettings(paths=(text,), num_workers=1),
-        vocab_size=300,
         steps=steps,
-        batch_size=rows,
-        seq_len=width,
         accumulation=2,
         threads=threads,
-        shape=ShapeSettings(hidden_size=width, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48),
         checkpoints=CheckpointSettings(every_steps=5, keep=2),
-        evaluation=EvaluationSettings(times=2, probe_bytes=500, sample_tokens=4),
+    )
+
+
+def recipe(text: Path, threads: int = 1) -> Pretrain:
+    """Two threads get rows that are long enough to be split; one has a model that is over at once."""
+    rows, width = (2, 32) if threads == 1 else (8, 64)
+    return Pretrain(
+        PretrainSettings(
+            data=DataSettings(paths=(text,), num_workers=1),
+            vocab_size=300,
+            batch_size=rows,
+            seq_len=width,
+            shape=ShapeSettings(hidden_size=width, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48),
+            evaluation=EvaluationSettings(times=2, probe_bytes=500, sample_tokens=4),
+        )
     )
 
 
 def train(root: Path, steps: int, resume: bool, threads: int, pause_s: float, text: Path) -> None:
     workspace = open_workspace(root).create()
     with open_books(workspace) as books:
+        host = Host(workspace, books, detect_machine(), Unhurried(pause_s))
         run_training(
-            settings(text, steps, threads),
-            workspace,
-            books,
-            detect_machine(),
-            Unhurried(pause_s),
-            resume="newest" if resume else None,
+            settings(steps, threads), recipe(text, threads), host, resume="newest" if resume else None
         )
 
 

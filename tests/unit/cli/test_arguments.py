@@ -13,7 +13,9 @@ import pytest
 from tuition.cli import main as program
 from tuition.cli.arguments import COMMON, Common, Flat, choose, parse, positionals
 from tuition.core.errors import SettingsError
-from tuition.core.settings import from_table, to_toml
+from tuition.core.settings import table_to_toml, to_table
+from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.recipes.table import RECIPES
 from tuition.train.settings import TrainSettings
 
 
@@ -93,13 +95,14 @@ def test_unknown_or_wrong_keys_of_a_file_are_refused(tmp_path: Path, text: str, 
 
 
 def test_the_settings_stored_with_a_run_can_be_fed_back(tmp_path: Path) -> None:
-    from tuition.cli.train import Train
+    from tuition.cli.train import arguments_of
 
-    stored = TrainSettings(name="bard", steps=12, vocab_size=1024)
+    settings, own = TrainSettings(name="bard", steps=12), PretrainSettings(vocab_size=1024)
     path = tmp_path / "settings.toml"
-    path.write_text(to_toml(stored))
-    assert parse(Train, ["--settings", str(path)], verb="train", description="").train == stored
-    assert from_table(TrainSettings, tomllib.loads(path.read_text())) == stored
+    path.write_text(table_to_toml({"recipe": "pretrain"} | to_table(settings) | to_table(own)))
+    kind = arguments_of(RECIPES["pretrain"])
+    found = parse(kind, ["--settings", str(path)], verb="train", description="")
+    assert (found.train, found.own) == (settings, own)
 
 
 def test_an_unknown_action_is_refused_by_name() -> None:
@@ -126,6 +129,8 @@ def settings_classes() -> list[type]:
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Common) and value is not Common:
                 visit(value)
+    for entry in RECIPES.values():
+        visit(entry.settings)
     return list(found)
 
 
@@ -204,7 +209,7 @@ def test_what_any_verb_prints_it_reads_back(
 def test_the_command_line_may_complete_a_file(tmp_path: Path) -> None:
     """What is wrong or missing in the file alone is no error: both are checked together."""
     from tuition.cli.eval import Eval
-    from tuition.cli.train import Train
+    from tuition.cli.train import arguments_of
 
     path = tmp_path / "a.toml"
     path.write_text('[data]\ndemo = "shakespeare"\n[machine.owned]\nlife_years = 2')
@@ -219,13 +224,13 @@ def test_the_command_line_may_complete_a_file(tmp_path: Path) -> None:
         parse(Eval, words[1:], verb="eval", description="")
     path.write_text("[shape]\nhidden_size = 250")
     parse(
-        Train,
+        arguments_of(RECIPES["pretrain"]),
         ["--settings", str(path), "--shape.num-heads", "5", "--shape.num-kv-heads", "5"],
         verb="train",
         description="",
     )
     with pytest.raises(SettingsError, match=r"shape\.hidden_size"):
-        parse(Train, ["--settings", str(path)], verb="train", description="")
+        parse(arguments_of(RECIPES["pretrain"]), ["--settings", str(path)], verb="train", description="")
 
 
 def test_what_only_the_command_line_says_is_refused_in_a_file(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from tuition.cli import train as verb
 from tuition.cli.main import main
 from tuition.cli.train import from_anywhere, whole
 from tuition.data.settings import DataSettings
+from tuition.train.recipe import Recipe
+from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.settings import TrainSettings
 
 TEXT = "The cat sat on the mat. The dog sat on the log. A bird sang in the tree, and the cat looked up.\n"
@@ -35,11 +37,11 @@ def letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def settings_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
+def settings_of(words: list[str], monkeypatch: pytest.MonkeyPatch) -> PretrainSettings:
     """What `tuition train` hands to the run."""
 
-    def take(settings: TrainSettings, *_: object, **__: object) -> None:
-        raise Taken(settings)
+    def take(settings: TrainSettings, recipe: Recipe, *_: object, **__: object) -> None:
+        raise Taken(recipe.settings)
 
     monkeypatch.setattr("tuition.train.run.run_training", take)
     with pytest.raises(Taken) as taken:
@@ -77,7 +79,7 @@ def test_paths_of_a_run_are_whole_before_it_starts(letters: Path, monkeypatch: p
 
 
 def test_what_names_no_path_stays_as_it_is() -> None:
-    settings = TrainSettings(data=DataSettings(demo="stdlib"))
+    settings = PretrainSettings(data=DataSettings(demo="stdlib"))
     assert from_anywhere(settings) == settings
 
 

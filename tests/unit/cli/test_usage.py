@@ -7,8 +7,9 @@ import tyro
 
 from tuition.cli.arguments import CONFIG
 from tuition.cli.main import USAGE, main
-from tuition.cli.train import DESCRIPTION, Train
+from tuition.cli.train import DESCRIPTION, arguments_of
 from tuition.cli.usage import refusal
+from tuition.train.recipes.table import RECIPES
 
 LONG = "x" * 150
 
@@ -73,7 +74,7 @@ def test_help_is_the_parsers_own(capsys: pytest.CaptureFixture[str], monkeypatch
     assert told.err == ""
     with pytest.raises(SystemExit):
         tyro.cli(
-            Train,
+            arguments_of(RECIPES["pretrain"]),
             args=["--help"],
             prog="tuition train",
             description=DESCRIPTION,

@@ -15,7 +15,7 @@ from tuition.evals.own_text import own_corpus
 from tuition.registry.lineage import Lineage
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
-from tuition.train.settings import TrainSettings
+from tuition.train.recipes.pretrain_settings import PretrainSettings
 
 
 class Said(SilentProgress):
@@ -34,7 +34,7 @@ def tokenizer() -> Tokenizer:
 def taught(data: DataSettings, tokenizer: Tokenizer, folder: Path) -> tuple[Corpus, Lineage]:
     """The corpus of a training, and what the registry keeps of it."""
     corpus = prepare_corpus(data, tokenizer, folder)
-    settings = to_toml(TrainSettings(name="tiny", steps=1, data=data))
+    settings = to_toml(PretrainSettings(data=data))
     return corpus, Lineage(corpus.digest, tokenizer.digest, settings)
 
 

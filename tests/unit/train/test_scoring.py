@@ -22,11 +22,11 @@ from tuition.tokenizer.training import train_bpe
 from tuition.train.scoring import (
     DocumentScore,
     TokenBytes,
-    _windows,
     bits_per_byte,
     nats_per_token,
     score_documents,
     score_tokens,
+    windows,
 )
 
 FLOAT32 = Precision(torch.float32, "a test")
@@ -45,7 +45,7 @@ def test_every_token_but_the_first_is_scored_exactly_once(length: int, window: i
     stride = min(stride, window)
     document = np.arange(length)
     scored: list[int] = []
-    for inputs, targets in _windows(document, window, stride):
+    for inputs, targets in windows(document, window, stride):
         assert len(inputs) == len(targets) <= window
         kept = targets != IGNORED
         assert (targets[kept] == inputs[kept] + 1).all()
@@ -54,7 +54,7 @@ def test_every_token_but_the_first_is_scored_exactly_once(length: int, window: i
 
 
 def test_context_is_never_shorter_than_the_stride_leaves() -> None:
-    for inputs, targets in list(_windows(np.arange(101), 16, 4))[1:]:
+    for inputs, targets in list(windows(np.arange(101), 16, 4))[1:]:
         assert (targets == IGNORED).sum() == len(inputs) - 4 == 12
 
 

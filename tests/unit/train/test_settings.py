@@ -9,17 +9,11 @@ from dataclasses import replace
 import pytest
 
 from tuition.core.errors import SettingsError
-from tuition.core.settings import from_table, to_toml
+from tuition.core.settings import from_table, to_table, to_toml
 from tuition.runtime.device import Precision, choose_precision
-from tuition.train.header import changed_settings, check_same_text, make_header, why_not_exact
-from tuition.train.settings import (
-    CheckpointSettings,
-    EvaluationSettings,
-    GuardSettings,
-    OptimizerSettings,
-    ShapeSettings,
-    TrainSettings,
-)
+from tuition.train.header import changed_settings, check_same_data, make_header, why_not_exact
+from tuition.train.recipes.pretrain_settings import EvaluationSettings, PretrainSettings, ShapeSettings
+from tuition.train.settings import CheckpointSettings, GuardSettings, OptimizerSettings, TrainSettings
 
 torch = pytest.importorskip("torch")
 SETTINGS = TrainSettings(
@@ -28,28 +22,30 @@ SETTINGS = TrainSettings(
 
 
 def test_settings_need_no_torch() -> None:
-    code = "import sys, tuition.train.settings, tuition.train.schedule; sys.exit('torch' in sys.modules)"
+    modules = "tuition.train.recipes.table, tuition.train.settings, tuition.train.schedule"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_toml_gives_the_same_settings_back() -> None:
-    assert from_table(TrainSettings, tomllib.loads(to_toml(SETTINGS))) == SETTINGS
+    for settings in (SETTINGS, PretrainSettings(vocab_size=1_024, seq_len=64)):
+        assert from_table(type(settings), tomllib.loads(to_toml(settings))) == settings
 
 
 @pytest.mark.parametrize(
-    ("field", "changes"),
+    ("kind", "field", "changes"),
     [
-        ("budget", {"budget": "4"}),
-        ("budget", {"budget": "4min", "steps": 3}),
-        ("steps", {"steps": 0}),
-        ("vocab_size", {"vocab_size": 100}),
-        ("seq_len", {"seq_len": 600, "shape": ShapeSettings(context_length=512)}),
-        ("threads", {"threads": 0}),
+        (TrainSettings, "budget", {"budget": "4"}),
+        (TrainSettings, "budget", {"budget": "4min", "steps": 3}),
+        (TrainSettings, "steps", {"steps": 0}),
+        (TrainSettings, "threads", {"threads": 0}),
+        (PretrainSettings, "vocab_size", {"vocab_size": 100}),
+        (PretrainSettings, "seq_len", {"seq_len": 600, "shape": ShapeSettings(context_length=512)}),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(field: str, changes: dict) -> None:
+def test_what_cannot_be_is_refused_by_name(kind: type, field: str, changes: dict) -> None:
     with pytest.raises(SettingsError, match=field):
-        TrainSettings(**changes)
+        kind(**changes)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +53,9 @@ def test_what_cannot_be_is_refused_by_name(field: str, changes: dict) -> None:
     [
         (TrainSettings, "threads", 100_000),
         (TrainSettings, "seed", 10**30),
-        (TrainSettings, "vocab_size", 10**11),
-        (TrainSettings, "batch_size", 10**11),
-        (TrainSettings, "vocab_size", 2**31 - 1),  # the tokenizer's trainer would end the process
+        (PretrainSettings, "vocab_size", 10**11),
+        (PretrainSettings, "batch_size", 10**11),
+        (PretrainSettings, "vocab_size", 2**31 - 1),  # the tokenizer's trainer would end the process
         (TrainSettings, "accumulation", 2**31 - 1),
         (ShapeSettings, "num_heads", 0),
         (ShapeSettings, "num_heads", -2),
@@ -93,24 +89,31 @@ def test_a_width_that_heads_do_not_divide_is_refused_with_both_numbers() -> None
 )
 def test_induction_wants_room_for_its_heads(changes: dict) -> None:
     with pytest.raises(SettingsError, match=r"random, or a shape with .* or more, got"):
-        TrainSettings(first_weights="induction", shape=ShapeSettings(**changes))
+        PretrainSettings(first_weights="induction", shape=ShapeSettings(**changes))
 
 
 def header(settings: TrainSettings = SETTINGS, corpus: str = "c" * 64) -> dict:
-    return make_header(settings, Precision(torch.float32, ""), corpus, "t" * 64)
+    digests = {"corpus": corpus, "tokenizer": "t" * 64}
+    return make_header(to_table(settings), Precision(torch.float32, ""), digests)
 
 
 def test_another_text_is_refused_on_resume() -> None:
     with pytest.raises(SettingsError, match="corpus"):
-        check_same_text(header(), header(corpus="d" * 64))
+        check_same_data(header(), header(corpus="d" * 64), {"corpus": "d" * 64})
 
 
 def test_checkpoints_evaluation_threads_and_budget_may_change_on_resume_and_nothing_else() -> None:
+    def changed(before: TrainSettings | PretrainSettings, now: TrainSettings | PretrainSettings) -> dict:
+        return changed_settings(to_table(before), to_table(now))
+
     free = replace(SETTINGS, threads=1, checkpoints=CheckpointSettings(keep=9), steps=None, budget="9min")
-    assert changed_settings(replace(SETTINGS, steps=None, budget="4min"), free) == {}
-    assert changed_settings(SETTINGS, replace(SETTINGS, steps=6)) == {"steps": (5, 6)}
+    assert changed(replace(SETTINGS, steps=None, budget="4min"), free) == {}
+    taught = PretrainSettings()
+    assert changed(taught, replace(taught, evaluation=EvaluationSettings(times=9))) == {}
+    assert changed(taught, replace(taught, seq_len=9)) == {"seq_len": (256, 9)}
+    assert changed(SETTINGS, replace(SETTINGS, steps=6)) == {"steps": (5, 6)}
     other = replace(SETTINGS, optimizer=OptimizerSettings(lr=3e-3))
-    assert changed_settings(SETTINGS, other) == {"optimizer.lr": (2e-3, 3e-3)}
+    assert changed(SETTINGS, other) == {"optimizer.lr": (2e-3, 3e-3)}
 
 
 def test_exactness_is_not_claimed_when_the_machine_differs() -> None:

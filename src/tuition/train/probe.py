@@ -1,0 +1,36 @@
+"""One evaluation during a run, or at its end.
+
+In: what a task's `evaluate` found, and when.  Out: a record for checkpoints, logs and people.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tuition.core.records import Score
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One evaluation on held-out items."""
+
+    step: int
+    progress: float
+    seconds: float
+    """Of the run so far."""
+    score: Score
+    samples: tuple[str, ...]
+
+    def describe(self) -> str:
+        """For people: the score, then the samples."""
+        error = "" if self.score.stderr is None else f" ± {self.score.stderr:.3f}"
+        when = f"after {self.step:,} steps ({self.progress:.0%})"
+        lines = [f"{when}: {self.score.value:.3f}{error} held-out {self.score.unit}"]
+        for sample in self.samples:
+            lines += ["  | " + line for line in sample.strip().splitlines()] + [""]
+        return "\n".join(lines).rstrip()
+
+
+def probe_from(value: dict[str, Any]) -> Probe:
+    """Back from plain JSON values, as `dataclasses.asdict` gives them."""
+    changed: dict[str, Any] = {"score": Score(**value["score"]), "samples": tuple(value["samples"])}
+    return Probe(**(value | changed))
