@@ -179,7 +179,10 @@ def test_shards_of_theirs_open_here_and_shards_of_ours_open_there(tmp_path: Path
 
 def test_a_folder_that_a_training_run_published_opens_there_unchanged(tmp_path: Path) -> None:
     """Their Auto classes, no help from us: the same token ids, and the same logits in float32."""
-    text = "".join(f"the {word} of the king, naïve — and 雨\n" for word in ("rose", "thorn", "crown")) * 200
+    words = ("rose", "thorn", "crown")
+    text = "".join(
+        f"{number}: the {words[number % 3]} of the king, naïve — and 雨\n" for number in range(600)
+    )
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     settings = TrainSettings(name="tiny", steps=3, threads=1)
     recipe = PretrainSettings(
