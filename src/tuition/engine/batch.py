@@ -49,8 +49,8 @@ class StepBatch:
     logit_rows: np.ndarray
     """(num_wanted,) int32, the rows whose logits are wanted, ascending."""
     variants: tuple[VariantRows, ...] = ()
-    """Rows that are not computed with the weights as they are, ascending; sequences of a variant stand
-    together. Empty unless the runner is a `VariantRunner`."""
+    """Rows that are computed with a variant of the weights, ascending; sequences of a variant are neighbours.
+    Empty unless the runner is a `VariantRunner`."""
 
 
 class Runner(Protocol):
@@ -58,7 +58,7 @@ class Runner(Protocol):
 
     shape: ModelShape
     name: str
-    """For people: `torch bfloat16 on cpu`, `native int8 (AMX)`."""
+    """As users see it: `torch bfloat16 on cpu`, `native int8 (AMX)`."""
     num_blocks: int
     block_size: int
     weight_bytes: int
@@ -130,5 +130,5 @@ class BurstRunner(Protocol):
         ...
 
     def hurry(self, on: bool) -> None:
-        """From any thread: whether a burst should end with the step at hand, because somebody waits."""
+        """From any thread: whether a burst should end with the step at hand, because a request waits."""
         ...

@@ -42,12 +42,12 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be had now: free ones and kept ones."""
+        """Blocks that can be taken now: free and kept ones."""
         return len(self._free) + len(self._kept)
 
     @property
     def num_kept(self) -> int:
-        """Blocks that nobody holds and that a later prompt may use."""
+        """Blocks that no sequence holds and that a later prompt may use."""
         return len(self._kept)
 
     def take(self, count: int) -> list[int] | None:
@@ -76,7 +76,7 @@ class BlockPool:
         return found
 
     def num_kept_among(self, blocks: Sequence[int]) -> int:
-        """How many of these blocks are kept, and so stop counting as free once they are held."""
+        """How many of these blocks are kept; they no longer count as free once they are held."""
         return sum(self._holders[block] == 0 for block in blocks)
 
     def hold(self, blocks: Sequence[int]) -> None:
@@ -87,7 +87,7 @@ class BlockPool:
             self._holders[block] += 1
 
     def release(self, blocks: Sequence[int]) -> None:
-        """One holder less for each. A chain is given up from its end: more prompts share its beginning."""
+        """One holder less for each. A chain is released from its end: more prompts share its beginning."""
         for block in reversed(blocks):
             self._holders[block] -= 1
             if self._holders[block] == 0:
@@ -99,7 +99,7 @@ class BlockPool:
                 raise CacheIntegrityError(f"block {block} was released more often than it was held")
 
     def publish(self, block: int, name: bytes) -> None:
-        """Say what is in a full, held block. Where another block has this name, it stays private."""
+        """Give a full, held block its name. Where another block has this name, it stays private."""
         if name not in self._known and self._names[block] is None:
             self._known[name] = block
             self._names[block] = name
@@ -127,7 +127,7 @@ class BlockPool:
         for block, holders in enumerate(self._holders):
             name = self._names[block]
             if name is not None and self._known.get(name) != block:
-                raise CacheIntegrityError(f"block {block} has a name that leads elsewhere")
+                raise CacheIntegrityError(f"block {block} has the name of another block")
             place = (holders > 0) + (block in free) + (block in kept)
             if place != 1 or (block in kept) != (holders == 0 and name is not None):
                 raise CacheIntegrityError(f"block {block} has {holders} holders and {place} places")

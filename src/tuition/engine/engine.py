@@ -1,4 +1,4 @@
-"""The engine in a program of one's own: a model's name or path, prompts in, completions out.
+"""The engine for Python programs: a model's name or path and prompts in, completions out.
 
 `Engine("smollm2").generate(["Once upon a time"], max_tokens=40)`. For many clients at once there is
 `service`.
@@ -27,7 +27,7 @@ from tuition.registry.registry import Registry
 
 Message = Mapping[str, Any]
 DEFAULT_REPLY = 256
-"""Most tokens of a reply when nobody says how many."""
+"""Most tokens of a reply where a request gives no number."""
 
 
 def find_model(model: str | Path, workspace: Workspace | None = None) -> Path:
@@ -49,7 +49,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "variant": (str, NoneType),
     "priority": (str,),
 }
-"""Fields that are taken as they come: a wrong type would show only while the model runs."""
+"""Fields that are not converted: a wrong type would be found only while the model runs."""
 
 
 def check_types(fields: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ class Engine:
         known = set(Request.__dataclass_fields__) - {"id", "prompt", "max_tokens", "sampling"}
         unknown = set(fields) - known - set(Sampling.__dataclass_fields__)
         if unknown:
-            raise RequestError(min(unknown), "is no field of a request")
+            raise RequestError(min(unknown), "is not a field of a request")
         check_types(fields | {"max_tokens": max_tokens})
         sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.__dataclass_fields__}
         asked: dict[str, Any] = {"stop_ids": self.tokenizer.eos_ids, "priority": "batch"} | fields
@@ -186,7 +186,7 @@ class Engine:
             size = self.folder.shape.vocab_size  # the model's own list may say what it likes
             if "stop_ids" in fields and not all(0 <= token < size for token in request.stop_ids):
                 raise RequestError(
-                    "stop_ids", f"holds ids that the vocabulary has not: it has 0 to {size - 1:,}"
+                    "stop_ids", f"holds ids outside the vocabulary, which has 0 to {size - 1:,}"
                 )
             self.loop.validate(request)
         except (TypeError, ValueError, OverflowError) as error:

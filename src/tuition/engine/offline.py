@@ -1,9 +1,9 @@
-"""Many prompts from a file, replies into a file; stopped at any moment, it goes on where it was.
+"""Many prompts from a file, replies into a file; a run that was stopped continues where it was.
 
 In: .jsonl, one object per line: `prompt` (text or token ids) or `messages`, and if wanted `id` (default: the
 line's number) and any sampling field.  Out: .jsonl, one object per reply, in the order in which replies end.
-A line of the output counts as done when it is whole and no error; a reply made from another prompt or with
-other settings under the same id is refused, never mixed in, and so is a file that holds anything but replies.
+A line of the output counts as done when it is complete and not an error. A reply under the same id to another
+prompt or with other settings is refused, and so is a file that holds anything but replies.
 """
 
 import hashlib
@@ -64,7 +64,9 @@ def generate_file(
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise DataError(target, "is the file of prompts", way_out="choose another output file")
     if target.exists() and not target.is_file():  # a new file would take the place of /dev/null
-        raise DataError(target, "cannot be written: it is no file", way_out="choose another output file")
+        raise DataError(
+            target, "cannot be written: it is not a regular file", way_out="choose another output file"
+        )
     if not target.parent.is_dir():
         raise DataError(target, "cannot be written: its folder is not there", way_out="make the folder first")
     known = set(OWN_FIELDS) | set(REQUEST_FIELDS) | set(Sampling.__dataclass_fields__)
@@ -138,7 +140,7 @@ def _read(source: Path, defaults: Mapping[str, Any], known: set[str]) -> Iterato
                 try:
                     fields = json.loads(raw.decode("utf-8"))
                 except (ValueError, RecursionError) as error:
-                    raise DataError(source, f"is no JSON: {error}", line=number, way_out=way_out) from error
+                    raise DataError(source, f"is not JSON: {error}", line=number, way_out=way_out) from error
                 if not isinstance(fields, dict) or ("prompt" in fields) == ("messages" in fields):
                     raise DataError(
                         source, "wanted an object with prompt or messages", line=number, way_out=way_out
@@ -160,7 +162,7 @@ def _read(source: Path, defaults: Mapping[str, Any], known: set[str]) -> Iterato
 
 
 def _is_text(value: str) -> bool:
-    """False for half of a surrogate pair, which a JSON escape can smuggle in and no file can hold."""
+    """False for half of a surrogate pair, which a JSON escape can hold and a UTF-8 file cannot."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -213,7 +215,10 @@ def _keep_finished(target: Path, digests: Mapping[str, str]) -> set[str]:
             if not _is_ours(raw, row):
                 staged.unlink()
                 raise DataError(
-                    target, "is no reply of ours", line=number, way_out="choose another output file"
+                    target,
+                    "is not a reply of this program",
+                    line=number,
+                    way_out="choose another output file",
                 )
             if not isinstance(row, dict) or row.get("finish_reason") in (None, "error", "cancelled"):
                 continue
@@ -235,7 +240,7 @@ def _keep_finished(target: Path, digests: Mapping[str, str]) -> set[str]:
 
 
 def _is_ours(raw: bytes, row: Any) -> bool:
-    """The line is a reply, the beginning of one that was cut off, or zeros that a crash left in its place."""
+    """The line is a reply, the beginning of one that was cut off, or zeros that a crash has left."""
     if row is not None:
         return isinstance(row, dict) and {"id", "request"} <= set(row)
     begin = raw.strip(b"\0\r\n")[: len(_FIRST_BYTES)]

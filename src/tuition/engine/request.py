@@ -1,4 +1,4 @@
-"""What is asked of the engine and what comes back: `Request` -> `TokenEvent` ... -> `Completion`."""
+"""What the engine is asked for and what it returns: `Request` -> `TokenEvent` ... -> `Completion`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

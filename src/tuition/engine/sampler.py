@@ -2,9 +2,10 @@
 
 In: a row of logits, (vocab,) float32.  Out: a token id, and where asked its log-probability.
 
-The draw is a number in [0, 1) that depends on (seed, position) alone; the token is the one under which that
-number falls when the kept tokens' probabilities are laid end to end in order of their ids. Log-probabilities
-are those of the raw distribution, before penalties, bias, temperature and cuts, as in the OpenAI protocol.
+The draw is a number in [0, 1) that depends only on (seed, position). The token is found by inverse transform
+sampling: the first one, in order of the ids, at which the running sum of the kept probabilities exceeds that
+number. Log-probabilities are those of the raw distribution, before penalties, bias, temperature and cuts, as
+in the OpenAI protocol.
 
 A runner that takes bursts (`batch.BurstRunner`) draws by the same rule in its own arithmetic, also for single
 steps: numpy's exponentials have other last bits, and a reply must not depend on how its steps were taken.
@@ -21,13 +22,13 @@ SEED_MASK = (1 << 64) - 1
 """The bits of a seed that count."""
 _STEP = 0x9E3779B97F4A7C15
 BIN_SHIFT = 15
-"""Bits of a float32 that are left out of its bin: eight bits of the fraction stay, so bins are narrow."""
+"""Low bits of a float32 that its bin ignores: eight bits of the fraction remain, so bins are narrow."""
 FEW = 4_096
-"""Weights that are sorted sooner than put into bins."""
+"""Up to this many weights sorting is faster than bins."""
 COLDEST = 1e-6
-"""Below this temperature nothing but the likeliest token has weight in float32."""
+"""Below this temperature only the most likely token has weight in float32."""
 SPAN = 256
-"""Weights summed up at once when the place under a draw is looked for."""
+"""Weights summed at once in the search for the drawn token."""
 Draw = Callable[[np.ndarray, Sampling, float], int]
 """As `draw` below: from a row, settings and a number in [0, 1) to a token id."""
 
@@ -68,8 +69,8 @@ def log_total(row: np.ndarray) -> float:
 def most_likely(row: np.ndarray, count: int) -> list[int]:
     """The `count` most likely tokens, most likely first, ties to the lower id.
 
-    The row is cut into spans, four for each token wanted; no token wanted is below the lowest of the `count`
-    highest spans' tops, so only what reaches it is sorted.
+    The row is cut into spans, four for each wanted token. No wanted token is below the lowest of the `count`
+    highest maxima of spans, so only tokens that reach it are sorted.
     """
     count = min(count, len(row))
     if count == 0:
@@ -90,7 +91,7 @@ def token_logprob(row: np.ndarray, token_id: int, num_top: int) -> TokenLogprob:
 
 
 def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
-    """The token under `at` in [0, 1) after temperature and cuts. Raises: PoisonedLogitsError."""
+    """The token that `at` in [0, 1) selects after temperature and cuts. Raises: PoisonedLogitsError."""
     top = row.max()
     if not math.isfinite(top):
         raise PoisonedLogitsError(f"the largest logit is {top}")
@@ -116,9 +117,9 @@ def draw(row: np.ndarray, sampling: Sampling, at: float) -> int:
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
     """Places, ascending, of the fewest weights that reach `top_p` of all; ties to the lower place.
 
-    What may be left out, shared equally by all, is a border: weights below it cannot together be more than
-    may be left out, so only those above are looked at. Of many, nothing is sorted but the bin in which the
-    end of the nucleus falls: positive floats order as their bits do.
+    Weights below an equal share of the probability that may be dropped cannot exceed it together, so only
+    those above are considered. Of many, only the bin that holds the end of the nucleus is sorted: positive
+    floats have the order of their bits.
     """
     total = float(weights.sum(dtype=np.float64))
     among = (weights >= (1 - top_p) * total / len(weights)).nonzero()[0]
@@ -144,7 +145,7 @@ def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
 
 
 def _place_under(weights: np.ndarray, at: float) -> int:
-    """Where `at` of the whole falls when the weights are laid end to end. A weight of zero is never taken."""
+    """The first place whose running sum exceeds `at` of the total. A weight of zero is never selected."""
     if len(weights) <= 2 * SPAN:
         sums = weights.cumsum(dtype=np.float64)
         return _place_in(sums, at * sums.item(-1))

@@ -32,7 +32,7 @@ from tuition.engine.settings import EngineSettings
 from tuition.engine.waiting import WaitingLine
 
 SHARED_PREFILLS = 4
-"""Prompts that advance side by side, so that a short one need not wait for a long one to end."""
+"""Prompts that advance together, so that a short one does not wait for the end of a long one."""
 SCORED_ROWS = 64
 """Most prompt rows per step and request whose logits are kept, each as long as the vocabulary."""
 
@@ -133,7 +133,7 @@ class Scheduler:
         rows, running = self._rows, self.running
         rows.clear()
         budget = self.settings.token_budget
-        spare = budget - len(running) - self.num_waiting  # drafts never take what somebody waits for
+        spare = budget - len(running) - self.num_waiting  # drafts never take rows that a request waits for
         place = 0
         # every decode gets its token; preemption shortens the list from its end
         while place < len(running):
@@ -153,7 +153,7 @@ class Scheduler:
             self._share_among_prompts(budget)
         if not rows:
             return None
-        if self.variants:  # sequences of a variant stand together
+        if self.variants:  # sequences of a variant must be neighbours
             rows.sort(key=lambda s: s.request.variant or "")
         num_steps = None if burst is None else self._burst_steps(rows, burst)
         batch = self._builder.build(rows, has_variants=bool(self.variants))

@@ -30,7 +30,7 @@ State = Literal["running", "draining", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class ServiceStats:
-    """What the service is doing now; counts since its start."""
+    """The state of the service, and counts since its start."""
 
     state: State
     num_waiting: int
@@ -42,10 +42,10 @@ class ServiceStats:
     num_finished: int
     num_preemptions: int
     num_trace_errors: int
-    """Steps whose cost the listener could not take: money that is missing from the books."""
+    """Steps whose cost the listener failed to record: it is missing from the ledger."""
     num_integrity_errors: int
     step_started_ns: int | None
-    """Since when the present step runs, monotonic; None between steps. A watcher sees a hang by it."""
+    """Start of the present step, monotonic; None between steps. A monitor can detect a hang by it."""
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Change:
 
 
 class Stream:
-    """The events of one request. Iterate once, with `for` or `async for`; `cancel()` from anywhere."""
+    """The events of one request. Iterate once, with `for` or `async for`; `cancel()` from any thread."""
 
     def __init__(self, request: Request, cancel: Callable[[str], None]) -> None:
         self.request = request
@@ -69,7 +69,7 @@ class Stream:
         self._ended = False
 
     def cancel(self) -> None:
-        """Stop generating; the stream still ends with its last event. Harmless when it has ended."""
+        """Stop generating; the stream still ends with its last event. No effect once it has ended."""
         self._cancel(self.request.id)
 
     def deliver(self, event: TokenEvent) -> None:
@@ -83,7 +83,7 @@ class Stream:
             loop, future = waiter
             try:
                 loop.call_soon_threadsafe(_wake, future)
-            except RuntimeError:  # the reader's loop is closed: nobody will read this
+            except RuntimeError:  # the reader's event loop is closed
                 self.cancel()
 
     def _pop(self) -> TokenEvent | None:
@@ -132,10 +132,10 @@ def _wake(future: "asyncio.Future[None]") -> None:
 
 
 class EngineService:
-    """A `StepLoop` in a thread of its own.
+    """A `StepLoop` in its own thread.
 
-    `on_trace` is called in that thread after each step, before the events of the step are delivered: a reader
-    who sees a reply's end can count on its cost being known.
+    `on_trace` is called in that thread after each step, before the events of the step are delivered: when a
+    reader sees the end of a reply, its cost has been reported.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class EngineService:
         return stream
 
     def cancel(self, request_id: str) -> None:
-        """End a request as `cancelled`; nothing happens when it is not here any more."""
+        """End a request as `cancelled`; no effect on one that has ended."""
         with self._lock:
             if request_id in self._streams:
                 self._inbox.append(request_id)
@@ -208,7 +208,7 @@ class EngineService:
         change.done.result(timeout_s)
 
     def stats(self) -> ServiceStats:
-        """What is going on; cheap, from any thread."""
+        """The present state; cheap, from any thread."""
         with self._lock:
             stats = self.loop.stats()
             return ServiceStats(
@@ -227,14 +227,14 @@ class EngineService:
             )
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Take no more requests and wait for those inside; False when the time was not enough."""
+        """Accept no more requests and wait for the accepted ones; False when `timeout_s` was not enough."""
         with self._lock:
             if self._state == "running":
                 self._state = "draining"
             return self._idle.wait_for(lambda: not self._streams, timeout_s)
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Cancel what is left and end the thread. The runner stays open; whoever made it closes it."""
+        """Cancel the remaining requests and end the thread. The caller closes the runner."""
         with self._lock:
             if self._state != "failed":
                 self._state = "stopped"
@@ -244,7 +244,7 @@ class EngineService:
             self._thread.join(timeout_s)
 
     def _call(self) -> None:
-        """With the lock held: the engine's thread should look into the inbox."""
+        """With the lock held: make the engine's thread read the inbox."""
         self.loop.hurry(True)
         self._wake_up.notify()
 
@@ -259,10 +259,10 @@ class EngineService:
             log.critical("the engine's thread failed", exc_info=error)
             self._fail(f"the engine failed: {type(error).__name__}")
         finally:
-            self.loop.hurry(False)  # whoever uses the loop after this is not disturbed
+            self.loop.hurry(False)  # the loop may be used without the service afterwards
 
     def _take_inbox(self) -> bool:
-        """Wait for something to do and take it in; False when it is time to end."""
+        """Wait for work and accept it; False when the thread should end."""
         while True:
             with self._lock:
                 if not self._inbox and not self.loop.has_work:
@@ -328,7 +328,7 @@ class EngineService:
                 self._on_trace(trace)
             except Exception as error:
                 self._num_trace_errors += 1
-                log.error("the cost of a step was not taken", exc_info=error)
+                log.error("the cost of a step was not recorded", exc_info=error)
 
     def _deliver(self, events: list[TokenEvent]) -> None:
         for event in events:
@@ -348,11 +348,11 @@ class EngineService:
             self.loop.check()
         except CacheIntegrityError as error:
             self._num_integrity_errors += 1
-            log.critical("the cache's books were wrong; they are begun anew", exc_info=error)
+            log.critical("the cache's block counts were wrong; the cache is reset", exc_info=error)
             self.loop.reset_cache()
 
     def _fail(self, error: str) -> None:
-        """Nobody waits for ever: every stream gets its last event."""
+        """End every stream with an error, so that no reader waits forever."""
         with self._lock:
             self._state, self._failure = "failed", error
             self._step_started_ns = None

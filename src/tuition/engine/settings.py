@@ -18,7 +18,7 @@ class EngineSettings:
     """How an engine runs. The defaults suit one machine that serves a few people."""
 
     precision: Annotated[Precision, tyro.conf.arg(prefix_name=False)] = "auto"
-    """Number format of the weights; auto takes the fastest good one of the runner, and says which."""
+    """Number format of the weights; auto takes the runner's fastest one of good quality, and prints which."""
     runner: RunnerKind = "auto"
     """What executes the network; auto takes native on a CPU with AVX2 or better for which tuition_kernels is
     installed, if it supports the model, else torch."""
@@ -31,16 +31,15 @@ class EngineSettings:
     block_size: int = 16
     """Tokens in one block of the cache."""
     cache_bytes: str = "auto"
-    """Memory for keys and values, like 2GiB; auto follows from the free memory, and is stated at start."""
+    """Memory for keys and values, like 2GiB; auto follows from the free memory, and is printed at start."""
     max_waiting: int = 1024
-    """Most requests that wait for a place; further ones are refused as busy."""
+    """Most requests that wait to be computed; further ones are refused as busy."""
     prefix_cache: Literal["on", "off"] = "on"
     """Reuse computed blocks among prompts with the same beginning and the same salt (a server's: its key)."""
     speculation: Literal["auto", "off"] = "auto"
-    """Guess tokens from the text so far and keep only those the draw gives; auto stops where it does not pay.
-    """
+    """Draft tokens from the text so far and keep those that are drawn; auto stops where it saves no time."""
     draft_tokens: int = 6
-    """Most tokens guessed at once."""
+    """Most tokens drafted at once."""
     deterministic: bool = False
     """Same tokens and logprob bits alone and in any batch, on one machine and thread count. The native runner
     always does so; the torch runner gets slower."""

@@ -42,7 +42,7 @@ class ReplyText:
         self.stopped = False
 
     def push(self, token_id: int) -> str:
-        """Text that this token makes safe to show."""
+        """The text that can be shown after this token."""
         text = self._stream.push(token_id)
         return self._admit(text) if self._stops else text
 
@@ -58,7 +58,7 @@ class ReplyText:
         return text, len(token_ids)
 
     def finish(self) -> str:
-        """What is left when the reply ends without a stop text."""
+        """The held text, when the reply ends without a stop text."""
         if self.stopped:
             return ""
         text = self._stream.finish()

@@ -1,8 +1,8 @@
 """Keys and values in blocks, as torch tensors, and attention over them for one engine step.
 
-A slot is one position of one block: `block * block_size + offset`. Two slots more than the blocks have stand
-at the end: one that is never written and holds zeros, read where a shorter sequence is padded, and one that
-is written by padding and never read. So nothing that another request left behind is ever read.
+A slot is one position of one block: `block * block_size + offset`. Behind the slots of the blocks there are
+two more: the zero slot is never written and is read where a shorter sequence is padded; the spill slot is
+written by padding and never read. So no request reads what another one has left in the cache.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ from tuition.engine.batch import StepBatch
 from tuition.spec.shape import ModelShape
 
 SHORT = 8
-"""Sequences with at most this many rows in a step (decodes, with their drafts) are computed side by side."""
+"""Sequences with at most this many rows in a step (decodes with their drafts) share one attention call."""
 
 
 class BlockCache:
-    """Keys and values of every layer, (slots, kv_heads, head_dim) each, zero at first."""
+    """Keys and values of every layer, (slots, kv_heads, head_dim) each, initially zero."""
 
     def __init__(
         self, shape: ModelShape, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
@@ -34,7 +34,7 @@ class BlockCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the whole cache takes when every block was used."""
+        """Memory of the whole cache once every block has been written."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
@@ -54,7 +54,7 @@ class BlockCache:
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on a CPU their pages cost no memory until they are written."""
+    """Zeros; on a CPU their pages take no memory until they are written."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
     kinds = {torch.float32: np.float32, torch.bfloat16: np.uint16, torch.float16: np.uint16}
@@ -91,7 +91,7 @@ class Group:
     length: int
     needs_mask: bool
     fresh: bool
-    """Nothing of it was cached before this step: its keys are the rows themselves."""
+    """None of it was cached before this step: its keys are the rows themselves."""
     masks: dict[int | None, Tensor | None] = field(default_factory=dict)
 
     def mask(self, window: int | None, repeats: int, dtype: torch.dtype) -> Tensor | None:
@@ -159,7 +159,7 @@ class PagedContext:
         keys, values = self._cache.read(layer, group.slots, count)
         kv_heads = keys.shape[1]
         repeats = heads // kv_heads
-        # query heads that share a key head stand below each other, so that keys are read once
+        # query heads that share a key head are stacked, so that keys are read once
         query = query.view(count, most, kv_heads, repeats, head_dim).permute(0, 2, 3, 1, 4)
         query = query.reshape(count, kv_heads, repeats * most, head_dim)
         mask = group.mask(window, repeats, query.dtype)
@@ -169,7 +169,7 @@ class PagedContext:
 
 
 def build_context(cache: BlockCache, batch: StepBatch, device: torch.device) -> PagedContext:
-    """Sort the step's sequences into groups: short ones of similar length side by side, long chunks alone."""
+    """Group the step's sequences: short ones of similar length together, each long chunk alone."""
     counts = np.diff(batch.starts)
     totals = batch.context_lengths + counts
     groups = [_chunk_group(cache, batch, s, device) for s in np.flatnonzero(counts > SHORT).tolist()]

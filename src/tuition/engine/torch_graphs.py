@@ -1,9 +1,9 @@
 """Steps of plain decodes in fixed shapes: padded to a bucket, and replayed as a CUDA graph where there is
 CUDA.
 
-A GPU's step of a small model is shorter than the launching of its kernels from Python; a graph launches them
-all at once, but only over the very tensors that it was recorded with. On other devices the same code runs
-without recording, which is how it is tested.
+A step of a small model takes less time on a GPU than the launch of its kernels from Python. A graph launches
+all of them at once, but only over the tensors that it was recorded with. On other devices the same code runs
+without recording; the tests use that.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def bucket(number: int, least: int = 1) -> int:
 
 
 class _Recorded:
-    """One bucket: tensors that stay where they are, and the graph over them."""
+    """One bucket: tensors with fixed addresses, and the graph over them."""
 
     def __init__(
         self, decoder: Decoder, cache: BlockCache, count: int, length: int, pool: Any = None
@@ -65,7 +65,7 @@ class _Recorded:
         if self._graph is None:
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries set themselves up outside the recording
+            with torch.cuda.stream(side):  # libraries initialize outside the recording
                 self._compute()
             torch.cuda.current_stream().wait_stream(side)
             self._graph = torch.cuda.CUDAGraph()
@@ -78,7 +78,7 @@ class _Recorded:
 
 
 class DecodeGraphs:
-    """Buckets by number of sequences and length, recorded when first met."""
+    """Buckets by number of sequences and length, recorded at first use."""
 
     def __init__(self, decoder: Decoder, cache: BlockCache, max_batch: int) -> None:
         self._decoder, self._cache, self._max_batch = decoder, cache, max_batch

@@ -1,17 +1,17 @@
-"""The deterministic way of computing a step: every row in a page of fixed size, whatever else is in the step.
+"""Deterministic steps: every row is computed in a page of fixed size, whatever else is in the step.
 
-Sums are taken in an order that depends on the shape of a matrix product, so the same token in a batch of
-another size gets other last bits. Here every product has `PAGE` rows, and every attention call covers one
-sequence and `PAGE` positions that begin at a multiple of `PAGE`, over as many keys. What a token's row
-becomes then depends on its own sequence alone: not on neighbours, chunk borders, preemption, cached prefixes
-or guesses.
+The order of the sums of a matrix product depends on its shape, so the same token in a batch of another size
+gets other last bits. Here every product has `PAGE` rows, and every attention call covers one sequence and
+`PAGE` positions that begin at a multiple of `PAGE`, over as many keys. The result of a row then depends only
+on its own sequence: not on neighbours, chunk borders, preemption, cached prefixes or drafts.
 
-Two layouts. `packed`: rows of all sequences fill pages one after the other; this needs products whose rows do
-not depend on their place in the page, which `rows_are_alike` tries out on the loaded network at start.
-`alone`: where that does not hold, a page belongs to one sequence, and a token stands in row `position %
-PAGE`. Its price: decodes pay little, since a page holds many of them; prompts pay several times, since each
-page of them reads all weights again. The native runner has no such price. Source of the idea: fixed reduction
-shapes for batch invariance (Thinking Machines, "Defeating nondeterminism in LLM inference", 2025).
+There are two layouts. `packed`: rows of all sequences fill pages one after the other. This needs products
+whose rows do not depend on their place in the page; `rows_are_alike` tests that on the loaded network at
+start. `alone`, where that does not hold: a page belongs to one sequence, and a token has row `position %
+PAGE`. Decodes cost little more, because a page holds many of them; prompts cost several times as much,
+because each of their pages reads all weights again. The native runner has no such cost. Source of the idea:
+fixed reduction shapes for batch invariance (Thinking Machines, "Defeating nondeterminism in LLM inference",
+2025).
 """
 
 from contextlib import nullcontext
@@ -34,16 +34,16 @@ Layout = Literal["packed", "alone"]
 
 @dataclass(slots=True)
 class Tile:
-    """The rows of one page that belong to one sequence and one stretch of `PAGE` positions."""
+    """The rows of one page that belong to one sequence and one range of `PAGE` positions."""
 
     rows: Tensor
     """(n,) places in the page."""
     places: Tensor
-    """(n,) their places in the stretch, position % PAGE."""
+    """(n,) their places in the range, position % PAGE."""
     slots: Tensor
-    """(stretch end,) the sequence's slots from its beginning, the zero slot where nothing is known."""
+    """(end of the range,) the sequence's slots from its beginning, the zero slot behind its known tokens."""
     first: int
-    """Position of the stretch's first token."""
+    """Position of the range's first token."""
 
 
 def pages_of(batch: StepBatch, layout: Layout) -> list[np.ndarray]:
@@ -144,7 +144,7 @@ def compute_pages(
             order.append(page[here])
     if not found:
         return torch.empty((0, decoder.shape.vocab_size), dtype=torch.float32, device=device)
-    back = np.argsort(np.concatenate(order))  # pages keep the step's order but for sequences cut by `alone`
+    back = np.argsort(np.concatenate(order))  # `alone` changes the order of the step
     return torch.cat(found)[torch.from_numpy(back).to(device)]
 
 
@@ -173,7 +173,7 @@ def _tiles_of(
 
 
 class _NoContext:
-    """Attention left out: each row's result is its own query. For trying out everything else."""
+    """No attention: each row's result is its own query. Tests everything else of the network."""
 
     def __init__(self, positions: Tensor) -> None:
         self.positions = positions
@@ -183,9 +183,9 @@ class _NoContext:
 
 
 def rows_are_alike(decoder: Decoder, device: torch.device) -> bool:
-    """Whether a row of a page comes out bit-equal at every place in the page, tried out with this network.
+    """Whether the result of a row has the same bits at every place in the page, measured with this network.
 
-    Kernels choose their way by shapes, not by values, so what holds for these tokens holds for others.
+    Kernels choose their algorithm by shapes, not by values, so the result holds for all tokens.
     """
     tokens = torch.arange(PAGE, device=device) * 7919 % decoder.shape.vocab_size
     positions = torch.arange(PAGE, device=device) * 31 % decoder.shape.context_length

@@ -1,7 +1,7 @@
 """The portable runner: `model/decoder` over a block cache, on whatever torch computes on.
 
-Three ways through the same decoder: a step of any mixture (`build_context`); steps of decodes only in buckets
-of fixed shapes, replayed as CUDA graphs where there is CUDA (`torch_graphs`); and the deterministic way
+The same decoder is called in three ways: for any mixture of rows (`build_context`); for decodes only, in
+buckets of fixed shapes that are replayed as CUDA graphs on CUDA (`torch_graphs`); and for deterministic steps
 (`torch_pages`).
 """
 
@@ -29,7 +29,7 @@ from tuition.runtime.device import Precision, choose_device, choose_precision, s
 from tuition.runtime.memory import free_bytes
 
 AUTO_CACHE_SHARE = {"cpu": 0.3, "mps": 0.3, "cuda": 0.9}
-"""Of the free memory, what an unnamed cache may take: a CPU's memory belongs to others too."""
+"""Share of the free memory for a cache of size auto: other processes need a CPU's memory too."""
 
 
 class TorchRunner:
@@ -58,13 +58,13 @@ class TorchRunner:
             with torch.inference_mode():
                 self.layout = "packed" if rows_are_alike(decoder, self._device) else "alone"
         self._variants: TorchVariants | None = None
-        """None until there is a variant: without, nothing costs time."""
+        """None until the first variant is added."""
         graphs = self._device.type == "cuda" and not settings.deterministic
         self._graphs = DecodeGraphs(decoder, self._cache, settings.max_batch) if graphs else None
         mode = f", deterministic ({self.layout} pages)" if self.layout else ""
         self.name = f"torch {str(self._dtype).removeprefix('torch.')} on {self._device}{mode}"
         self.reason = reason
-        """Why this device and precision, for people."""
+        """Why this device and precision, as text."""
 
     @classmethod
     def load(
@@ -82,8 +82,8 @@ class TorchRunner:
         if device.type == "cpu":
             set_threads(settings.threads)
         if settings.precision == "auto" and device.type == "cpu":
-            # on a CPU torch's products of bfloat16 end in bfloat16: logits less than an eighth apart become
-            # ties, and greedy replies of a small model go astray
+            # on a CPU torch rounds products of bfloat16 to bfloat16: logits less than an eighth apart become
+            # ties, and greedy replies of a small model change
             precision = Precision(
                 torch.float32, "float32, since bf16 would round the logits; bf16 can be asked for"
             )

@@ -1,4 +1,4 @@
-"""Who waits for a place, and who is next."""
+"""The requests that wait to be computed, and which is next."""
 
 from bisect import insort
 from collections import OrderedDict, deque
@@ -7,7 +7,7 @@ from tuition.engine.sequence import Sequence
 
 
 class WaitingLine:
-    """Waiting sequences of one priority: preempted ones first, then one of each salt in turn."""
+    """Waiting sequences of one priority: preempted ones first, then round robin over the salts."""
 
     def __init__(self) -> None:
         self._preempted: list[Sequence] = []

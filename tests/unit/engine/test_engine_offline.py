@@ -165,7 +165,7 @@ def test_a_line_that_cannot_run_is_an_error_in_the_output_and_tried_again(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"prompt": "a"}\n{"prompt": \n', "line 2.*no JSON"),
+        ('{"prompt": "a"}\n{"prompt": \n', "line 2.*not JSON"),
         ('{"prompt": "a"}\n["a"]\n', "line 2.*object with prompt"),
         ('{"prompt": "a", "tempo": 1}\n', "line 1.*tempo"),
         ('{"id": 1, "prompt": "a"}\n{"id": "1", "prompt": "b"}\n', "line 2.*twice"),
@@ -183,7 +183,10 @@ def test_a_bad_line_is_named_before_anything_is_computed(
 
 @pytest.mark.parametrize(
     ("line", "problem"),
-    [("[" * 100_000, "line 1: is no JSON"), ('{"id": "\\ud800", "prompt": "a"}', "half of a surrogate pair")],
+    [
+        ("[" * 100_000, "line 1: is not JSON"),
+        ('{"id": "\\ud800", "prompt": "a"}', "half of a surrogate pair"),
+    ],
 )
 def test_a_hostile_line_is_named(engine: Engine, tmp_path: Path, line: str, problem: str) -> None:
     source = tmp_path / "in.jsonl"
@@ -204,7 +207,7 @@ def test_a_file_that_holds_anything_but_replies_is_never_overwritten(
     target = tmp_path / "mine.txt"
     target.write_text(kept)
     if kept.strip():
-        with pytest.raises(DataError, match="no reply of ours"):
+        with pytest.raises(DataError, match="not a reply of this program"):
             generate_file(engine, source, target)
         assert target.read_text() == kept
     else:
@@ -303,7 +306,7 @@ def test_lines_of_wrong_types_are_errors_of_their_own(engine: Engine, tmp_path: 
 def test_a_device_and_a_link_keep_their_places(engine: Engine, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "be", "max_tokens": 1}])
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="cannot be written: it is no file"):
+    with pytest.raises(DataError, match="cannot be written: it is not a regular file"):
         generate_file(engine, source, tmp_path / "pipe")
     assert not (tmp_path / "pipe").is_file()
     link, real = tmp_path / "link.jsonl", tmp_path / "real.jsonl"
