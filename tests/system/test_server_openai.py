@@ -292,14 +292,27 @@ def test_errors_have_the_shape_that_clients_read(client: openai.OpenAI, http: ht
 
 def test_tokenizer_endpoints_agree_with_the_tokenizer(http: httpx.Client, context: Any) -> None:
     text = "naïve 🙂 <|im_end|> text"
-    tokens = http.post("/tokenize", json={"prompt": text, "add_special_tokens": True}).json()["tokens"]
+    tokens = http.post(
+        "/tokenize", json={"model": "tiny", "prompt": text, "add_special_tokens": True}
+    ).json()["tokens"]
     assert tokens == context.models["tiny"].tokenizer.encode(text)
-    assert http.post("/detokenize", json={"tokens": tokens}).json()["prompt"] == text
-    assert http.post("/detokenize", json={"tokens": [10**9]}).status_code == 400
-    assert "missing" not in http.post("/tokenize", json={"prompt": 1}).json()["error"]["message"]
-    info = http.get("/tokenizer_info").json()
+    assert http.post("/detokenize", json={"model": "tiny", "tokens": tokens}).json()["prompt"] == text
+    assert http.post("/detokenize", json={"model": "tiny", "tokens": [10**9]}).status_code == 400
+    assert (
+        "missing"
+        not in http.post("/tokenize", json={"model": "tiny", "prompt": 1}).json()["error"]["message"]
+    )
+    info = http.get("/tokenizer_info", params={"model": "tiny"}).json()
     assert info["eos_token"]
     assert "im_start" in info["chat_template"]
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/tokenizer_info"])
+def test_of_several_models_one_has_to_be_named(http: httpx.Client, path: str) -> None:
+    body = {"prompt": "a", "tokens": [1]}
+    reply = http.get(path) if path == "/tokenizer_info" else http.post(path, json=body)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "model")
+    assert "tiny, org/tiny-base" in reply.json()["error"]["message"]
 
 
 def test_each_sequence_has_one_row_and_the_sum_is_what_the_client_was_told(
@@ -370,7 +383,7 @@ def test_what_a_user_writes_is_kept_nowhere(
     captured = capfd.readouterr()
     ours = [r.getMessage() for r in caplog.records if r.name.startswith(("tuition", "uvicorn"))]
     assert CANARY not in captured.out + captured.err + " ".join(ours)
-    folder = context.books.path.parent
+    folder = Path(context.books.name).parent
     kept = [path for path in folder.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
     assert kept == []
 

@@ -83,8 +83,9 @@ class RequestError(TuitionError):
 class UnsupportedField(RequestError):  # noqa: N818 (it names the field, not the failure)
     """A known field that is not supported: refused rather than ignored."""
 
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "is not supported yet; leave it out")
+    def __init__(self, field: str, instead: str | None = None) -> None:
+        way_out = "leave it out" if instead is None else f"use {instead}"
+        super().__init__(field, f"is not supported yet; {way_out}")
 
 
 class BusyError(TuitionError):

@@ -82,6 +82,32 @@ class Penalties:
                 self._length -= 1
 
 
+class MinTokens:
+    """No end token before the reply has `count` tokens."""
+
+    __slots__ = ("_count", "_ends", "_length")
+
+    def __init__(self, ends: Sequence[int], count: int) -> None:
+        self._ends, self._count, self._length = np.array(ends, np.int64), count, 0
+
+    def apply(self, row: np.ndarray) -> None:
+        """Forbid the ends that the vocabulary has."""
+        if self._length < self._count:
+            row[self._ends[self._ends < len(row)]] = -np.inf
+
+    def allows(self, token_id: int) -> bool:
+        """Whether it is no end, or one that is late enough."""
+        return self._length >= self._count or token_id not in self._ends
+
+    def advance(self, token_id: int) -> None:
+        """Count one token of the reply."""
+        self._length += 1
+
+    def roll_back(self, token_ids: Sequence[int]) -> None:
+        """Count these tokens no more."""
+        self._length -= len(token_ids)
+
+
 class Bias:
     """Numbers added to the logits of some tokens; equal ids add up."""
 

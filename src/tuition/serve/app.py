@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, FastAPI
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -28,7 +29,12 @@ from tuition.serve.context import ServeContext
 from tuition.serve.errors import ApiError, as_api_error, error_response
 from tuition.serve.lookups import lookup_routes
 from tuition.serve.metrics import Metrics
-from tuition.serve.middleware import BodyCapMiddleware, EndpointMiddleware, RequestIdMiddleware
+from tuition.serve.middleware import (
+    BodyCapMiddleware,
+    EndpointMiddleware,
+    RequestIdMiddleware,
+    UnreadBodyMiddleware,
+)
 from tuition.serve.routes import generating_routes
 from tuition.serve.settings import check_exposure
 
@@ -69,8 +75,8 @@ def create_app(context: ServeContext) -> FastAPI:
     routers = generating_routes(context, metrics), lookup_routes(context, metrics), pages
     for router in routers:
         app.include_router(router)
-    # Added last runs first: cross-origin rules, which errors need as well, then ids and errors, then access,
-    # then paths and methods, then the cap on bodies.
+    # Added last runs first: the rest of unread bodies, cross-origin rules, which errors need as well, then
+    # ids and errors, then access, then paths and methods, then the cap on bodies.
     app.add_middleware(BodyCapMiddleware, max_bytes=context.settings.max_body_bytes)
     routes = [route for router in routers for route in router.routes]
     app.add_middleware(EndpointMiddleware, routes=routes, access=access)
@@ -78,13 +84,26 @@ def create_app(context: ServeContext) -> FastAPI:
     app.add_middleware(RequestIdMiddleware, observe=metrics.observe)
     if context.settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            _CrossOrigin,
             allow_origins=context.settings.cors_origins,
+            allow_private_network=True,  # this server mostly is in one; which pages may call it is named
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-tuition-cost-usd", "x-tuition-energy-wh"],
         )
+    app.add_middleware(UnreadBodyMiddleware)
     return app
+
+
+class _CrossOrigin(CORSMiddleware):
+    """Refusals of a preflight in the shape of every error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        reply = super().preflight_response(request_headers)
+        if reply.status_code == 200:
+            return reply
+        message = "pages of this origin may not call this server so; see cors_origins in its settings"
+        return error_response(ApiError(403, message, code="origin_not_allowed"))
 
 
 async def _known_error(request: Request, error: Exception) -> Response:

@@ -5,12 +5,15 @@ twice.
 """
 
 import json
+import json.scanner
 import math
 from typing import Any
 
 from tuition.core.errors import RequestError
 
 MAX_DEPTH = 64
+MANY_KEYS = 20_000
+"""Colons in a body, and so at most as many keys, above which it is scanned in Python."""
 _FIELD = "body"
 
 
@@ -23,9 +26,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if text.startswith("\ufeff"):
         raise RequestError(_FIELD, "starts with a byte order mark; send plain UTF-8")
     try:
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        value = _decoder(many_keys=raw.count(b":") > MANY_KEYS).decode(text)
     except json.JSONDecodeError as error:
         raise RequestError(_FIELD, f"is not valid JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
@@ -39,6 +40,16 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if b"\\u" in raw:  # only an escape can smuggle in half a character
         _check_text(value)
     return value
+
+
+def _decoder(many_keys: bool) -> json.JSONDecoder:
+    """The C scanner holds the interpreter while it reads an object; with many keys, Python's own is used."""
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
+    )
+    if many_keys:
+        decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
+    return decoder
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close when idle, refuse a request that has not arrived whole, let a reply under way end."""
-        if self._is_arriving:
+        if self._is_replying and self.cycle.more_body:
             self._refuse(overloaded("the server is stopping; try another one, or again later", 5))
         else:
             super().shutdown()

@@ -5,6 +5,7 @@ stops.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -148,6 +149,8 @@ class ServeContext:
     settings: ServeSettings = field(default_factory=ServeSettings)
     api_key: str | None = field(default_factory=read_api_key, repr=False)
     gate: Gate = field(default_factory=Gate, repr=False)
+    lane: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "large bodies"), repr=False)
+    """Where large bodies are parsed and encoded, one after the other."""
 
     def model(self, name: str) -> ServedModel:
         """The model of that name. Raises: NotFoundError."""

@@ -128,7 +128,7 @@ class Lookups:
             raise RequestError("add_special_tokens", "wanted true or false")
         add_bos = None if with_specials else False
         tokens = await off_loop(
-            lambda: model.tokenizer.encode(prompt, add_bos=add_bos), len(raw) > LARGE_BODY_BYTES
+            self.context, lambda: model.tokenizer.encode(prompt, add_bos=add_bos), len(raw) > LARGE_BODY_BYTES
         )
         reply = {"tokens": list(tokens), "count": len(tokens), "max_model_len": model.context_length}
         return json_response(reply)
@@ -142,7 +142,9 @@ class Lookups:
             raise RequestError("tokens", "wanted a list of token ids")
         check_token_ids("tokens", tokens, model)
         prompt = await off_loop(
-            lambda: model.tokenizer.decode(tokens, skip_specials=False), len(raw) > LARGE_BODY_BYTES
+            self.context,
+            lambda: model.tokenizer.decode(tokens, skip_specials=False),
+            len(raw) > LARGE_BODY_BYTES,
         )
         return json_response({"prompt": prompt})
 
@@ -165,10 +167,14 @@ class Lookups:
         )
 
     def _model_of(self, body: dict[str, Any]) -> ServedModel:
-        """The model named in the body, else the first one."""
+        """The model named in the body, else the only one. Raises: RequestError where several are served."""
         if body.get("model") is not None:
             return self.context.model(wanted_text(body, "model"))
-        return next(iter(self.context.models.values()))
+        first, *others = self.context.models.values()
+        if others:
+            names = ", ".join(self.context.models)
+            raise RequestError("model", f"is missing; wanted one of {names}")
+        return first
 
 
 def busy_hour(account: EngineAccount) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from tuition.serve.errors import ApiError, as_api_error, error_response
 
 log = logging.getLogger("tuition.serve")
 
-DRAINED_BYTES = 16 << 20
-"""Of a body above the cap, what is still read and thrown away before the refusal."""
-DRAIN_SECONDS = 10.0
+UNREAD_BYTES = 256 << 20
+"""Of a body that nobody wants, what is still read behind the reply."""
+UNREAD_SECONDS = 30.0
 """How long that may take."""
 
 
@@ -123,11 +123,7 @@ class EndpointMiddleware:
 
 
 class BodyCapMiddleware:
-    """Refuses bodies above the cap with 413.
-
-    The rest of such a body is read first, within bounds: a connection that is closed with bytes unread is
-    reset, and its client, which sends before it reads, never learns why.
-    """
+    """Refuses bodies above the cap with 413."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
@@ -138,8 +134,6 @@ class BodyCapMiddleware:
             return
         declared = header(scope, b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > self.max_bytes:
-            if header(scope, b"expect") is None:  # who asks first has sent nothing
-                await self._drain(receive)
             raise self._too_large()
         received = 0
 
@@ -149,22 +143,10 @@ class BodyCapMiddleware:
             if message["type"] == "http.request":
                 received += len(message.get("body", b""))
                 if received > self.max_bytes:
-                    if message.get("more_body", False):
-                        await self._drain(receive)
                     raise self._too_large()
             return message
 
         await self.app(scope, receive_capped, send)
-
-    async def _drain(self, receive: Receive) -> None:
-        drained = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while drained < DRAINED_BYTES:
-                    message = await receive()
-                    if not message.get("more_body", False):  # its end, or the client has gone
-                        return
-                    drained += len(message.get("body", b""))
 
     def _too_large(self) -> ApiError:
         return ApiError(
@@ -173,6 +155,49 @@ class BodyCapMiddleware:
             code="body_too_large",
             headers={"connection": "close"},
         )
+
+
+class UnreadBodyMiddleware:
+    """Reads the rest of a body behind a reply that did not wait for it, within bounds.
+
+    A connection that is closed with bytes unread is reset, and a client that sends all before it reads never
+    learns why.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not _sends_body(scope):
+            await self.app(scope, receive, send)
+            return
+        unread = True
+
+        async def receive_noted() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
+        async def send_then_read(message: Message) -> None:
+            if not unread or message["type"] != "http.response.body" or message.get("more_body", False):
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            read = 0
+            with suppress(TimeoutError):
+                async with asyncio.timeout(UNREAD_SECONDS):
+                    while unread and read < UNREAD_BYTES:
+                        read += len((await receive_noted()).get("body", b""))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self.app(scope, receive_noted, send_then_read)
+
+
+def _sends_body(scope: Scope) -> bool:
+    """Whether a body comes by itself; who sends `expect` asks first."""
+    has_body = header(scope, b"content-length") not in (None, "0") or header(scope, b"transfer-encoding")
+    return bool(has_body) and header(scope, b"expect") is None
 
 
 async def wait_for_disconnect(receive: Receive) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuition.core.errors import CapacityError, RequestError, UnsupportedField
+from tuition.core.errors import CapacityError, RequestError
+from tuition.engine.draw_rules import MinTokens
 from tuition.engine.request import Request, Sampling, sampling_of
 from tuition.model.generation import GenerationDefaults
 from tuition.serve.context import ServedModel
-from tuition.serve.protocol import ChatRequest, Common, CompletionRequest, Message, Prompt
+from tuition.serve.messages import for_template
+from tuition.serve.protocol import ChatRequest, Common, CompletionRequest, Prompt
 from tuition.serve.settings import ServeSettings
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -37,12 +39,18 @@ class Prepared:
     requests: tuple[Request, ...]
     num_choices: int
     prompt_texts: tuple[str, ...] = ()
-    """With echo: the text of each prompt."""
+    """The text of each prompt, where the reply needs it."""
+    echo: bool = False
+    """The reply begins with the prompt."""
 
     @property
     def num_prompt_tokens(self) -> int:
         """Each prompt counted once."""
         return sum(len(request.prompt) for request in self.requests[:: self.num_choices])
+
+    def prompt_text(self, index: int) -> str:
+        """The text that sequence `index` continues."""
+        return self.prompt_texts[index // self.num_choices]
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class _Wish:
     max_tokens: int | None
     logprobs: int | None
     prompt_logprobs: int | None = None
+    default_tokens: int | None = None
+    """Most tokens where the call names no limit, if they fit; None: to the end of the context."""
 
 
 def prepare_chat(body: ChatRequest, caller: Caller) -> Prepared:
@@ -62,27 +72,28 @@ def prepare_chat(body: ChatRequest, caller: Caller) -> Prepared:
         raise RequestError(
             "model", f"{caller.model.name} has no chat template, it continues text; use /v1/completions"
         )
-    source = tokenizer.chat.source
-    messages = [_turn(message, index, source) for index, message in enumerate(body.messages)]
+    messages = for_template(body.messages, tokenizer.chat.source)
     variables = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", body.reasoning_effort)
     prompt = tokenizer.render_chat(messages, add_generation_prompt=True, template_kwargs=variables or None)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _spread(body, [tuple(prompt)], _Wish("messages", body.token_limit, logprobs), caller)
+    most = caller.settings.default_max_tokens or caller.model.defaults.max_new_tokens
+    wish = _Wish("messages", body.token_limit, logprobs, default_tokens=most)
+    return _spread(body, [tuple(prompt)], wish, caller)
 
 
 def prepare_completion(body: CompletionRequest, caller: Caller) -> Prepared:
     """Encode the prompts. Raises: RequestError, CapacityError."""
     prompts = [_encode(prompt, caller.model) for prompt in body.prompt]
-    limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-    wish = _Wish("prompt", limit, body.logprobs, body.logprobs if body.echo else None)
+    scored = body.logprobs if body.echo else None
+    wish = _Wish("prompt", body.max_tokens, body.logprobs, scored, DEFAULT_COMPLETION_TOKENS)
     prepared = _spread(body, prompts, wish, caller)
-    if not body.echo:
+    if not body.echo and body.logprobs is None:
         return prepared
     stream = caller.model.tokenizer.stream  # an unfinished character at the end belongs to the reply
     texts = tuple(prompt if isinstance(prompt, str) else stream().push_all(prompt) for prompt in body.prompt)
-    return Prepared(prepared.requests, prepared.num_choices, texts)
+    return Prepared(prepared.requests, prepared.num_choices, texts, bool(body.echo))
 
 
 def check_token_ids(field: str, ids: Sequence[int], model: ServedModel) -> None:
@@ -105,38 +116,6 @@ def _encode(prompt: Prompt, model: ServedModel) -> tuple[int, ...]:
     return prompt
 
 
-def _turn(message: Message, index: int, template: str) -> dict[str, Any]:
-    """One message as the template sees it: text content, and the role under a name the template knows."""
-    field = f"messages[{index}]"
-    turn: dict[str, Any] = message.model_dump(exclude_none=True)
-    for calls in ("tool_calls", "function_call"):
-        if turn.get(calls) and calls not in template:
-            raise UnsupportedField(f"{field}.{calls}")
-    turn["content"] = _text(message, field)
-    if message.role == "developer" and "developer" not in template:
-        turn["role"] = "system"
-    if message.role == "function":
-        turn["role"] = "tool"
-    return turn
-
-
-def _text(message: Message, field: str) -> str:
-    if message.content is None:
-        if message.role != "assistant" or not message.tool_calls:
-            raise RequestError(f"{field}.content", "is missing; wanted a text")
-        return ""
-    if isinstance(message.content, str):
-        return message.content
-    texts = []
-    for index, part in enumerate(message.content):
-        if part.type != "text":
-            raise UnsupportedField(f"{field}.content[{index}].type")
-        if part.text is None:
-            raise RequestError(f"{field}.content[{index}].text", "is missing")
-        texts.append(part.text)
-    return "\n".join(texts)
-
-
 def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: Caller) -> Prepared:
     num_choices, settings = body.n or 1, caller.settings
     if num_choices > settings.max_choices:
@@ -148,9 +127,13 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
     check_token_ids("stop_token_ids", stop_ids, caller.model)  # the model's own list may say what it likes
     if not body.ignore_eos:
         stop_ids += caller.model.end_ids
+    least = body.min_tokens or 0
+    rules = (lambda request: MinTokens(request.stop_ids, least),) if least and stop_ids else ()
     requests: list[Request] = []
     for prompt in prompts:
         max_tokens = _fit(prompt, wish, caller)
+        if least > max_tokens:
+            raise RequestError("min_tokens", f"got {least:,}, and at most {max_tokens:,} are generated")
         for choice in range(num_choices):
             request = Request(
                 id=f"{caller.call_id}-{len(requests)}",
@@ -162,6 +145,7 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
                 logprobs=wish.logprobs,
                 prompt_logprobs=wish.prompt_logprobs,
                 cache_salt=caller.salt,
+                rules=rules,
             )
             requests.append(request)
     return Prepared(tuple(requests), num_choices)
@@ -186,8 +170,7 @@ def _fit(prompt: tuple[int, ...], wish: _Wish, caller: Caller) -> int:
             way_out="shorten the prompt or lower max_tokens",
         )
     if wish.max_tokens is None:
-        most = caller.settings.default_max_tokens or caller.model.defaults.max_new_tokens
-        return min(free, most or free)
+        return min(free, wish.default_tokens or free)
     return wish.max_tokens
 
 

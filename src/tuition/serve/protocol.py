@@ -1,8 +1,8 @@
 """The bodies of the OpenAI protocol: which fields are honoured, which have no effect, which are refused.
 
 In: a JSON object from `body`.  Out: frozen models, taken by `prompts`. Every known field that is not
-honoured is refused by name; unknown extra fields pass. The fields and their docstrings are the list that
-the documentation shows.
+honoured is refused by name (`refused`); unknown extra fields pass. The fields and their docstrings are the
+list that the documentation shows.
 """
 
 import re
@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from tuition.core.errors import RequestError, UnsupportedField
+from tuition.serve.messages import read_messages
+from tuition.serve.refused import CHAT, COMPLETION, INSTEAD, OPENAI, OTHERS, Refused
 
 MAX_STOPS = 4
 MAX_LOGPROBS = 20
@@ -78,23 +88,6 @@ class StreamOptions(_Strict):
         return self
 
 
-class ContentPart(_Strict):
-    """One part of a message; only text can be read."""
-
-    type: str
-    text: str | None = None
-
-
-class Message(_Strict):
-    """One turn of a conversation. Fields beyond these are handed to the model's chat template."""
-
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-
 class Common(_Strict):
     """Fields that both generating endpoints share."""
 
@@ -131,6 +124,8 @@ class Common(_Strict):
     model's default or 1."""
     stop_token_ids: StopIds | None = None
     """Ours: token ids that end the reply, beside the model's own; not part of its text."""
+    min_tokens: int | None = Field(None, ge=0, lt=2**31)
+    """Ours: no end token before the reply has this many tokens; not together with stop."""
     ignore_eos: bool | None = None
     """Ours: go on past the end of turn; for load tests."""
     user: str | None = None
@@ -150,13 +145,15 @@ class Common(_Strict):
     def _stream_options_need_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options", "is only allowed with stream: true")
+        if self.min_tokens and self.stop:
+            raise RequestError("min_tokens", "is not supported together with stop; use stop_token_ids")
         return self
 
 
 class ChatRequest(Common):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=4_096, fail_fast=True)
+    messages: Annotated[tuple[dict[str, Any], ...], PlainValidator(read_messages)]
     """The conversation; roles as the model's template allows, content as a string or text parts."""
     max_tokens: TokenCount | None = None
     """Most tokens to generate; if absent, the server's or the model's default, or to the context's end."""
@@ -189,7 +186,7 @@ class ChatRequest(Common):
 class CompletionRequest(Common):
     """POST /v1/completions."""
 
-    prompt: Annotated[tuple[Prompt, ...], BeforeValidator(_as_prompts)]
+    prompt: Annotated[tuple[Prompt, ...], PlainValidator(_as_prompts)]
     """A text, a list of texts, token ids, or a list of lists of token ids."""
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     """Most tokens to generate; 16 if absent; 0 is allowed with echo and only scores the prompt."""
@@ -217,27 +214,9 @@ class CompletionRequest(Common):
         return self
 
 
-# Fields that clients know and that are refused, with the values that ask for nothing; null passes as well.
-_REFUSED_BY_BOTH: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "function_call": ("none",),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "moderation": (),
-    "parallel_tool_calls": (),
-    "prompt_cache_key": (),
-    "prompt_cache_options": (),
-    "prompt_cache_retention": (),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none",),
-    "tools": ([],),
-    "verbosity": (),
-    "web_search_options": (),
-}
-REFUSED: dict[type[BaseModel], dict[str, tuple[Any, ...]]] = {
-    ChatRequest: _REFUSED_BY_BOTH | {"best_of": (1,), "echo": (False,), "prompt": (), "suffix": ("",)},
-    CompletionRequest: _REFUSED_BY_BOTH
-    | {"chat_template_kwargs": ({},), "messages": (), "reasoning_effort": (), "top_logprobs": ()},
+REFUSED: dict[type[BaseModel], Refused] = {
+    ChatRequest: OPENAI | OTHERS | CHAT,
+    CompletionRequest: OPENAI | OTHERS | COMPLETION,
 }
 
 
@@ -257,23 +236,27 @@ def read_request(kind: type[Body], body: Mapping[str, Any]) -> Body:
         raise _as_request_error(body, error) from None
     for name, harmless in REFUSED.get(kind, {}).items():
         if body.get(name) is not None and body[name] not in harmless:
-            raise UnsupportedField(name)
+            raise UnsupportedField(name, INSTEAD.get(name))
     return request
 
 
 def _as_request_error(body: Mapping[str, Any], error: ValidationError) -> RequestError:
     """The problem that was found deepest in the body: in a union, that is the branch that was meant."""
-    depth, place, problem = -1, "body", "is not valid"
+    deepest: list[int | str] = []
+    problems: list[str] = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        steps = _follow(body, item["loc"])
-        if len(steps) > depth:
-            depth, place, problem = len(steps), _join(steps), item["msg"]
+        steps = _follow(body, item["loc"], is_missing=item["type"] == "missing")
+        if len(steps) > len(deepest) or not problems:
+            deepest, problems = steps, []
+        if steps == deepest:
+            problems.append(item["msg"])
+    problem = " or ".join(dict.fromkeys(problems))
     for term, name in _IN_JSON:
         problem = term.sub(name, problem)
-    return RequestError(place, problem)
+    return RequestError(_join(deepest), problem)
 
 
-def _follow(body: Any, location: tuple[int | str, ...]) -> list[int | str]:
+def _follow(body: Any, location: tuple[int | str, ...], is_missing: bool) -> list[int | str]:
     """The part of pydantic's location that names places in the body, without its names of union branches."""
     steps: list[int | str] = []
     for index, step in enumerate(location):
@@ -283,8 +266,8 @@ def _follow(body: Any, location: tuple[int | str, ...]) -> list[int | str]:
         if present:
             body = body[step]
             steps.append(step)
-        elif index == len(location) - 1 and isinstance(body, Mapping):
-            steps.append(step)  # a field that is missing
+        elif is_missing and index == len(location) - 1:
+            steps.append(step)
     return steps
 
 

@@ -100,12 +100,11 @@ class CompletionDialect:
     def __init__(self, tokenizer: Tokenizer, prepared: Prepared, with_logprobs: bool, num_top: int) -> None:
         self.tokenizer, self.prepared = tokenizer, prepared
         self.with_logprobs, self.num_top = with_logprobs, num_top
-        echo = bool(prepared.prompt_texts)
-        self._places = [_Places(tokenizer, () if echo else request.prompt) for request in prepared.requests]
+        self._places = [self._begin(index) for index in range(len(prepared.requests))]
         self._echoed: set[int] = set()
 
     def opening(self, index: int) -> dict[str, Any] | None:
-        if not self.prepared.prompt_texts or self.with_logprobs:
+        if not self.prepared.echo or self.with_logprobs:
             return None  # with logprobs the echo waits for those of the prompt
         return self._choice(index, self._prompt_text(index), None, None)
 
@@ -130,8 +129,14 @@ class CompletionDialect:
         return self._choice(index, text, logprobs, completion.finish_reason)
 
     def _prompt_text(self, index: int) -> str:
-        texts = self.prepared.prompt_texts
-        return texts[index // self.prepared.num_choices] if texts else ""
+        return self.prepared.prompt_text(index) if self.prepared.echo else ""
+
+    def _begin(self, index: int) -> "_Places":
+        """Where the tokens that are told of begin: offsets count from the beginning of the prompt."""
+        if self.prepared.echo or not self.with_logprobs:
+            return _Places(self.tokenizer, (), 0)
+        prompt = self.prepared.requests[index].prompt
+        return _Places(self.tokenizer, prompt, len(self.prepared.prompt_text(index)))
 
     def _choice(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
@@ -165,8 +170,8 @@ class CompletionDialect:
 class _Places:
     """Where each token begins in the text, in decoded characters, and how it reads there."""
 
-    def __init__(self, tokenizer: Tokenizer, after: Sequence[int]) -> None:
-        self._decoder, self._length = tokenizer.stream(after=after), 0
+    def __init__(self, tokenizer: Tokenizer, after: Sequence[int], length: int) -> None:
+        self._decoder, self._length = tokenizer.stream(after=after), length
 
     def name(self, token_id: int) -> str:
         """The text of a token at this place; bytes that are not text by themselves get distinct names."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from tuition.core.errors import RequestError
 from tuition.serve.body import parse_body
+from tuition.serve.bounds import check_sizes
 from tuition.serve.calls import Call
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.errors import ApiError
@@ -24,15 +25,24 @@ R = TypeVar("R")
 Body = TypeVar("Body", bound=Common)
 
 LARGE_BODY_BYTES = 16 << 10
-"""Bodies above this are parsed and encoded in a thread, so that other streams go on meanwhile."""
+"""Bodies above this are parsed and encoded in a thread of their own, one at a time, so that other streams and
+small calls go on meanwhile."""
 
 
 async def read_body(request: Request) -> bytes:
-    """The raw body. Raises: ApiError if it is not declared as JSON, or the client went away."""
+    """The raw body. Raises: ApiError if it is not declared as plain JSON, or the client went away."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(
             415, "send the body as JSON, with content-type: application/json", code="unsupported_media_type"
+        )
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise ApiError(
+            415,
+            f"the body is encoded as {coding[:40]!r}; send it without a content-encoding",
+            code="unsupported_encoding",
+            headers={"accept-encoding": "identity"},
         )
     try:
         return await request.body()
@@ -40,9 +50,9 @@ async def read_body(request: Request) -> bytes:
         raise ApiError(CLIENT_CLOSED, "the client went away while it was sending", code="closed") from None
 
 
-async def off_loop(fn: Callable[[], R], heavy: bool) -> R:
-    """Run `fn` here when it is quick, in a thread when it is not."""
-    return await asyncio.to_thread(fn) if heavy else fn()
+async def off_loop(context: ServeContext, fn: Callable[[], R], heavy: bool) -> R:
+    """Run `fn` here when it is quick; when it is not, in the lane of large bodies."""
+    return await asyncio.get_running_loop().run_in_executor(context.lane, fn) if heavy else fn()
 
 
 class Endpoints:
@@ -81,10 +91,13 @@ class Endpoints:
         context.gate.admit()
         raw = await read_body(request)
         heavy = len(raw) > LARGE_BODY_BYTES
-        body = await off_loop(lambda: read_request(kind, parse_body(raw)), heavy)
+        body = await off_loop(context, lambda: self._read(kind, raw, heavy), heavy)
         model = context.model(body.model)
         caller = Caller(request_id, model, context.settings, self._salt)
-        prepared = await off_loop(lambda: prepare(body, caller), heavy or always_off_loop)
+        if always_off_loop and not heavy:
+            prepared = await asyncio.to_thread(prepare, body, caller)
+        else:
+            prepared = await off_loop(context, lambda: prepare(body, caller), heavy)
         context.gate.admit()
         dialect = dialect_of(body, model, prepared)
         call = Call(context, self.metrics, model, prepared, request_id)
@@ -99,6 +112,12 @@ class Endpoints:
         if body.stream:
             return StreamedReply(call, dialect, head, body.stream_options or StreamOptions())
         return await whole_reply(call, dialect, head, request.receive)
+
+    def _read(self, kind: type[Body], raw: bytes, heavy: bool) -> Body:
+        fields = parse_body(raw)
+        if heavy:
+            check_sizes(fields, self.context)
+        return read_request(kind, fields)
 
 
 def generating_routes(context: ServeContext, metrics: Metrics) -> APIRouter:

@@ -136,7 +136,7 @@ class ChatTemplate:
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
         }
-        size = sum(len(str(value)) for value in variables.values())
+        size = sum(len(str(value).encode("utf-8", "surrogatepass")) for value in variables.values())
         job = {
             "variables": variables,
             "fuel": self.limits.fuel + self.limits.fuel_per_message * len(messages),

@@ -111,6 +111,27 @@ def with_special(source: str, tokens: Collection[str]) -> str:
     return json.dumps(state, ensure_ascii=False)
 
 
+def may_shrink(source: str) -> int | None:
+    """How many times shorter a text may be once the tokenizer.json `source` has normalized it.
+
+    None where any number of bytes may become one token.
+    """
+    state = json.loads(source)
+    normalizer, factor = state.get("normalizer"), 1
+    for part in normalizer.get("normalizers", [normalizer]) if normalizer else []:
+        if part["type"] == "NFC":
+            factor = 3  # two or three code points become one
+        elif part["type"] != "Prepend" and part != _SPACES:
+            return None
+    model = state["model"]
+    is_whole = model.get("byte_fallback") or '"ByteLevel"' in json.dumps(state.get("pre_tokenizer"))
+    absorbs = any(token["lstrip"] or token["rstrip"] for token in state.get("added_tokens", ()))
+    return factor if model["type"] == "BPE" and is_whole and not absorbs else None
+
+
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+
+
 def _never_prepend(pre_tokenizer: dict[str, Any] | None) -> bool:
     """Switch off what a Metaspace puts before the first word only. True if there was one."""
     if pre_tokenizer is None:

@@ -16,7 +16,7 @@ import tokenizers
 from tuition.core.durable import write_durably, write_json
 from tuition.core.errors import ModelError, RequestError
 from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate
-from tuition.tokenizer.encoder import TextEncoder, parse_core, with_special
+from tuition.tokenizer.encoder import TextEncoder, may_shrink, parse_core, with_special
 from tuition.tokenizer.ends import known_ends
 from tuition.tokenizer.folder import FolderSettings, read_folder_settings
 from tuition.tokenizer.pieces import IncrementalDecoder, Pieces, pieces_of
@@ -161,6 +161,15 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds inside of a text."""
         return self.pieces.of(token_id, at_start=False)
+
+    @cached_property
+    def longest_token(self) -> int | None:
+        """Most bytes of a text that one id can stand for: a bound on what fits, known without encoding.
+
+        None where a normalizer, an unknown token or an added token may stand for any number of bytes.
+        """
+        shrinks = may_shrink(self._json)
+        return None if shrinks is None else shrinks * max(map(len, self.pieces.table), default=1)
 
     def render_chat(
         self,

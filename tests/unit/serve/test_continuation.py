@@ -56,7 +56,7 @@ def test_a_stop_text_with_that_space_is_found(sentencepiece: Tokenizer) -> None:
 def test_the_names_of_the_tokens_joined_are_the_text(sentencepiece: Tokenizer, echo: bool) -> None:
     told = tuple(TokenLogprob(token, -1.0, ((KING, -1.0),)) for token in (KING, S))
     before = (TokenLogprob(1, None), TokenLogprob(THE, -1.0)) if echo else ()
-    prepared = Prepared((REQUEST,), 1, ("The",) if echo else ())
+    prepared = Prepared((REQUEST,), 1, ("The",), echo)
     dialect = CompletionDialect(sentencepiece, prepared, with_logprobs=True, num_top=1)
     completion = Completion("r", " kings", (KING, S), "length", 2, 0, 2, told, before or None)
     choice = dialect.choice(0, completion)
@@ -64,6 +64,7 @@ def test_the_names_of_the_tokens_joined_are_the_text(sentencepiece: Tokenizer, e
     shown = [name for name in logprobs["tokens"] if name != "<s>"]
     assert "".join(shown) == choice["text"] == ("The kings" if echo else " kings")
     assert logprobs["top_logprobs"][-2] == {" king": -1.0}
+    assert logprobs["text_offset"][0] == (0 if echo else len("The"))
     ends = [*logprobs["text_offset"][1:], logprobs["text_offset"][0] + len(choice["text"])]
     parts = [end - begin for begin, end in zip(logprobs["text_offset"], ends, strict=True)]
     assert parts == [0 if name == "<s>" else len(name) for name in logprobs["tokens"]]

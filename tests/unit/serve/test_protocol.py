@@ -131,9 +131,23 @@ def test_harmless_fields_pass(fields: dict[str, Any]) -> None:
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text"}, {"type": 3}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": 3}]}]},
             "messages[0].content[1].type",
         ),
+        ({"messages": [{"role": "user", "content": {}}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "a", "name": 3}]}, "messages[0].name"),
+        ({"messages": [{"role": "assistant", "tool_calls": {}}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "messages[0].audio"),
+        ({"logit_bias": {"1": {}}}, "logit_bias.1"),
+        ({"stream_options": {"include_usage": {}}, "stream": True}, "stream_options.include_usage"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 3, "stop": "a"}, "min_tokens"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"guided_json": {}}, "guided_json"),
         ({"model": None}, "model"),
     ],
     ids=lambda value: str(value)[:40],
@@ -211,3 +225,21 @@ def test_bodies_are_frozen() -> None:
 def test_the_documentation_lists_every_field_with_a_meaning() -> None:
     for kind in (ChatRequest, CompletionRequest):
         assert all(row.meaning for row in list_fields(kind))
+
+
+def test_an_assistant_may_have_said_nothing_but_a_refusal() -> None:
+    said = [
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "tool_calls": [{}]},
+    ]
+    said.append({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]})
+    said.append({"role": "assistant", "content": "Yes.", "refusal": None})
+    assert [message["content"] for message in chat(messages=said).messages] == ["No.", "", "No.", "Yes."]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("n_predict", "max_tokens"), ("repeat_penalty", "repetition_penalty")]
+)
+def test_a_field_under_another_servers_name_is_told_ours(theirs: str, ours: str) -> None:
+    with pytest.raises(UnsupportedField, match=f"use {ours}"):
+        chat(**{theirs: 3})

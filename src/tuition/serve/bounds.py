@@ -1,0 +1,76 @@
+"""What is refused by its size alone, before a large body is validated or encoded.
+
+In: a parsed body.  Out: nothing, or the error that encoding would have ended in.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tuition.core.errors import CapacityError, RequestError
+from tuition.serve.context import ServeContext, ServedModel
+
+
+def check_sizes(body: Mapping[str, Any], context: ServeContext) -> None:
+    """Raises: RequestError for too many prompts, CapacityError for one that no model here has room for."""
+    name = body.get("model")
+    model = context.models.get(name) if isinstance(name, str) else None
+    models = [model] if model is not None else list(context.models.values())
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt:
+        if type(prompt[0]) is int:
+            _check_tokens(len(prompt), models)
+        else:
+            _check_count(len(prompt), context)
+            for one in prompt:
+                if isinstance(one, list):
+                    _check_tokens(len(one), models)
+                elif isinstance(one, str):
+                    _check_text([one], models)
+    elif isinstance(prompt, str):
+        _check_text([prompt], models)
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        _check_text(_contents(messages), models)
+
+
+def _check_count(count: int, context: ServeContext) -> None:
+    most = context.settings.max_sequences
+    if count > most:
+        raise RequestError("prompt", f"got {count:,} prompts, wanted at most {most:,} sequences in one call")
+
+
+def _check_tokens(count: int, models: list[ServedModel]) -> None:
+    most = max(model.context_length for model in models)
+    if count > most:
+        raise _too_long(f"a prompt of {count:,} tokens", count, most)
+
+
+def _check_text(texts: Iterable[str], models: list[ServedModel]) -> None:
+    """By the fewest tokens that so many bytes can be."""
+    size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    fewest, most = [], max(model.context_length for model in models)
+    if size <= most:
+        return
+    for model in models:
+        longest = model.tokenizer.longest_token
+        if longest is None:
+            return
+        fewest.append(-(-size // longest))
+    if min(fewest) > most:
+        raise _too_long(f"a prompt of {size:,} bytes, at least {min(fewest):,} tokens,", min(fewest), most)
+
+
+def _contents(messages: list[Any]) -> Iterable[str]:
+    for message in messages:
+        content = message.get("content") if isinstance(message, dict) else None
+        if isinstance(content, str):
+            yield content
+        elif isinstance(content, list):
+            for part in content:
+                text = part.get("text") if isinstance(part, dict) else None
+                if isinstance(text, str):
+                    yield text
+
+
+def _too_long(what: str, need: int, free: int) -> CapacityError:
+    return CapacityError(what, need=need, free=free, unit="tokens of context", way_out="shorten the prompt")
