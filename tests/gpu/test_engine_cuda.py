@@ -60,12 +60,12 @@ def run(loop: StepLoop, asked: list[Request]) -> list[Completion]:
 def test_recorded_graphs_and_free_shapes_and_the_cpu_agree() -> None:
     graphs = make_loop("cuda")
     assert isinstance(graphs.runner, TorchRunner)
-    assert graphs.runner._graphs is not None
+    assert graphs.runner.graphs is not None
     free = make_loop("cuda")
     assert isinstance(free.runner, TorchRunner)
-    free.runner._graphs = None
+    free.runner.graphs = None
     recorded = run(graphs, requests(12))
-    assert len(graphs.runner._graphs._buckets) >= 2
+    assert graphs.runner.graphs.num_buckets >= 2
     for other in (run(free, requests(12)), run(make_loop("cpu"), requests(12))):
         for one, two in zip(recorded, other, strict=True):
             assert one.token_ids == two.token_ids

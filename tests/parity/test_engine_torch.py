@@ -157,9 +157,9 @@ def test_fixed_shapes_compute_what_free_shapes_do(llama) -> None:
     loop = make_loop(folder)
     runner = loop.runner
     assert isinstance(runner, TorchRunner)
-    runner._graphs = DecodeGraphs(runner._decoder, runner._cache, 8)
+    runner.graphs = DecodeGraphs(runner.decoder, runner.cache, 8)
     assert [done.token_ids for done in run(loop, greedy(9))] == [done.token_ids for done in plain]
-    assert len(runner._graphs._buckets) >= 2
+    assert runner.graphs.num_buckets >= 2
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,8 @@ def test_poison_left_in_a_block_is_never_read(llama) -> None:
     loop = make_loop(folder)
     runner = loop.runner
     assert isinstance(runner, TorchRunner)
-    for tensor in (*runner._cache.keys, *runner._cache.values):
-        tensor[: runner._cache.zero_slot] = float("nan")
+    for tensor in (*runner.cache.keys, *runner.cache.values):
+        tensor[: runner.cache.zero_slot] = float("nan")
     assert [done.token_ids for done in run(loop, greedy(9))] == [done.token_ids for done in clean]
 
 

@@ -11,6 +11,7 @@ from tuition.core.errors import NotFoundError, SettingsError
 from tuition.core.units import format_duration, format_energy, format_usd
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import DataSettings
+from tuition.engine.settings import DeviceKind, EngineSettings, Precision, RunnerKind
 from tuition.spec.settings import MachineSettings
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Measure a model: held-out bits per byte with its standard error over documents, comparable among models "
-    "of any tokenizer. Lower is better. Without --data.paths or --data.demo, on what the "
-    "model's own run held out."
+    "of any tokenizer, computed as the model is served (--precision). Lower is better. "
+    "Without --data.paths or --data.demo, on what the model's own run held out."
 )
 OTHER_TASK = "bits per byte of other text"
 """Of text that was named here: nobody knows whether the model was taught some of it."""
@@ -41,7 +42,11 @@ class Eval(Common):
     """Tokens in one forward pass; left out: the model's context."""
     stride: int | None = None
     """New tokens per window; left out: half a window. Less is slower and gives each token more context."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "auto"
+    """Number format of the weights, as for serving: auto scores what `tuition serve` serves by default."""
+    runner: RunnerKind = "auto"
+    """What executes the network, as for serving."""
+    device: DeviceKind = "auto"
     """Where to compute."""
     machine: MachineSettings = field(default_factory=MachineSettings)
     """What you know better about this machine and its price."""
@@ -56,21 +61,15 @@ class Eval(Common):
 def run(argv: list[str]) -> int:
     """Score, print, and keep the score with the model's version."""
     arguments = parse(Eval, argv, verb="eval", description=DESCRIPTION)
-    import torch
-
     from tuition.books.books import open_books
     from tuition.cli.terminal import open_progress
     from tuition.data.corpus import prepare_corpus
-    from tuition.evals.bits_per_byte import evaluate
+    from tuition.engine.runner_choice import open_runner
+    from tuition.evals.bits_per_byte import evaluate, most_rows
     from tuition.evals.own_text import own_corpus
     from tuition.ledger.meter import open_meter
     from tuition.model.folder import open_model
-    from tuition.model.load import load_decoder
-    from tuition.plan.memory import require_evaluation
     from tuition.registry.registry import Registry
-    from tuition.runtime.device import choose_device, choose_precision
-    from tuition.runtime.memory import free_bytes
-    from tuition.runtime.thread_pool import MAX_THREADS, pool_size
     from tuition.train.scoring import HELDOUT_TASK
 
     workspace = open_workspace(arguments.workspace).create()
@@ -87,32 +86,28 @@ def run(argv: list[str]) -> int:
             corpus = own_corpus(version.lineage, tokenizer, workspace.data, progress)
         else:
             corpus = prepare_corpus(arguments.data, tokenizer, workspace.data, progress)
-        device = choose_device(arguments.device)
-        precision = choose_precision("auto", device)
-        require_evaluation(
-            folder.shape,
-            min(arguments.window or folder.shape.context_length, folder.shape.context_length),
-            "bf16" if precision.is_autocast else "float32",
-            free_bytes(device),
-            pool_size(MAX_THREADS, torch.get_num_threads(), device),
+        engine = EngineSettings(
+            precision=arguments.precision,
+            runner=arguments.runner,
+            device=arguments.device,
+            max_batch=most_rows(folder.shape.context_length),
         )
-        decoder = load_decoder(folder, precision.dtype, device)
+        runner, _ = open_runner(folder, engine, progress)
         score = evaluate(
-            decoder,
+            runner,
             tokenizer,
             corpus.heldout if arguments.part == "heldout" else corpus.train,
             task=OTHER_TASK if names_text(arguments) else HELDOUT_TASK,
             window=arguments.window,
             stride=arguments.stride,
             max_bytes=arguments.max_bytes,
-            precision=precision,
             progress=progress,
         )
         window = meter.stop(start)
         bits = score.bits_per_byte
         error = "" if bits.stderr is None else f" ± {bits.stderr:.4f}"
         print(f"{bits.value:.4f}{error} bits per byte over {bits.num_bytes:,} bytes ({arguments.part})")
-        print(f"perplexity {score.perplexity:,.2f} per token, windows of {score.window:,} tokens")
+        print(f"perplexity {score.perplexity:,.2f} per token; {bits.method}")
         print(f"scored: {', '.join(score.titles[:8])}{', ...' if len(score.titles) > 8 else ''}")
         print(
             f"took {format_duration(window.wall_ns / 1e9)}, {format_energy(window.energy_uj)}, "

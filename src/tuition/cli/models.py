@@ -187,6 +187,8 @@ def show_model(arguments: ShowModel) -> int:
         amount = "" if score.num_bytes is None else f" over {score.num_bytes:,} bytes"
         made = "" if score.created_unix_ns is None else f", {when(score.created_unix_ns)}"
         print(f"  score             {score.value:.4f}{error} {score.task}{amount}{made}")
+        if score.method:
+            print(f"                    {score.method}")
     if arguments.check:
         digest = folder.digest()
         if version is not None and digest != version.digest:

@@ -160,7 +160,7 @@ class StepLoop:
             raise SettingsError("variant", got=name, wanted="a new name")
         variant.check(self.runner.shape)
         self.runner.add_variant(name, variant)
-        self.scheduler.variants[name] = variant.digest()
+        self.scheduler.variants = self.scheduler.variants | {name: variant.digest()}  # others read it
 
     def remove_variant(self, name: str) -> None:
         """Forget a variant. Raises: NotFoundError; BusyError while requests use it."""
@@ -168,7 +168,7 @@ class StepLoop:
             raise NotFoundError("variant", name, sorted(self.scheduler.variants))
         if any(sequence.request.variant == name for sequence in self.scheduler.live):
             raise BusyError(f"requests use the variant {name!r}", retry_after_s=1)
-        del self.scheduler.variants[name]
+        self.scheduler.variants = {one: d for one, d in self.scheduler.variants.items() if one != name}
         self.runner.remove_variant(name)
 
     def take_events(self) -> list[TokenEvent]:

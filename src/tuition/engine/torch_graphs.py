@@ -87,6 +87,11 @@ class DecodeGraphs:
         self._pool = torch.cuda.graph_pool_handle() if on_gpu else None
         self._buckets: dict[tuple[int, int], _Recorded] = {}
 
+    @property
+    def num_buckets(self) -> int:
+        """Shapes met so far."""
+        return len(self._buckets)
+
     def takes(self, batch: StepBatch) -> bool:
         """Whether every sequence has one row, and padding is worth it."""
         count = len(batch.context_lengths)

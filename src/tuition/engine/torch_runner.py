@@ -40,7 +40,7 @@ class TorchRunner:
     ) -> None:
         """`num_blocks`: None takes what the machine has room for. Raises: CapacityError, SettingsError."""
         weight = decoder.embedding.weight
-        self._decoder = decoder.eval().requires_grad_(False)
+        self.decoder = decoder.eval().requires_grad_(False)
         self._device, self._dtype = weight.device, weight.dtype
         self.shape = decoder.shape
         self.block_size = settings.block_size
@@ -52,7 +52,7 @@ class TorchRunner:
         )
         self.kv_bytes_per_value = self._dtype.itemsize
         self.num_blocks = num_blocks or room_for_blocks(decoder, settings)
-        self._cache = BlockCache(self.shape, self.num_blocks, self.block_size, self._dtype, self._device)
+        self.cache = BlockCache(self.shape, self.num_blocks, self.block_size, self._dtype, self._device)
         self.layout: Layout | None = None
         if settings.deterministic:
             with torch.inference_mode():
@@ -60,7 +60,7 @@ class TorchRunner:
         self._variants: TorchVariants | None = None
         """None until the first variant is added."""
         graphs = self._device.type == "cuda" and not settings.deterministic
-        self._graphs = DecodeGraphs(decoder, self._cache, settings.max_batch) if graphs else None
+        self.graphs = DecodeGraphs(decoder, self.cache, settings.max_batch) if graphs else None
         mode = f", deterministic ({self.layout} pages)" if self.layout else ""
         self.name = f"torch {str(self._dtype).removeprefix('torch.')} on {self._device}{mode}"
         self.reason = reason
@@ -103,39 +103,37 @@ class TorchRunner:
         tokens = format_count(self.num_blocks * self.block_size)
         return (
             f"{self.name}; cache for {tokens} tokens in {self.num_blocks:,} blocks, "
-            f"at most {format_bytes(self._cache.num_bytes)}" + (f"; {self.reason}" if self.reason else "")
+            f"at most {format_bytes(self.cache.num_bytes)}" + (f"; {self.reason}" if self.reason else "")
         )
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> np.ndarray:
         """Logits of the wanted rows, (num_wanted, vocab) float32; see `batch.Runner`."""
         if self.layout is not None:
-            logits = compute_pages(
-                self._decoder, self._cache, batch, self.layout, self._device, self._variants
-            )
-        elif self._graphs is not None and not batch.variants and self._graphs.takes(batch):
-            logits = self._graphs.compute(batch)
+            logits = compute_pages(self.decoder, self.cache, batch, self.layout, self._device, self._variants)
+        elif self.graphs is not None and not batch.variants and self.graphs.takes(batch):
+            logits = self.graphs.compute(batch)
         else:
-            context = build_context(self._cache, batch, self._device)
+            context = build_context(self.cache, batch, self._device)
             tokens = torch.from_numpy(batch.token_ids).to(self._device)[None]
             stretches = [(one.name, slice(one.begin, one.end)) for one in batch.variants]
             with nullcontext() if self._variants is None else self._variants.rows(stretches):
-                hidden = self._decoder(tokens, context)[0]
+                hidden = self.decoder(tokens, context)[0]
             if len(batch.logit_rows) < len(batch.token_ids):
                 hidden = hidden[torch.from_numpy(batch.logit_rows).to(self._device)]
-            logits = self._decoder.logits(hidden)
+            logits = self.decoder.logits(hidden)
         return logits.to("cpu", torch.float32).numpy()
 
     def add_variant(self, name: str, variant: Variant) -> None:
         """See `batch.VariantRunner`. Raises: SettingsError."""
         if self._variants is None:
-            self._variants = TorchVariants(self._decoder)
+            self._variants = TorchVariants(self.decoder)
         self._variants.add(name, variant)
         if self.layout != "packed":
             return
         everywhere = [(name, torch.ones(PAGE, dtype=torch.bool, device=self._device))]
         with torch.inference_mode(), self._variants.rows(everywhere):
-            alike = rows_are_alike(self._decoder, self._device)
+            alike = rows_are_alike(self.decoder, self._device)
         if not alike:
             self._variants.remove(name)
             raise SettingsError(
@@ -158,21 +156,21 @@ class TorchRunner:
         if model.shape != self.shape:
             raise ShapeError("swap_weights", wanted=str(self.shape), got=model.shape)
         new = {name: tensor.to(self._device, self._dtype, copy=True) for name, tensor in model.tensors()}
-        for name, parameter in self._decoder.named_parameters():
+        for name, parameter in self.decoder.named_parameters():
             parameter.copy_(new[name])
 
     def weights_digest(self) -> str:
         """SHA-256 over the tensors as they are in memory now; equal to the file's where the dtype is
         lossless.
         """
-        return weights_digest(self._decoder.named_parameters())
+        return weights_digest(self.decoder.named_parameters())
 
     def close(self) -> None:
         """Free weights and cache; the runner cannot be used afterwards."""
-        self._graphs = None
-        self._cache.keys.clear()
-        self._cache.values.clear()
-        self._decoder.to_empty(device="meta")
+        self.graphs = None
+        self.cache.keys.clear()
+        self.cache.values.clear()
+        self.decoder.to_empty(device="meta")
 
 
 def room_for_blocks(decoder: Decoder, settings: EngineSettings) -> int:

@@ -37,6 +37,10 @@ TOKENS_AT_ONCE = 2_048
 """In one forward pass: enough to keep matrix units busy, and little enough to stay in a core's cache."""
 
 
+Nats = Callable[[Tensor, Tensor], float]
+"""Sum of negative log-likelihoods of targets (batch, seq), IGNORED ones apart, behind inputs (batch, seq)."""
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentScore:
     """What one document cost."""
@@ -91,25 +95,35 @@ def score_documents(
     stride: int,
     precision: Precision,
     max_bytes: int | None = None,
-    advance: Callable[[int], None] | None = None,
     pool: ThreadPool = NO_POOL,
 ) -> list[DocumentScore]:
     """Score each document, or with `max_bytes` about that many bytes, an equal share from the start of each.
 
     `documents`: ids as `TokenSet.document` gives them: the first is the mark that begins a document.
     """
-    scores = []
     was_training = model.training
     model.eval()
-    for document in beginnings(documents, tokens, max_bytes):
-        taken = np.asarray(document, dtype=np.int64)
-        num_bytes = tokens.num_bytes(taken)
-        nats = score_tokens(model, taken, window, stride, precision, pool)
-        scores.append(DocumentScore(nats, max(0, len(taken) - 1), num_bytes))
-        if advance is not None:
-            advance(num_bytes)
+    texts = beginnings(documents, tokens, max_bytes)
+    nats = partial(_nats, model, precision=precision)
+    scores = list(score_texts(nats, texts, tokens, window=window, stride=stride, pool=pool))
     model.train(was_training)
     return scores
+
+
+def score_texts(
+    nats: Nats,
+    texts: Sequence[np.ndarray],
+    tokens: TokenBytes,
+    *,
+    window: int,
+    stride: int,
+    pool: ThreadPool = NO_POOL,
+) -> Iterator[DocumentScore]:
+    """Score each of the texts that `beginnings` gives, by whatever computes `nats`."""
+    for text in texts:
+        taken = np.asarray(text, dtype=np.int64)
+        cost = _score_tokens(nats, taken, window, stride, pool)
+        yield DocumentScore(cost, max(0, len(taken) - 1), tokens.num_bytes(taken))
 
 
 def beginnings(
@@ -136,10 +150,14 @@ def score_tokens(
 
     Raises: SettingsError for a stride that would leave tokens unscored between two windows.
     """
+    return _score_tokens(partial(_nats, model, precision=precision), document, window, stride, pool)
+
+
+def _score_tokens(nats: Nats, document: np.ndarray, window: int, stride: int, pool: ThreadPool) -> float:
     if not 1 <= stride <= window:
         raise SettingsError("stride", got=stride, wanted=f"1 to the window ({window:,} tokens)")
     batches = _batched(list(windows(document, window, stride)))
-    return sum(pool.run([partial(_nats, model, inputs, targets, precision) for inputs, targets in batches]))
+    return sum(pool.run([partial(nats, inputs, targets) for inputs, targets in batches]))
 
 
 @torch.no_grad()

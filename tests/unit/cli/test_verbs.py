@@ -189,10 +189,23 @@ def test_text_that_grew_since_training_does_not_change_the_score(tuition, home: 
 
 
 def test_a_model_that_does_not_fit_is_not_scored(tuition, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuition.runtime.memory.free_bytes", lambda device: 1_000)
-    status, _, err = tuition("eval", "tiny")
+    monkeypatch.setattr("tuition.engine.torch_runner.free_bytes", lambda device: 1_000)
+    status, _, err = tuition("eval", "tiny", "--runner", "torch")
     assert status == FAILURE
-    assert "1,000 are available; use a smaller model, another --device" in err
+    assert "1,000 are available; use a smaller model, fewer bits (--precision" in err
+
+
+@pytest.mark.parametrize(("precision", "name"), [("float32", "float32"), ("bf16", "bfloat16")])
+def test_a_score_says_the_precision_that_was_scored(tuition, precision: str, name: str) -> None:
+    words = ("eval", "tiny", "--runner", "torch", "--precision", precision)
+    assert f"in torch {name} on cpu" in tuition(*words)[1]
+    assert f"in torch {name} on cpu" in tuition("models", "show", "tiny")[1]
+
+
+def test_a_precision_that_cannot_be_served_is_not_scored(tuition) -> None:
+    status, _, err = tuition("eval", "tiny", "--runner", "torch", "--precision", "int8")
+    assert status != 0
+    assert "precision" in err
 
 
 def test_a_score_on_text_that_was_named_is_not_called_heldout(tuition, home: Path) -> None:

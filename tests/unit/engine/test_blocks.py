@@ -75,25 +75,32 @@ def test_a_second_block_of_the_same_content_stays_private() -> None:
     pool.check([one])
 
 
+class FaultyPool(BlockPool):
+    """A pool that miscounts on demand."""
+
+    def plant(self, fault: str, held: list[int]) -> None:
+        match fault:
+            case "leak":
+                self.take(1)
+            case "lost":
+                self._free.pop()
+            case "twice":
+                self._free.append(self._free[0])
+            case "name":
+                self._names[held[0]] = NAMES[7]
+            case "foreign":
+                self._holders[held[0]] += 1
+            case "both":
+                self._free.append(next(iter(self._kept)))
+
+
 @pytest.mark.parametrize("fault", ["leak", "lost", "twice", "name", "foreign", "both"])
 def test_the_check_finds_each_planted_fault(fault: str) -> None:
-    pool = BlockPool(6, 16)
+    pool = FaultyPool(6, 16)
     held = published(pool, NAMES[:2])
     pool.release(published(pool, NAMES[2:4]))
     pool.check([held])
-    match fault:
-        case "leak":
-            pool.take(1)
-        case "lost":
-            pool._free.pop()
-        case "twice":
-            pool._free.append(pool._free[0])
-        case "name":
-            pool._names[held[0]] = NAMES[7]
-        case "foreign":
-            pool._holders[held[0]] += 1
-        case "both":
-            pool._free.append(next(iter(pool._kept)))
+    pool.plant(fault, held)
     with pytest.raises(CacheIntegrityError):
         pool.check([held])
 

@@ -13,10 +13,15 @@ from tuition.engine.service import EngineService
 
 @pytest.fixture
 def service(kit):
-    found = EngineService(kit.loop(max_waiting=100))
+    found = EngineService(kit.loop(max_waiting=100), name="shared service")
     yield found
     found.stop()
-    assert not found._thread.is_alive()
+    assert not is_running("shared service")
+
+
+def is_running(name: str) -> bool:
+    """Whether a thread of this name is alive."""
+    return name in {thread.name for thread in threading.enumerate()}
 
 
 def test_threads_and_event_loops_read_the_same_reply(kit, service) -> None:
@@ -138,12 +143,13 @@ def test_stopping_ends_every_stream(kit) -> None:
     loop = kit.loop()
     forward = loop.runner.forward
     loop.runner.forward = lambda batch: (time.sleep(0.005), forward(batch))[1]
-    service = EngineService(loop)
+    service = EngineService(loop, name="stopped service")
     streams = [service.submit(kit.request(f"r{i}", [i], 200)) for i in range(12)]
+    assert is_running("stopped service")
     next(iter(streams[0]))
     service.stop()
     assert {complete([*stream]).finish_reason for stream in streams[1:]} == {"cancelled"}
-    assert not service._thread.is_alive()
+    assert not is_running("stopped service")
 
 
 def test_a_bug_of_the_loop_ends_every_stream_with_an_error(kit) -> None:
