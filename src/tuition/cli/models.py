@@ -204,15 +204,13 @@ def show_model(arguments: ShowModel) -> int:
 
 def add_model(arguments: AddModel) -> int:
     from tuition.books.books import open_books
-    from tuition.model.folder import open_model
+    from tuition.model.check import check_model
     from tuition.registry.names import check_name
     from tuition.registry.registry import Registry
 
     check_name(arguments.name)
     workspace = open_workspace(arguments.workspace).create()
-    model = open_model(arguments.path.expanduser())
-    model.tokenizer()  # a model without one is refused now, not at its first use
-    digest = model.digest()
+    digest = check_model(arguments.path.expanduser()).digest  # refused now, not at its first use
     with open_books(workspace) as books:
         registry = Registry(workspace, books)
         version = registry.add(arguments.name, arguments.path, digest=digest, link=arguments.link)

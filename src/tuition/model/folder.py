@@ -16,13 +16,13 @@ from tuition.core.errors import ModelError
 from tuition.model.digest import weights_digest
 from tuition.model.families import Family, shape_from_config
 from tuition.model.generation import GenerationDefaults, defaults_of_folder, defaults_of_gguf
-from tuition.model.gguf_file import GgufFile
-from tuition.model.gguf_model import GgufModel, QuantisedRows, is_gguf
+from tuition.model.gguf_file import GGUF_MAGIC, open_gguf, parts_of
+from tuition.model.gguf_model import GgufModel, QuantisedRows
 from tuition.model.mapped import MappedFile, inside
 from tuition.model.names import hugging_face_name
 from tuition.model.safetensors_file import SafetensorsFile
 from tuition.spec.shape import ModelShape
-from tuition.tokenizer.folder import read_folder_settings
+from tuition.tokenizer.folder import POINTER_HEAD, is_pointer, pointer_error, read_folder_settings
 from tuition.tokenizer.gguf import gguf_tokenizer
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -56,6 +56,8 @@ class ModelFolder:
     read_tokenizer: Callable[[], Tokenizer] = field(repr=False)
     read_rows: Callable[[str], QuantisedRows] | None = field(default=None, repr=False)
     """GGUF only: a tensor as raw blocks."""
+    files: tuple[Path, ...] = ()
+    """The weight files."""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     """How the model's own files want tokens drawn, where a request does not say."""
     has_chat_template: bool = False
@@ -102,8 +104,14 @@ def open_model(path: Path | str, *, verify: bool = True) -> ModelFolder:
     if path.is_dir():
         if not (path / "config.json").exists():
             ggufs = sorted(path.glob("*.gguf"))
-            if len(ggufs) == 1:
-                return _open_file(inside(path, ggufs[0].name))
+            if ggufs and ggufs == parts_of(ggufs[0]):
+                targets = [inside(path, file.name) for file in ggufs]
+                return _open_file(targets[0] if len(ggufs) == 1 else ggufs[0])
+            if len(ggufs) > 1:
+                names = ", ".join(file.name for file in ggufs[:6])
+                raise ModelError(
+                    path, f"holds {len(ggufs)} GGUF files: {names}", way_out="give the path of one of them"
+                )
         return _open_folder(path, verify)
     if path.exists():
         return _open_file(path)
@@ -113,13 +121,16 @@ def open_model(path: Path | str, *, verify: bool = True) -> ModelFolder:
 
 
 def _open_file(path: Path) -> ModelFolder:
-    if not is_gguf(path):
+    head = _head(path)
+    if is_pointer(head):
+        raise pointer_error(path)
+    if not head.startswith(GGUF_MAGIC):
         suffix = path.suffix.lower()
         if suffix in _UNSAFE_SUFFIXES:
             raise _unsafe(path)
         way_out = "give the folder that holds it" if suffix == ".safetensors" else "give a model folder"
         raise ModelError(path, "is neither a model folder nor a GGUF file", way_out=way_out)
-    model = GgufModel(GgufFile(MappedFile(path)))
+    model = GgufModel(open_gguf(path))
     return ModelFolder(
         path=path,
         family=model.family,
@@ -128,11 +139,21 @@ def _open_file(path: Path) -> ModelFolder:
         generation=defaults_of_gguf(model.file.metadata, path),
         has_chat_template="tokenizer.chat_template" in model.file.metadata,
         format=f"gguf {model.types}",
-        num_bytes=model.file.file.size,
+        num_bytes=model.file.num_bytes,
+        files=tuple(file.path for file in model.file.files),
         read_tensor=model.tensor,
         read_tokenizer=lambda: gguf_tokenizer(model.file.metadata, str(path)),
         read_rows=model.quantised_rows,
     )
+
+
+def _head(path: Path) -> bytes:
+    """The beginning of a file; nothing of one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(POINTER_HEAD)
+    except OSError:
+        return b""
 
 
 def _open_folder(folder: Path, verify: bool) -> ModelFolder:
@@ -179,6 +200,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         has_chat_template=read_folder_settings(folder).chat_template is not None,
         format="safetensors " + "/".join(types),
         num_bytes=sum(shard.file.size for shard in shards.values()),
+        files=tuple(shard.file.path for shard in shards.values()),
         read_tensor=read_tensor,
         read_tokenizer=read_tokenizer,
     )

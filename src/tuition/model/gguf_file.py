@@ -1,13 +1,17 @@
-"""Read one GGUF file with every bound checked: metadata, then a table of tensors, then their bytes.
+"""Read a GGUF file, or the parts of a split one, with every bound checked: metadata, then a table of tensors,
+then their bytes.
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
-In: a `MappedFile`.  Out: metadata as plain values, and rows of raw blocks; nothing is copied until it is
-asked for.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian; names of
+parts as llama-gguf-split gives them.
+In: a path, or `MappedFile`s.  Out: metadata as plain values, and rows of raw blocks; nothing is copied until
+it is asked for.
 """
 
 import math
+import re
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +22,7 @@ from tuition.core.errors import ModelError
 from tuition.model.gguf_blocks import values_of
 from tuition.model.mapped import MappedFile
 
-_MAGIC = b"GGUF"
+GGUF_MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?",
             10: "<Q", 11: "<q", 12: "<d"}  # fmt: skip
@@ -27,6 +31,7 @@ _STRING, _ARRAY = 8, 9
 _MAX_ENTRIES = 2**24
 """Most keys, tensors, or elements of one list; the largest vocabularies are a hundred times smaller."""
 _MAX_DIMENSIONS = 4
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,7 @@ class GgufTensor:
     """(rows, columns) as in torch: the file lists dimensions the other way round."""
     start: int
     num_bytes: int
+    file: MappedFile
 
 
 class _Reader:
@@ -99,69 +105,35 @@ class _Reader:
 
 
 class GgufFile:
-    """Metadata and tensors of one file. Raises:
-    ModelError when the file is damaged, before any tensor is used.
+    """Metadata and tensors of one file, or of all parts of a split one. Raises: ModelError when a file is
+    damaged, before any tensor is used.
     """
 
-    def __init__(self, file: MappedFile) -> None:
-        self.file = file
-        reader = _Reader(file)
-        if reader.take(4) != _MAGIC:
-            raise reader.damaged("is not a GGUF file")
-        version = reader.scalar("<I")
-        if version not in _VERSIONS:
-            raise reader.damaged(f"is GGUF of version {version}; 2 and 3, little-endian, can be read")
-        num_tensors = reader.count("tensors", 24)
-        num_keys = reader.count("keys", 13)
-        self.metadata: dict[str, Any] = {}
-        for _ in range(num_keys):
-            key = reader.string()
-            if key in self.metadata:
-                raise reader.damaged(f"has the key {key[:120]!r} twice")
-            self.metadata[key] = reader.value()
-        alignment = self.metadata.get("general.alignment", 32)
-        if type(alignment) is not int or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
-            raise reader.damaged(f"has the alignment {str(alignment)[:40]}")
-        entries = [self._entry(reader) for _ in range(num_tensors)]
-        data_start = -(-reader.position // alignment) * alignment
-        self.tensors: dict[str, GgufTensor] = {}
-        end = data_start
-        for name, kind, shape, offset, num_bytes in sorted(entries, key=lambda entry: entry[3]):
-            start = data_start + offset
-            if name in self.tensors:
-                raise reader.damaged(f"has the tensor {name[:120]!r} twice")
-            if start < end or start + num_bytes > file.size or offset % alignment:
-                raise ModelError(
-                    file.path,
-                    f"tensor {name[:120]!r} needs {num_bytes:,} bytes at {start:,}; "
-                    f"the file has {file.size:,}, and what is before it ends at {end:,}",
-                    way_out="fetch the file again",
-                )
-            end = start + num_bytes
-            self.tensors[name] = GgufTensor(kind, shape, start, num_bytes)
+    def __init__(self, file: MappedFile, *others: MappedFile) -> None:
+        self.path, self.files = file.path, (file, *others)
+        self.metadata, self.tensors = _contents(file)
+        for number, part in enumerate(others, start=1):
+            metadata, tensors = _contents(part)
+            if metadata.get("split.no") != number or tensors.keys() & self.tensors.keys():
+                problem = f"is not part {number + 1} of the model that begins in {self.path.name}"
+                raise ModelError(part.path, problem, way_out="fetch all parts of one model")
+            self.tensors |= tensors
+        count, wanted = self.metadata.get("split.count", 1) or 1, self.metadata.get("split.tensors.count")
+        if count != len(self.files) or (count > 1 and wanted not in (None, len(self.tensors))):
+            problem = f"is part of a model split into {count} files with {wanted} tensors; found "
+            problem += f"{len(self.files)} with {len(self.tensors)}"
+            way_out = "keep the names that llama-gguf-split gave them, and fetch all parts"
+            raise ModelError(self.path, problem, way_out=way_out)
 
-    @staticmethod
-    def _entry(reader: _Reader) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int, int]:
-        name = reader.string()
-        num_dimensions = reader.scalar("<I")
-        if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
-            raise reader.damaged(f"tensor {name[:120]!r} has {num_dimensions:,} dimensions")
-        shape = tuple(reader.scalar("<Q") for _ in range(num_dimensions))[::-1]
-        number, offset = reader.scalar("<I"), reader.scalar("<Q")
-        try:
-            kind = GGMLQuantizationType(number)
-        except ValueError as error:
-            raise reader.damaged(f"tensor {name[:120]!r} has the unknown type {number:,}") from error
-        block, width = GGML_QUANT_SIZES[kind]
-        if not all(1 <= size < 2**40 for size in shape) or shape[-1] % block:
-            raise reader.damaged(f"tensor {name[:120]!r} has the impossible shape {shape} for {kind.name}")
-        return name, kind, shape, offset, math.prod(shape) // block * width
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.size for file in self.files)
 
     def rows(self, name: str) -> np.ndarray:
         """Raw blocks of a tensor: (rows, bytes per row) uint8, a view of the file."""
         tensor = self.tensors[name]
         num_rows = math.prod(tensor.shape[:-1])
-        view = memoryview(self.file.memory)[tensor.start : tensor.start + tensor.num_bytes]
+        view = memoryview(tensor.file.memory)[tensor.start : tensor.start + tensor.num_bytes]
         return np.frombuffer(view, dtype=np.uint8).reshape(num_rows, -1)
 
     def values(self, name: str, rows: np.ndarray) -> Tensor:
@@ -172,4 +144,82 @@ class GgufFile:
             return values_of(rows, tensor.type).reshape(tensor.shape)
         except NotImplementedError as error:
             problem = f"tensor {name!r} has type {tensor.type.name}"
-            raise ModelError(self.file.path, problem, way_out="use another quantisation") from error
+            raise ModelError(self.path, problem, way_out="use another quantisation") from error
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """The model that `path` is, or is a part of. Raises: ModelError, also for parts that are not there."""
+    parts = parts_of(path)
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        problem = f"is one of {len(parts)} parts of a model; {', '.join(missing[:4])} is missing"
+        raise ModelError(path, problem, way_out="fetch the other parts into the same folder")
+    return GgufFile(*map(MappedFile, parts))
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The files of the split model to which `path` belongs by its name, in order; else itself."""
+    match = _PART.fullmatch(path.name)
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return [path]
+    return [path.with_name(f"{match[1]}-{n:05d}-of-{match[3]}.gguf") for n in range(1, int(match[3]) + 1)]
+
+
+def _contents(file: MappedFile) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+    """Metadata and tensors of one file."""
+    reader = _Reader(file)
+    if reader.take(4) != GGUF_MAGIC:
+        raise reader.damaged("is not a GGUF file")
+    version = reader.scalar("<I")
+    if version not in _VERSIONS:
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+            raise ModelError(
+                file.path, "is a big-endian GGUF file, made for another kind of processor",
+                way_out="fetch the little-endian one, or convert it with gguf-convert-endian",
+            )  # fmt: skip
+        raise reader.damaged(f"is GGUF of version {version}; 2 and 3 can be read")
+    num_tensors, num_keys = reader.count("tensors", 24), reader.count("keys", 13)
+    metadata: dict[str, Any] = {}
+    for _ in range(num_keys):
+        key = reader.string()
+        if key in metadata:
+            raise reader.damaged(f"has the key {key[:120]!r} twice")
+        metadata[key] = reader.value()
+    alignment = metadata.get("general.alignment", 32)
+    if type(alignment) is not int or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
+        raise reader.damaged(f"has the alignment {str(alignment)[:40]}")
+    entries = [_entry(reader) for _ in range(num_tensors)]
+    data_start = -(-reader.position // alignment) * alignment
+    tensors: dict[str, GgufTensor] = {}
+    end = data_start
+    for name, kind, shape, offset, num_bytes in sorted(entries, key=lambda entry: entry[3]):
+        start = data_start + offset
+        if name in tensors:
+            raise reader.damaged(f"has the tensor {name[:120]!r} twice")
+        if start < end or start + num_bytes > file.size or offset % alignment:
+            raise ModelError(
+                file.path,
+                f"tensor {name[:120]!r} needs {num_bytes:,} bytes at {start:,}; "
+                f"the file has {file.size:,}, and what is before it ends at {end:,}",
+                way_out="fetch the file again",
+            )
+        end = start + num_bytes
+        tensors[name] = GgufTensor(kind, shape, start, num_bytes, file)
+    return metadata, tensors
+
+
+def _entry(reader: _Reader) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int, int]:
+    name = reader.string()
+    num_dimensions = reader.scalar("<I")
+    if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
+        raise reader.damaged(f"tensor {name[:120]!r} has {num_dimensions:,} dimensions")
+    shape = tuple(reader.scalar("<Q") for _ in range(num_dimensions))[::-1]
+    number, offset = reader.scalar("<I"), reader.scalar("<Q")
+    try:
+        kind = GGMLQuantizationType(number)
+    except ValueError as error:
+        raise reader.damaged(f"tensor {name[:120]!r} has the unknown type {number:,}") from error
+    block, width = GGML_QUANT_SIZES[kind]
+    if not all(1 <= size < 2**40 for size in shape) or shape[-1] % block:
+        raise reader.damaged(f"tensor {name[:120]!r} has the impossible shape {shape} for {kind.name}")
+    return name, kind, shape, offset, math.prod(shape) // block * width

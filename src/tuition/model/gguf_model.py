@@ -5,7 +5,6 @@ neighbouring pairs; rows are put back here. Other architectures keep the order o
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from tuition.core.errors import ModelError, ShapeError
 from tuition.model.families import FAMILIES, Family, choose_family
 from tuition.model.fields import MAX_LAYERS, Fields
 from tuition.model.gguf_file import GgufFile
+from tuition.model.gguf_keys import check_keys
 from tuition.model.names import gguf_name
 from tuition.model.rope import rope_frequencies
 from tuition.spec.shape import ModelShape, RopeShape
@@ -46,14 +46,12 @@ class GgufModel:
     """
 
     def __init__(self, file: GgufFile) -> None:
-        self.file, self.path = file, file.file.path
+        self.file, self.path = file, file.path
         self.architecture = file.metadata.get("general.architecture")
         families = [family for family in FAMILIES if family.gguf_architecture == self.architecture]
         if not families:
             known = ", ".join(sorted({family.gguf_architecture for family in FAMILIES}))
             raise self._refused(f"has the architecture {str(self.architecture)[:60]!r}", f"known: {known}")
-        if file.metadata.get("split.count", 1) not in (0, 1):
-            raise self._refused("is one part of a split model", "join the parts with llama-gguf-split")
         self.shape = self._shape()
         self._check_tensors()
         self.family = self._family()
@@ -132,6 +130,7 @@ class GgufModel:
             )
         except ShapeError as error:
             raise self._refused(str(error), "use another file") from error
+        check_keys(table, head_dim)
         return replace(shape, rope=self._llama3_rope(shape)) if _FREQUENCY_FACTORS in tensors else shape
 
     def _llama3_rope(self, shape: ModelShape) -> RopeShape:
@@ -202,18 +201,17 @@ def unpermute(rows: np.ndarray, num_heads: int) -> np.ndarray:
 
 
 def _rope(table: Fields, context: int) -> RopeShape:
+    """As in llama.cpp: a factor without a kind stretches linearly, and one of 0 or 1 not at all."""
     theta = table.positive("rope.freq_base", _DEFAULT_THETA)
-    kind = table.table.get("rope.scaling.type", "none")
-    if kind == "none":
-        return RopeShape(theta=theta)
-    factor = table.positive("rope.scaling.factor")
-    if kind == "linear":
-        return RopeShape(theta=theta, kind="linear", factor=factor)
+    kind = table.table.get("rope.scaling.type", "linear")
+    factor = _rope_factor(table)
+    if kind in ("none", "linear"):
+        if table.optional_positive("rope.scaling.attn_factor") not in (None, 1.0):
+            raise table.fail("rope.scaling.attn_factor", "1, or yarn as the kind of the stretch")
+        stretched = kind == "linear" and factor != 1.0
+        return RopeShape(theta=theta, kind="linear", factor=factor) if stretched else RopeShape(theta=theta)
     if kind != "yarn" or theta == 1.0:
         raise table.fail("rope.scaling.type", "none, linear or yarn")
-    for key in ("yarn_ext_factor", "yarn_log_multiplier", "alpha"):
-        if table.table.get(f"rope.scaling.{key}") is not None:
-            raise table.fail(f"rope.scaling.{key}", "nothing there: it is not supported")
     return RopeShape(
         theta=theta,
         kind="yarn",
@@ -225,17 +223,16 @@ def _rope(table: Fields, context: int) -> RopeShape:
     )
 
 
+def _rope_factor(table: Fields) -> float:
+    """Under its name, else under the one that old files use."""
+    for key in ("rope.scaling.factor", "rope.scale_linear"):
+        if table.table.get(key) is not None:
+            return 1.0 if table.table[key] == 0 else table.positive(key)
+    return 1.0
+
+
 def _yarn_attention(table: Fields, factor: float) -> float | None:
     """llama.cpp multiplies its own 0.1 ln(factor) + 1 by this; None where the file leaves it at that."""
     given = table.optional_positive("rope.scaling.yarn_attn_factor")
     given = given or table.optional_positive("rope.scaling.attn_factor")
     return None if given is None or given == 1.0 else given * (0.1 * float(np.log(factor)) + 1.0)
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether the file begins as a GGUF file does."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
-        return False

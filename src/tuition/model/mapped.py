@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError
+from tuition.tokenizer.folder import POINTER_HEAD, is_pointer, pointer_error
 
 MAX_JSON_BYTES = 256 * 2**20
 """Above any config, index or header met so far; refused rather than parsed."""
@@ -40,6 +41,8 @@ class MappedFile:
                 self.memory = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_COPY)
             except (OSError, ValueError) as error:
                 raise ModelError(path, f"cannot be read ({error})", way_out="check the disk") from error
+            if is_pointer(self.memory[:POINTER_HEAD]):
+                raise pointer_error(path)
         finally:
             os.close(descriptor)
 
@@ -62,6 +65,9 @@ def parse_json_object(text: bytes, path: Path) -> dict[str, Any]:
     """Strict JSON: UTF-8, no NaN, no key twice, an object on the outside. Raises: ModelError."""
     try:
         value = json.loads(text.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
+    except _TwiceError as error:
+        problem = f"has the key {str(error)[:120]!r} twice, and it is not clear which one counts"
+        raise ModelError(path, problem, way_out="remove one of them") from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise ModelError(path, f"is not valid JSON ({reason})", way_out="fetch the file again") from error
@@ -74,10 +80,15 @@ def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+class _TwiceError(ValueError):
+    """A key of a JSON object that occurs twice."""
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a key occurs twice")
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
     return table
 
 

@@ -15,6 +15,9 @@ from tokenizers import AddedToken
 from tuition.core.errors import ModelError
 
 _MAX_CONFIG_BYTES = 2**26
+_POINTER = b"version https://git-lfs"
+POINTER_HEAD = len(_POINTER)
+"""Bytes at the beginning of a file that `is_pointer` needs."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     is taken."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return _read_text(path)
+        return read_text(path)
     template = config.get("chat_template")
     if template is None and (legacy := folder / "chat_template.json").is_file():
         template = _read_json(legacy).get("chat_template")
@@ -162,7 +165,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(_read_text(path))
+        value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ModelError(
             path, f"is no JSON ({str(error)[:200]})", way_out="download the model again"
@@ -172,12 +175,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int = _MAX_CONFIG_BYTES) -> str:
+    """A text file of a model folder. Raises: ModelError."""
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ModelError(
-                path, f"is larger than {_MAX_CONFIG_BYTES:,} bytes", way_out="download the model again"
-            )
-        return path.read_text(encoding="utf-8")
+        if path.stat().st_size > most_bytes:
+            raise ModelError(path, f"is larger than {most_bytes:,} bytes", way_out="download the model again")
+        content = path.read_bytes()
+        if is_pointer(content):
+            raise pointer_error(path)
+        return content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(path, f"cannot be read ({error})", way_out="download the model again") from error
+
+
+def is_pointer(content: bytes) -> bool:
+    """Whether a file begins as those do that Git LFS leaves in place of large ones."""
+    return content.startswith(_POINTER)
+
+
+def pointer_error(path: Path) -> ModelError:
+    return ModelError(
+        path, "is a Git LFS pointer and not the file itself", way_out="fetch the file with: git lfs pull"
+    )

@@ -32,6 +32,12 @@ def gguf_tokenizer(metadata: Mapping[str, Any], origin: str = "GGUF file") -> To
         raise ModelError(
             origin, f"has {len(tokens):,} tokens and {len(types):,} token types", way_out="download it again"
         )
+    if metadata.get("tokenizer.ggml.suppress_tokens"):
+        raise ModelError(
+            origin,
+            "names tokens that must never be drawn (tokenizer.ggml.suppress_tokens)",
+            way_out="these are not supported; use another model",
+        )
     if kind not in ("gpt2", "llama"):
         raise ModelError(origin, f"its tokenizer is of kind {kind!r}", way_out="known kinds: gpt2, llama")
     try:

@@ -18,7 +18,7 @@ from tuition.core.errors import ModelError, RequestError
 from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate
 from tuition.tokenizer.encoder import TextEncoder, may_shrink, parse_core, with_special
 from tuition.tokenizer.ends import known_ends
-from tuition.tokenizer.folder import FolderSettings, read_folder_settings
+from tuition.tokenizer.folder import FolderSettings, read_folder_settings, read_text
 from tuition.tokenizer.pieces import IncrementalDecoder, Pieces, pieces_of
 
 Specials = Literal["text", "parse"]
@@ -68,14 +68,14 @@ class Tokenizer:
                 way_out="point at a folder that was saved with its tokenizer",
             )
         settings = read_folder_settings(folder)
-        core = _read_core(path)
+        core = parse_core(read_text(path, _MAX_FILE_BYTES), path)
         _add(core, settings)
         return cls(core, settings, origin=path)
 
     @classmethod
     def from_file(cls, path: Path) -> "Tokenizer":
         """From a tokenizer.json alone: no chat template, no marked beginnings or ends. Raises: ModelError."""
-        return cls(_read_core(path), FolderSettings(), origin=path)
+        return cls(parse_core(read_text(path, _MAX_FILE_BYTES), path), FolderSettings(), origin=path)
 
     @classmethod
     def from_json(cls, text: str, settings: FolderSettings | None = None) -> "Tokenizer":
@@ -252,14 +252,3 @@ def _add(core: tokenizers.Tokenizer, settings: FolderSettings) -> None:
     core.add_tokens([token for token in settings.added if repr(found.get(token.content)) != repr(token)])
     present = {token.content for token in core.get_added_tokens_decoder().values()}
     core.add_tokens([token for token in settings.needed if token.content not in present])
-
-
-def _read_core(path: Path) -> tokenizers.Tokenizer:
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise ModelError(
-                path, f"is larger than {_MAX_FILE_BYTES:,} bytes", way_out="this is no tokenizer file"
-            )
-        return parse_core(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(path, f"cannot be read ({error})", way_out="download the model again") from error

@@ -1,8 +1,11 @@
 """A tiny model on disk, whole and valid, for tests that damage it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gguf
 import pytest
 import torch
 
@@ -37,3 +40,28 @@ def foreign_folder(model_folder: Path) -> Path:
     """The same as somebody else would have published it: without `tuition.json`."""
     (model_folder / "tuition.json").unlink()
     return model_folder
+
+
+@pytest.fixture(scope="session")
+def rewrite_gguf() -> Callable[..., None]:
+    """Write a GGUF file anew with the gguf package: `rewrite_gguf(source, target, {key: value}, ...)`; a key
+    of None is left out, further keywords are the writer's."""
+
+    def rewrite(source: Path, target: Path, changes: dict[str, Any] | None = None, **keywords: Any) -> None:
+        reader, added = gguf.GGUFReader(source), dict(changes or {})
+        writer = gguf.GGUFWriter(target, "llama", **keywords)
+        for name, found in reader.fields.items():
+            if name.startswith("GGUF.") or name == "general.architecture" or name in added:
+                continue
+            writer.add_key_value(name, found.contents(), found.types[0], (*found.types, None)[1])
+        for name, value in added.items():
+            if value is not None:
+                writer.add_key_value(name, value, gguf.GGUFValueType.get_type(value))
+        for tensor in reader.tensors:
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    return rewrite

@@ -60,7 +60,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
 FAULTS: dict[str, tuple[bytes, str]] = {
     "not GGUF": (b"GGML" + bytes(64), "is not a GGUF file"),
     "old": (file([], [], version=1), "GGUF of version 1"),
-    "big-endian": (file([], [], version=3 << 24), "little-endian"),
+    "big-endian": (file([], [], version=3 << 24), "is a big-endian GGUF file"),
     "only a head": (b"GGUF\x03\x00", "more bytes"),
     "wild tensor count": (file([], [], num_tensors=2**63), "tensors"),
     "wild key count": (file([], [], num_keys=2**40), "keys"),
@@ -102,7 +102,10 @@ CHANGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         lambda raw: raw.replace(b"llama.block_count", b"llama.black_count"),
         "block_count is None",
     ),
-    "other head": (lambda raw: raw.replace(b"llama.rope.dimension_count", b"llama.rope.dimension_kount"), ""),
+    "unknown key": (
+        lambda raw: raw.replace(b"llama.rope.dimension_count", b"llama.rope.dimension_kount"),
+        "unknown key rope.dimension_kount",
+    ),
 }
 
 
@@ -115,9 +118,6 @@ def test_a_file_that_does_not_describe_its_tensors_is_refused(
     raw = (tmp_path / "a.gguf").read_bytes()
     assert edit(raw) != raw
     (tmp_path / "a.gguf").write_bytes(edit(raw))
-    if not message:  # a key that only repeats another may be missing
-        open_model(tmp_path / "a.gguf")
-        return
     with pytest.raises(ModelError) as caught:
         open_model(tmp_path / "a.gguf")
     assert message in str(caught.value)
