@@ -19,9 +19,12 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.cli.billed import Biller
 
-DESCRIPTION = (
-    "Continue one prompt, or answer every line of a .jsonl file. Replies are billed like the server's."
-)
+DESCRIPTION = """Answer one prompt, or every line of a .jsonl file. Replies are billed like the server's.
+
+Examples:
+  tuition generate smollm2-135m-instruct "What is the capital of France?"
+  tuition generate bard "HAMLET." --max-tokens 100
+  tuition generate bard --prompts prompts.jsonl --out replies.jsonl"""
 
 
 @dataclass(frozen=True, kw_only=True)
