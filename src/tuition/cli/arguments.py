@@ -25,8 +25,13 @@ D = TypeVar("D")
 Flat = tyro.conf.arg(name="")
 """`field: Annotated[SomeSettings, Flat]`: the settings of this field stand on the top level."""
 
-CONFIG = (tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone)
-"""How tyro reads every verb; an option that may be left out is shown as PATH, not as {None}|PATH."""
+CONFIG = (
+    tyro.conf.AvoidSubcommands,
+    tyro.conf.DisallowNone,
+    tyro.conf.PositionalMetavarFromFieldName,
+)
+"""How tyro reads every verb. Help shows MODEL [PROMPT], and an option that may be left out as PATH, not as
+{None}|PATH."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,20 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.cli.partners import Message, Partner
 
-HELP = "/new begins again, /help says this, //text sends /text; Ctrl-C stops a reply, Ctrl-D ends."
-
-DESCRIPTION = (
-    f"Talk to a model. With a name it is loaded here; without, a running `tuition serve` is asked. {HELP}"
+HELP = (
+    "/new starts a new conversation, /help shows this, //text sends /text; Ctrl-C stops a reply, Ctrl-D ends."
 )
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+DESCRIPTION = f"""Talk to a model, loaded here or behind a running `tuition serve`.
+
+Examples:
+  tuition chat smollm2-135m-instruct       load this model here
+  tuition chat                             talk to the server at http://127.0.0.1:8000
+  tuition chat bard --url http://HOST:80   talk to this model of that server
+
+{HELP}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +38,22 @@ class Chat(Common):
     """What `tuition chat` takes."""
 
     model: Annotated[str | None, tyro.conf.Positional] = None
-    """Name, name@version, folder or GGUF file to load here; left out: ask the server."""
-    url: str = "http://127.0.0.1:8000"
-    """The server that is asked when no model is given; its key is taken from TUITION_API_KEY."""
+    """Name, name@version, folder or GGUF file to load here; with --url: a model of that server. Left out: the
+    first model of the server."""
+    url: str | None = None
+    """The server to talk to; left out: http://127.0.0.1:8000 if no model is named. Its key is taken from
+    TUITION_API_KEY."""
     system: str | None = None
-    """How the model should behave, said before the first turn."""
+    """System message: how the model should behave."""
     temperature: float | None = None
-    """0 takes the likeliest token, 1 draws from the model's own distribution; left out: 0.7."""
+    """0 takes the most likely token, 1 draws from the model's own distribution; left out: the model's own
+    default."""
     max_tokens: int | None = None
     """Most tokens of a reply; left out: the model's or the server's own limit."""
     seed: int | None = None
     """Makes replies repeatable."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Always say what computes, in which number format, and how large its cache is: else only where loading
-    takes long."""
+    """Always show the runner, the number format and the size of the cache; else only if loading is slow."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How a model that is loaded here runs."""
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -51,8 +62,7 @@ class Chat(Common):
     @property
     def choices(self) -> dict[str, Any]:
         """What is sent with each turn."""
-        values = {"temperature": 0.7 if self.temperature is None else self.temperature}
-        values |= {"max_tokens": self.max_tokens, "seed": self.seed}
+        values = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -95,10 +105,10 @@ def talk(partner: "Partner", arguments: Chat) -> None:
 @contextlib.contextmanager
 def open_partner(arguments: Chat) -> Iterator["Partner"]:
     """A model loaded here, or one of the server's."""
-    if arguments.model is None:
+    if arguments.model is None or arguments.url is not None:
         from tuition.cli.partners import RemotePartner
 
-        yield RemotePartner(arguments.url, arguments.choices)
+        yield RemotePartner(arguments.url or DEFAULT_URL, arguments.choices, arguments.model)
         return
     from tuition.books.books import open_books
     from tuition.cli.billed import Biller

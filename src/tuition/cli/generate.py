@@ -1,4 +1,4 @@
-"""`tuition generate`: continue one prompt as it comes, or every line of a file into another file."""
+"""`tuition generate`: answer or continue one prompt, or every line of a file into another file."""
 
 import sys
 from dataclasses import dataclass, field
@@ -9,10 +9,10 @@ import tyro
 
 from tuition.cli.arguments import Common, parse
 from tuition.cli.machine import detect_for
+from tuition.cli.sampling import SamplingOptions
 from tuition.core.errors import SettingsError
 from tuition.core.progress import Progress
 from tuition.core.workspace import open_workspace
-from tuition.engine.request import Sampling
 from tuition.engine.settings import EngineSettings
 from tuition.spec.settings import MachineSettings
 
@@ -34,22 +34,25 @@ class Generate(Common):
     model: tyro.conf.Positional[str]
     """Name, name@version, folder or GGUF file."""
     prompt: Annotated[str | None, tyro.conf.Positional] = None
-    """Text to continue; - reads it from standard input. Give this or --prompts."""
-    chat: bool = False
-    """The prompt is a user's message: answer it with the model's chat template."""
+    """A message for a chat model, a text to continue for any other; - reads it from standard input. Give this
+    or --prompts."""
+    raw: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Continue the prompt as plain text, also with a chat model."""
+    chat: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Refuse a model that has no chat template."""
     prompts: Path | None = None
-    """.jsonl file, one object per line: prompt or messages; if wanted id, max_tokens, temperature, ..."""
+    """.jsonl file, one object per line: messages, or prompt for a text to continue; if wanted id, max_tokens,
+    temperature, ..."""
     out: Path | None = None
-    """.jsonl file for the replies; stopped at any moment, a second run goes on where the first was."""
+    """.jsonl file for the replies; after an interruption the same command continues the file."""
     max_tokens: int | None = None
     """Most tokens of a reply; left out: what fits the context, at most 256."""
     stop: tuple[str, ...] = ()
     """Texts that end a reply and are not part of it."""
-    sampling: Sampling = field(default_factory=Sampling)
-    """How the next token is chosen."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    """How the next token is chosen; what is left out is the model's own default."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Always say what computes, in which number format, and how large its cache is: else only where loading
-    takes long."""
+    """Always show the runner, the number format and the size of the cache; else only if loading is slow."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How the model runs."""
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -64,13 +67,20 @@ class Generate(Common):
             )
         if (self.prompts is None) != (self.out is None):
             raise SettingsError("out", got=self.out, wanted="a file together with --prompts, nothing without")
-        if self.chat and self.prompts is not None:
-            raise SettingsError("chat", got=True, wanted="one prompt; a line of a file has messages instead")
+        for name in ("raw", "chat"):
+            if getattr(self, name) and self.prompts is not None:
+                raise SettingsError(
+                    f"--{name}",
+                    got=True,
+                    wanted="one prompt; a line of a file has prompt or messages",
+                )
 
 
 def run(argv: list[str]) -> int:
-    """Generate; 1 if a line of the file failed."""
+    """Generate; 1 if a reply or a line of the file failed, 130 after Ctrl-C."""
     arguments = parse(Generate, argv, verb="generate", description=DESCRIPTION)
+    if arguments.raw and arguments.chat:
+        raise SettingsError("--raw", got=True, wanted="--raw or --chat, not both")
     from tuition.books.books import open_books
     from tuition.cli.billed import Biller
     from tuition.cli.serving import open_one
@@ -97,13 +107,8 @@ def run(argv: list[str]) -> int:
 
 
 def fields_of(arguments: Generate) -> dict[str, Any]:
-    """The settings as the engine takes them; without those left at their default, which lines may set."""
-    defaults, chosen = Sampling(), arguments.sampling
-    fields = {
-        name: getattr(chosen, name)
-        for name in Sampling.__dataclass_fields__
-        if getattr(chosen, name) != getattr(defaults, name)
-    }
+    """The settings that were given, as the engine takes them; a line of a file may set the others."""
+    fields = arguments.sampling.given()
     if arguments.max_tokens is not None:
         fields["max_tokens"] = arguments.max_tokens
     if arguments.stop:
@@ -119,9 +124,13 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
 
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt or ""
     engine = biller.opened.engine
-    if arguments.chat and engine.tokenizer.chat is None:
-        raise SettingsError("chat", got=True, wanted="a model with a chat template; this one continues text")
-    prompt = engine.encode([{"role": "user", "content": text}] if arguments.chat else text)
+    has_chat = engine.tokenizer.chat is not None
+    if arguments.chat and not has_chat:
+        raise SettingsError(
+            "--chat", got=True, wanted="a model with a chat template; this one continues text"
+        )
+    as_message = has_chat and not arguments.raw
+    prompt = engine.encode([{"role": "user", "content": text}] if as_message else text)
     request = engine.request(prompt, priority="interactive", **fields_of(arguments))
     service = EngineService(engine.loop, biller.opened.account.add)
     try:
@@ -136,7 +145,8 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
     completion = complete(events)
     cost = biller.bill(completion)
     print(flush=True)
-    print(f"[{biller.line(completion, cost)}]", file=sys.stderr)
+    form = " · asked as a chat message (--raw continues the text)" if as_message else ""
+    print(f"[{biller.line(completion, cost)}{'' if arguments.chat else form}]", file=sys.stderr)
     return {"error": 1, "cancelled": 130}.get(completion.finish_reason, 0)
 
 

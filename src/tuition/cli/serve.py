@@ -18,10 +18,15 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.registry.registry import Registry
 
-DESCRIPTION = "Answer over HTTP (OpenAI protocol), with a chat page. Every reply is billed before it ends."
+DESCRIPTION = """Answer over HTTP (OpenAI protocol), with a chat page. Every reply is billed before it ends.
+
+Examples:
+  tuition serve                                  the model that was made or added last
+  tuition serve bard smollm2-135m-instruct       two models, at http://127.0.0.1:8000
+  TUITION_API_KEY=... tuition serve --host 0.0.0.0"""
 NOTHING_TO_SERVE = (
-    "no model was named and the workspace has none; teach one (tuition train, tuition demo), take one "
-    "that is there (tuition models add NAME PATH), or name a folder or GGUF file (tuition serve PATH)"
+    "no model was named and the workspace has none; teach one (tuition train, tuition demo), register one "
+    "(tuition models add NAME PATH), or name a folder or GGUF file (tuition serve PATH)"
 )
 
 

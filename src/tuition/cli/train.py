@@ -21,16 +21,20 @@ from tuition.train.settings import TrainSettings
 if TYPE_CHECKING:
     from tuition.train.folder import RunFolder
 
-DESCRIPTION = (
-    "Teach a model from text: tokenizer, packing, training, held-out score, samples, and a model folder. "
-    "Ctrl-C keeps what was taught and bills it."
-)
+DESCRIPTION = """Teach a model from text: tokenizer, training, held-out score, samples, and a model folder.
+Ctrl-C saves the model as far as it was taught, and bills it.
+
+Examples:
+  tuition train my.txt --budget 5min
+  tuition train notes/ more.jsonl --data.field story --name mine --budget 1h"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Common):
     """What `tuition train` takes, whatever the recipe; `arguments_of` adds the recipe's own settings."""
 
+    texts: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Text files, .jsonl or .parquet files, or folders of them; the same as --data.paths."""
     recipe: Literal[tuple(RECIPES)] = "pretrain"  # type: ignore[valid-type]
     """The way of training; the options below are those of this one."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="[RUN]")] = None
@@ -44,8 +48,15 @@ class Train(Common):
 
 def arguments_of(entry: Entry) -> type[Any]:
     """`Train` with the settings of a recipe on the top level, under the name `own`."""
+
+    def take_texts(self: Any) -> None:
+        if self.texts:
+            data = replace(self.own.data, paths=self.texts)
+            object.__setattr__(self, "own", replace(self.own, data=data))
+
     own = ("own", Annotated[entry.settings, Flat], field(default_factory=entry.settings))
-    return make_dataclass("Train", [own], bases=(Train,), frozen=True, kw_only=True)
+    return make_dataclass("Train", [own], bases=(Train,), namespace={"__post_init__": take_texts},
+                          frozen=True, kw_only=True)  # fmt: skip
 
 
 def run(argv: list[str]) -> int:
@@ -53,6 +64,11 @@ def run(argv: list[str]) -> int:
     argv = with_value("--resume", argv)
     entry = chosen_recipe(argv)
     arguments = parse(arguments_of(entry), argv, verb="train", description=DESCRIPTION)
+    if arguments.texts and any(word.partition("=")[0] == "--data.paths" for word in argv):
+        given = [str(path) for path in arguments.texts]
+        raise SettingsError(
+            "data.paths", got=given, wanted="all of the text in one place: after --data.paths or without it"
+        )
     resume, workspace = None, open_workspace(arguments.workspace)
     if arguments.resume is not None:
         resume, argv = run_to_resume(arguments, argv, workspace)
@@ -61,7 +77,7 @@ def run(argv: list[str]) -> int:
     settings, own = arguments.train, from_anywhere(arguments.own)
     if not has_text(own):
         raise SettingsError(
-            "data.paths", got=(), wanted="the text to teach, as --data.paths FILE or --data.demo shakespeare"
+            "data.paths", got=(), wanted="the text to teach: tuition train FILE, or --data.demo shakespeare"
         )
     from tuition.books.books import open_books
     from tuition.cli.terminal import open_progress

@@ -1,7 +1,7 @@
 """What the parser of the command line refuses, as one line instead of a box.
 
-In: the box that tyro prints before it exits.  Out: a SettingsError.  Nobody promises how tyro says things:
-what is not recognised here is told in its own words.
+In: the box that tyro prints before it exits.  Out: a SettingsError.  The text of the box may change with
+tyro's versions: what is not recognised here is shown as it came.
 """
 
 import contextlib
@@ -27,7 +27,10 @@ _NO_VALUE = re.compile(r"Missing value for argument '(.*)'\. Expected (\d+) valu
 _VALUE = re.compile(r"Error parsing (\S+): (.*)")
 _TAKES = re.compile(r"^Argument helptext:\n +(.*)", re.MULTILINE)
 _GOT = re.compile(r"\['(.*?)'\]|: '(.*)'$")
-_MISSING = re.compile(r"^ {8}(\S.*?)\.? \(required\)", re.MULTILINE)
+_MISSING = re.compile(r"^ {4}(\S.*)\n {8}(\S.*?)\.? \(required\)", re.MULTILINE)
+
+MEANT = {"--data": "--data.paths", "--field": "--data.field"}
+"""Options that do not exist, and which one is meant by them."""
 
 
 @contextlib.contextmanager
@@ -59,26 +62,23 @@ def refusal(box: str, verb: str, argv: Sequence[str]) -> SettingsError:
     if found := _UNKNOWN.search(text):
         words = found[1].split(", ")
         options = [word.partition("=")[0] for word in words if word.startswith("-")]
-        similar = ", ".join(_plain(option) for option in _SIMILAR.findall(text))
-        wanted = f"an option of {command}" if options else f"nothing more behind {command}"
+        meant = [MEANT[option] for option in options if option in MEANT and verb == "train"]
+        similar = ", ".join(meant or _SIMILAR.findall(text))
+        wanted = f"an option of {command}" if options else "no argument there"
         perhaps = f", perhaps {similar}" if similar else ""
         return SettingsError(verb, got=" ".join(options or words), wanted=f"{wanted}{perhaps}{more}")
     if found := _CHOICE.search(text):
         return SettingsError(found[2], got=found[1], wanted=f"one of {found[3]}{more}")
     if found := _NO_VALUE.search(text):
         number = "a value" if found[2] == "1" else f"{found[2]} values"
-        return SettingsError(found[1], got=None, wanted=f"{number} behind it{more}")
+        return SettingsError(found[1], got=None, wanted=f"{number} after it{more}")
     if (found := _VALUE.search(text)) and (takes := _TAKES.search(text)):
         got = _GOT.search(found[2])
         value = found[2] if got is None else (got[1] or got[2] or "").replace("', '", " ")
-        kind = _plain(takes[1]).removeprefix(found[1]).strip()
+        kind = takes[1].removeprefix(found[1]).strip()
         return SettingsError(found[1], got=value, wanted=PLAIN.get(kind, kind) + more)
     if missing := _MISSING.findall(text):
-        return SettingsError(verb, got=" ".join(argv) or None, wanted=f"also: {'; '.join(missing)}{more}")
+        names = "; ".join(f"{name} ({what})" for name, what in missing)
+        return SettingsError(verb, got=" ".join(argv) or None, wanted=f"also {names}{more}")
     said = " ".join(re.sub(r"[╭╮╰╯│─]", " ", text).split())
-    return SettingsError(verb, got=" ".join(argv), wanted=f"what can be read ({said}){more}")
-
-
-def _plain(option: str) -> str:
-    """An option as help shows it, without what stands for leaving it out."""
-    return option.replace("{None}|", "")
+    return SettingsError(verb, got=" ".join(argv), wanted=f"valid arguments ({said}){more}")

@@ -174,8 +174,14 @@ def printed(kind: type[Common], words: list[str], capsys: pytest.CaptureFixture[
     return capsys.readouterr().out
 
 
-ASKED = {"Generate": ["m", "a text"], "AddModel": ["m", "/a/path"]}
+ASKED = {"Generate": ["m", "a text"], "AddModel": ["m", "/a/path"], "Train": []}
 """Words that a verb cannot do without, where one word `m` is not the right number of them."""
+
+
+def test_the_texts_of_train_are_its_setting_data_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    from tuition.cli.train import Train
+
+    assert printed(Train, ["a.txt", "b"], capsys) == printed(Train, ["--data.paths", "a.txt", "b"], capsys)
 
 
 def words_of(kind: type[Common]) -> list[str]:
@@ -218,9 +224,11 @@ def test_the_command_line_may_complete_a_file(tmp_path: Path) -> None:
     assert (found.model, found.data.demo) == ("m", "shakespeare")
     assert found.machine.owned is not None
     assert found.machine.owned.price_usd == 900
-    with pytest.raises(SettingsError, match=r"eval: got .* wanted also: .*US dollars"):
+    with pytest.raises(
+        SettingsError, match=r"eval: got .* wanted also --machine.owned.price-usd .*US dollars"
+    ):
         parse(Eval, words[:3], verb="eval", description="")
-    with pytest.raises(SettingsError, match=r"eval: got .* wanted also: Name, name@version"):
+    with pytest.raises(SettingsError, match=r"eval: got .* wanted also MODEL "):
         parse(Eval, words[1:], verb="eval", description="")
     path.write_text("[shape]\nhidden_size = 250")
     parse(
