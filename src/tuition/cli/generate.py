@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Answer one prompt, or every line of a .jsonl file. Replies are billed like the server's.
 
 Examples:
-  tuition generate smollm2-135m-instruct "What is the capital of France?"
+  tuition generate smollm2-135m-instruct "What is the capital of France? Answer in one sentence."
   tuition generate bard "HAMLET." --max-tokens 100
   tuition generate bard --prompts prompts.jsonl --out replies.jsonl"""
 

@@ -9,7 +9,7 @@ from tuition.client.api import Model
 
 MOST_EARLIER = 3
 CHAT_EXAMPLES = (
-    "What is the capital of France?",
+    "What is the capital of France? Answer in one sentence.",
     "Explain in one sentence what a token is.",
     "Write two lines about the sea.",
 )
