@@ -179,9 +179,10 @@ ASKED = {"Generate": ["m", "a text"], "AddModel": ["m", "/a/path"], "Train": []}
 
 
 def test_the_texts_of_train_are_its_setting_data_paths(capsys: pytest.CaptureFixture[str]) -> None:
-    from tuition.cli.train import Train
+    from tuition.cli.train import arguments_of
 
-    assert printed(Train, ["a.txt", "b"], capsys) == printed(Train, ["--data.paths", "a.txt", "b"], capsys)
+    kind = arguments_of(RECIPES["pretrain"])
+    assert printed(kind, ["a.txt", "b"], capsys) == printed(kind, ["--data.paths", "a.txt", "b"], capsys)
 
 
 def words_of(kind: type[Common]) -> list[str]:
