@@ -48,7 +48,7 @@ class ServiceStats:
     """Start of the present step, monotonic; None between steps. A monitor can detect a hang by it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Change:
     """Something that is done to the loop between two steps, and the future of its caller."""
 
@@ -145,6 +145,8 @@ class EngineService:
         self._on_trace = on_trace
         self._streams: dict[str, Stream] = {}
         self._inbox: deque[tuple[Request, int] | str | _Change] = deque()
+        self._changes: list[_Change] = []
+        """Those whose callers wait."""
         self._lock = threading.Lock()
         self._wake_up = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
@@ -204,6 +206,7 @@ class EngineService:
             if self._state != "running":
                 raise BusyError(self._failure or f"the engine is {self._state}", retry_after_s=5)
             self._inbox.append(change)
+            self._changes.append(change)
             self._call()
         change.done.result(timeout_s)
 
@@ -307,10 +310,12 @@ class EngineService:
             trace = change.make(self.loop)
         except Exception as error:
             change.done.set_exception(error)
-            return
-        if trace is not None:
-            self._report(trace)
-        change.done.set_result(None)
+        else:
+            if trace is not None:
+                self._report(trace)
+            change.done.set_result(None)
+        with self._lock:
+            self._changes.remove(change)
 
     def _step(self) -> None:
         self._step_started_ns = time.monotonic_ns()
@@ -357,7 +362,7 @@ class EngineService:
             self._state, self._failure = "failed", error
             self._step_started_ns = None
             streams, self._streams = list(self._streams.values()), {}
-            changes = [item for item in self._inbox if isinstance(item, _Change)]
+            changes, self._changes = self._changes, []
             self._inbox.clear()
             self._idle.notify_all()
         for change in changes:

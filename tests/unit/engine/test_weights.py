@@ -143,19 +143,29 @@ def test_a_service_swaps_between_two_steps_and_drops_no_request(kit) -> None:
 
 
 def test_a_loop_that_fails_tells_whoever_waits_for_a_swap(kit) -> None:
-    loop = kit.loop()
-    service, waits = EngineService(loop), threading.Event()
+    """It fails over a message that came before the swap, in the same batch of news."""
+    loop, begun, go_on = kit.loop(), threading.Event(), threading.Event()
+    forward = loop.runner.forward
 
-    def fails(*limits):
-        waits.wait(30)
+    def waits(batch):
+        begun.set()
+        assert go_on.wait(30)
+        return forward(batch)
+
+    def broken(*arguments):
         raise ZeroDivisionError
 
-    loop.scheduler.plan = fails
-    service.submit(kit.request("r", range(4), 4))
-    asked = threading.Timer(0.2, waits.set)
-    asked.start()
+    loop.runner.forward = waits
+    service = EngineService(loop)
+    stream = service.submit(kit.request("r", range(4), 4))
+    assert begun.wait(30)
+    loop.scheduler.find = broken
+    stream.cancel()
+    release = threading.Timer(0.2, go_on.set)  # after the swap was asked for
+    release.start()
     with pytest.raises(BusyError):
         service.swap_weights(1, timeout_s=30)
+    assert stream.result().finish_reason == "error"
     service.stop()
 
 
