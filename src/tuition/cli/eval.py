@@ -1,5 +1,6 @@
 """`tuition eval`: how many bits a model needs for one byte of text it was not taught."""
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +24,7 @@ DESCRIPTION = (
     "Without --data.paths or --data.demo, on what the model's own run held out."
 )
 OTHER_TASK = "bits per byte of other text"
-"""Of text that was named here: nobody knows whether the model was taught some of it."""
+"""Of text that was named, without what the model is known to have been taught."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def run(argv: list[str]) -> int:
     from tuition.data.corpus import prepare_corpus
     from tuition.engine.runner_choice import open_runner
     from tuition.evals.bits_per_byte import evaluate, most_rows
-    from tuition.evals.own_text import own_corpus
+    from tuition.evals.own_text import never_taught, own_corpus
     from tuition.ledger.meter import open_meter
     from tuition.model.folder import open_model
     from tuition.registry.registry import Registry
@@ -86,29 +87,33 @@ def run(argv: list[str]) -> int:
             corpus = own_corpus(version.lineage, tokenizer, workspace.data, progress)
         else:
             corpus = prepare_corpus(arguments.data, tokenizer, workspace.data, progress)
+        text = corpus.heldout if arguments.part == "heldout" else corpus.train
+        if names_text(arguments) and arguments.part == "heldout":
+            text = never_taught(text, registry, version, tokenizer, progress)
         engine = EngineSettings(
             precision=arguments.precision,
             runner=arguments.runner,
             device=arguments.device,
             max_batch=most_rows(folder.shape.context_length),
         )
-        runner, _ = open_runner(folder, engine, progress)
-        score = evaluate(
-            runner,
-            tokenizer,
-            corpus.heldout if arguments.part == "heldout" else corpus.train,
-            task=OTHER_TASK if names_text(arguments) else HELDOUT_TASK,
-            window=arguments.window,
-            stride=arguments.stride,
-            max_bytes=arguments.max_bytes,
-            progress=progress,
-        )
+        with closing(open_runner(folder, engine, progress)[0]) as runner:
+            score = evaluate(
+                runner,
+                tokenizer,
+                text,
+                task=OTHER_TASK if names_text(arguments) else HELDOUT_TASK,
+                window=arguments.window,
+                stride=arguments.stride,
+                max_bytes=arguments.max_bytes,
+                progress=progress,
+            )
         window = meter.stop(start)
         bits = score.bits_per_byte
         error = "" if bits.stderr is None else f" ± {bits.stderr:.4f}"
         print(f"{bits.value:.4f}{error} bits per byte over {bits.num_bytes:,} bytes ({arguments.part})")
         print(f"perplexity {score.perplexity:,.2f} per token; {bits.method}")
-        print(f"scored: {', '.join(score.titles[:8])}{', ...' if len(score.titles) > 8 else ''}")
+        if score.titles:
+            print(f"scored: {', '.join(score.titles[:8])}{', ...' if len(score.titles) > 8 else ''}")
         print(
             f"took {format_duration(window.wall_ns / 1e9)}, {format_energy(window.energy_uj)}, "
             f"{format_usd(window.cost_nusd)} (not booked: an evaluation belongs to no run or request)"

@@ -5,6 +5,7 @@ where documents begin).
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +85,19 @@ class TokenSet:
         """Ids of one document, with what stands around it."""
         ends = self.document_starts[index + 1 : index + 2]
         return self.tokens[self.document_starts[index] : ends[0] if len(ends) else self.num_tokens]
+
+    def only(self, indices: Sequence[int], num_bytes: int) -> "TokenSet":
+        """The documents of these indices, in memory; `num_bytes`: of their text."""
+        documents = [np.asarray(self.document(index)) for index in indices]
+        starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+        info = replace(
+            self.info,
+            num_tokens=int(starts[-1]),
+            num_documents=len(documents),
+            num_bytes=num_bytes,
+            titles=self.info.titles if len(documents) == self.info.num_documents else (),
+        )
+        return TokenSet(np.concatenate([np.empty(0, self.tokens.dtype), *documents]), starts[:-1], info)
 
 
 class PartWriter:

@@ -1,18 +1,22 @@
-"""The text that a registered model was taught from, with the split of its training.
+"""What a registered model was taught, and what it was not.
 
-In: the model's lineage and its tokenizer.  Out: the `Corpus` of its training. Text that changed since then
-is never split again: a new split would count taught bytes as held out.
+In: the model's lineage and its tokenizer.  Out: the `Corpus` of its training, split as it was there; or of
+other text the part that it was not taught. Text that changed since training is never split again: a new split
+would count taught bytes as held out.
 """
 
 import tomllib
 from pathlib import Path
 
-from tuition.core.errors import DataError, SettingsError, TuitionError
+from tuition.core.errors import DataError, NotFoundError, SettingsError, TuitionError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.settings import from_table
 from tuition.data.corpus import Corpus, corpus_digest, open_corpus, prepare_corpus
 from tuition.data.settings import DataSettings
+from tuition.data.shards import TokenSet
+from tuition.evals.overlap import without_taught
 from tuition.registry.lineage import Lineage
+from tuition.registry.registry import Registry, Version
 from tuition.tokenizer.tokenizer import Tokenizer
 
 _CHANGED = "the text has changed since training"
@@ -65,3 +69,46 @@ def _why_changed(
     except TuitionError as error:
         return f"the text of training cannot be read now ({error})"
     return None if now == digest else _CHANGED
+
+
+def never_taught(
+    text: TokenSet, registry: Registry, version: Version | None, tokenizer: Tokenizer, progress: Progress
+) -> TokenSet:
+    """The documents of `text` that the model was not taught, as far as that is known; what is left out, and
+    what is not known, is said.
+
+    Raises: DataError when it was taught all of them.
+    """
+    taught, is_known = taught_parts(registry, version, tokenizer)
+    name = "the model" if version is None else version.reference
+    left_out = 0
+    if taught:
+        text, left_out = without_taught(text, taught, tokenizer)
+    if not text.info.num_documents:
+        way_out = "name text that was never taught with --data.paths"
+        raise DataError("the held-out text", f"was taught to {name}, all of it", way_out=way_out)
+    if left_out:
+        progress.say(f"left out: {left_out:,} bytes that {name} was taught")
+    if not is_known:
+        progress.say(f"it is not known whether {name} was taught some of this text")
+    return text
+
+
+def taught_parts(
+    registry: Registry, version: Version | None, tokenizer: Tokenizer
+) -> tuple[list[TokenSet], bool]:
+    """What the version and those that it began from were taught, and whether that is all."""
+    parts: list[TokenSet] = []
+    while version is not None:
+        lineage = version.lineage
+        found = lineage.corpus_digest and open_corpus(registry.workspace.data, lineage.corpus_digest)
+        if not found or found.tokenizer_digest != tokenizer.digest:
+            return parts, False
+        parts.append(found.train)
+        if lineage.parent is None:
+            return parts, True
+        try:
+            version = registry.get(lineage.parent)
+        except NotFoundError:
+            return parts, False
+    return parts, False

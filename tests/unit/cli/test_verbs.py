@@ -208,10 +208,18 @@ def test_a_precision_that_cannot_be_served_is_not_scored(tuition) -> None:
     assert "precision" in err
 
 
-def test_a_score_on_text_that_was_named_is_not_called_heldout(tuition, home: Path) -> None:
-    """Its share is held out by another split: the model may have been taught it."""
+def test_text_that_was_named_and_taught_is_not_scored(tuition, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy.txt").write_bytes((home.parent / "3.txt").read_bytes().replace(b"\n", b"\r\n"))
+    status, _, err = tuition("eval", "tiny", "--data.paths", str(tmp_path / "copy.txt"))
+    assert status == FAILURE
+    assert "was taught to tiny@1, all of it" in err
+
+
+def test_a_score_on_text_that_was_named_is_not_called_heldout(tuition, home: Path, tmp_path: Path) -> None:
+    """Its share is held out by another split."""
     before = tuition("models", "show", "tiny")[1].count("heldout bits per byte")
-    assert tuition("eval", "tiny", "--data.paths", str(home.parent / "3.txt"))[0] == 0
+    (tmp_path / "new.txt").write_text("".join(f"A new line of text, number {n * n}.\n" for n in range(99)))
+    assert tuition("eval", "tiny", "--data.paths", str(tmp_path / "new.txt"))[0] == 0
     shown = tuition("models", "show", "tiny")[1]
     assert shown.count("heldout bits per byte") == before
     assert "bits per byte of other text" in shown
