@@ -96,7 +96,8 @@ runs = Table(
     Column("corpus_digest", String(64)),
     Column("num_parameters", BigInteger),
     Column("num_steps", BigInteger, nullable=False, default=0),
-    Column("num_tokens", BigInteger, nullable=False, default=0),
+    Column("unit", String(24), nullable=False, server_default="token"),  # what the recipe counts
+    Column("num_tokens", BigInteger, nullable=False, default=0),  # of those units
     Column(
         "redone_tokens", BigInteger, nullable=False, default=0
     ),  # of num_tokens: computed again after a resume

@@ -161,7 +161,7 @@ def _amount_lines(
 
 def training_lines(receipt: TrainingReceipt) -> list[Line]:
     """The receipt of a training run."""
-    section = f"Training receipt: {receipt.run_id}"
+    section, units = f"Training receipt: {receipt.run_id}", f"{receipt.unit}s"
     status = receipt.status + (f" ({receipt.reason})" if receipt.reason else "")
     peak = f"peak {provenance(receipt.machine, 'peak_flops')}"
     date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(receipt.created_unix_ns / 1e9))
@@ -173,15 +173,13 @@ def training_lines(receipt: TrainingReceipt) -> list[Line]:
         Line(section, "machine", receipt.machine["name"], "", ""),
         Line(section, "parameters", receipt.num_parameters, "", "counted"),
         Line(section, "steps", receipt.num_steps, "", "counted"),
-        Line(section, "tokens", receipt.num_tokens, "tokens", "counted"),
+        Line(section, units, receipt.num_tokens, units, "counted"),
     ]
     if receipt.redone_tokens:
-        lines.append(
-            Line(section, "of them again after a resume", receipt.redone_tokens, "tokens", "counted")
-        )
+        lines.append(Line(section, "of them again after a resume", receipt.redone_tokens, units, "counted"))
     lines += [
         Line(section, "compute", receipt.flops, "FLOPs", "counted"),
-        Line(section, "tokens per second", receipt.tokens_per_s, "", "measured"),
+        Line(section, f"{units} per second", receipt.tokens_per_s, "", "measured"),
         Line(section, "MFU in steps", receipt.step_mfu, "share", peak),
         Line(section, "MFU of the run", receipt.run_mfu, "share", peak),
         Line(section, "goodput", receipt.goodput, "share", "measured"),

@@ -28,6 +28,8 @@ class RunInfo:
     model: str
     """Name of the model it makes."""
     recipe: str = "pretrain"
+    unit: str = "token"
+    """What the recipe counts: token, image, window."""
     scope: Scope = "final run"
     settings_toml: str = ""
     corpus_digest: str | None = None
@@ -42,7 +44,7 @@ def new_run_id(model: str) -> str:
 def begin_run(connection: Connection, run_id: str, info: RunInfo, rate_id: int) -> None:
     """Insert the row of a new run, with status `running`."""
     now = time.time_ns()
-    told = ("model", "recipe", "scope", "settings_toml", "corpus_digest", "num_parameters")
+    told = ("model", "recipe", "unit", "scope", "settings_toml", "corpus_digest", "num_parameters")
     row = {name: getattr(info, name) for name in told} | {
         "id": run_id,
         "status": "running",

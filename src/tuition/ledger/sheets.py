@@ -23,7 +23,10 @@ class TrainingReceipt:
     reason: str
     created_unix_ns: int
     num_steps: int
+    unit: str
+    """What the recipe counts: token, image, window."""
     num_tokens: int
+    """Of those units."""
     redone_tokens: int
     num_resumes: int
     num_parameters: int | None
@@ -54,7 +57,7 @@ class TrainingReceipt:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Target tokens per second of step time."""
+        """Units per second of step time."""
         return _ratio(self.num_tokens, self.parts.get("step", NOTHING).seconds)
 
     @property

@@ -69,8 +69,8 @@ def _training_receipt(connection: Connection, row: RowMapping) -> TrainingReceip
         energy_method=_method(methods),
         machine=json.loads(row["machine_json"]),
         **{name: row[name] for name in (
-            "model", "recipe", "scope", "created_unix_ns", "num_steps", "num_tokens", "redone_tokens",
-            "num_resumes", "num_parameters", "last_loss",
+            "model", "recipe", "scope", "created_unix_ns", "num_steps", "unit", "num_tokens",
+            "redone_tokens",            "num_resumes", "num_parameters", "last_loss",
         )},
     )  # fmt: skip
 

@@ -172,7 +172,8 @@ def _open_bill(run: _Run, folder: RunFolder, resumes: bool) -> TrainingBill:
     if resumes:
         with suppress(NotFoundError):  # killed after its folder was made and before its row was
             return TrainingBill.resume(books, meter, folder.run_id)
-    info = RunInfo(run.settings.name, recipe=run.recipe.name, settings_toml=table_to_toml(run.table))
+    recipe = run.recipe
+    info = RunInfo(run.settings.name, recipe.name, recipe.unit, settings_toml=table_to_toml(run.table))
     return TrainingBill.open(books, meter, info, folder.run_id)
 
 

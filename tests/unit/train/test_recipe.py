@@ -1,6 +1,7 @@
 """A recipe of the test's own goes through the whole run: trained, evaluated, resumed, billed, registered."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tuition.books.books import open_books
 from tuition.books.schema import run_costs
 from tuition.core.errors import SettingsError
 from tuition.core.progress import SilentProgress
+from tuition.ledger.render import render
+from tuition.ledger.statements import training_receipt
 from tuition.runtime.device import Precision
 from tuition.spec.machine import detect_machine
 from tuition.train.folder import RunFolder
@@ -46,10 +49,13 @@ def test_a_recipe_without_tokens_is_trained_evaluated_and_billed(home: Home) -> 
     assert result.probes[-1].score.value > 0.9
     (row,) = home.rows()
     assert (row["recipe"], row["status"], row["num_steps"]) == ("toy", "finished", 60)
-    assert (row["num_tokens"], int(row["flops"])) == (60 * 32, 60 * 32 * 576)
+    assert (row["num_tokens"], row["unit"], int(row["flops"])) == (60 * 32, "vector", 60 * 32 * 576)
     with open_books(home.workspace) as books:
         query = select(run_costs.c.kind, run_costs.c.cost_nusd).where(run_costs.c.run_id == row["id"])
         costs = dict(books.read(lambda c: c.execute(query).all()))
+        receipt = render(training_receipt(books, row["id"]))
+    assert re.search(r"vectors +1,920 vectors", receipt)
+    assert "vectors per second" in receipt
     assert {"step", "data", "load", "evaluation", "checkpoint"} <= costs.keys()
     assert costs["step"] > 0
     assert result.version.lineage.corpus_digest == "f" * 64
