@@ -133,10 +133,8 @@ class Periods:
         values = self._fixed | {"number": self._number, "status": "closed" if ends else status}
         rows = [values | columns_of(totals)]
         if ends and status == "open":
-            begun = dict.fromkeys(("start_ns", "end_ns"), totals.end_ns)
-            rows.append(
-                self._fixed | {"number": self._number + 1, "status": "open"} | empty_columns() | begun
-            )
+            following = {"number": self._number + 1, "status": "open"}
+            rows.append(self._fixed | following | empty_columns() | carried_columns(totals))
         self.books.write_now(lambda connection: [write_period(connection, row) for row in rows])
         if len(rows) > 1:
             self.account.begin_period(totals)
@@ -174,6 +172,13 @@ def run_columns(seen: WatchedTotals, work: Amount, steps: Amount, other: Amount)
     for part, amount in (("meter", seen.meter), ("overhead", overhead), ("residual", residual)):
         columns |= amount_columns(part, amount)
     return columns | amount_columns("attributed", steps) | amount_columns("posted", steps)
+
+
+def carried_columns(totals: PeriodTotals) -> dict[str, Any]:
+    """What the next period begins with: the end of this one, and the requests that are in flight."""
+    begun = {"start_ns": totals.end_ns, "end_ns": totals.end_ns}
+    names = {"open_requests": json.dumps(totals.open_requests)}
+    return begun | names | amount_columns("in_flight", totals.in_flight)
 
 
 def amount_columns(part: str, amount: Amount) -> dict[str, int | None]:

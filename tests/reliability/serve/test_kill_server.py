@@ -15,7 +15,11 @@ from sqlalchemy import select
 
 from tuition.books.books import open_books
 from tuition.books.schema import requests
+from tuition.cli.bill_check import MOST_SHOWN
+from tuition.cli.main import main
 from tuition.core.workspace import open_workspace
+from tuition.ledger.amount import NOTHING
+from tuition.ledger.reconciliation import reconcile
 
 
 def finished_replies(url: str, until: threading.Event, held: list[str]) -> None:
@@ -72,7 +76,10 @@ def missing_rows(folder: Path, held: list[str]) -> set[str]:
     return {reply.removeprefix("cmpl-") for reply in held} - set(booked)
 
 
-def kill_often(child: Callable[..., Any], tmp_path: Path, kills: int) -> None:
+def kill_often(
+    child: Callable[..., Any], tmp_path: Path, kills: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every finished reply has its row; the check names each kill and what it has lost, and does not hold."""
     rng, total = random.Random(4), 0
     folder = tmp_path / "books"
     held: list[str] = []
@@ -80,20 +87,32 @@ def kill_often(child: Callable[..., Any], tmp_path: Path, kills: int) -> None:
         held += kill_once(child, folder, rng.uniform(0.02, 0.5))
         assert missing_rows(folder, held) == set()
     total = len(held)
+    with open_books(open_workspace(folder)) as books:
+        found = reconcile(books)
+    assert (found.faults, found.residual) == ((), NOTHING)
+    assert main(["bill", "check", "--workspace", str(folder)]) == 1
+    out = capsys.readouterr().out
+    assert f"WHAT KILLED PROCESSES COULD NOT WRITE IS MISSING in {kills} places" in out
+    assert out.count("up to 1.0 s of its meter are missing") == min(kills, MOST_SHOWN)
+    assert "everything that was written holds to the last unit" in out
+    assert "every identity holds" not in out
+    assert 0 <= found.after_period.seconds < kills, "at most the last second before each kill has no meter"
     print(f"R4: {kills} kills, {total} finished replies, 0 without a row")
     assert total > kills
 
 
-def test_no_finished_reply_lacks_its_row_after_a_kill(child: Callable[..., Any], tmp_path: Path) -> None:
-    kill_often(child, tmp_path, 5)
+def test_no_finished_reply_lacks_its_row_after_a_kill(
+    child: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kill_often(child, tmp_path, 5, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_finished_reply_lacks_its_row_after_a_hundred_kills(
-    child: Callable[..., Any], tmp_path: Path
+    child: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kill_often(child, tmp_path, 100)
+    kill_often(child, tmp_path, 100, capsys)
 
 
 def test_the_kill_test_finds_a_server_that_does_not_wait(child: Callable[..., Any], tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class ScriptedStream:
                 phase, new = ("prefill", len(request.prompt)) if position == 0 else ("decode", 1)
                 context = 0 if position == 0 else len(request.prompt) + position
                 work = SequenceWork(request.id, phase, new, context, 1)
-                service.on_trace(StepTrace(now - 1_000_000, now, (work,)))
+                service.tell(now, work)
                 if service.poison and service.poison in request.id:
                     end = "error"
                     break
@@ -137,6 +137,12 @@ class ScriptedService:
         self.poison = ""
         self.running = 0
         self._lock = threading.Lock()
+        self._told_ns = 0
+
+    def tell(self, now_ns: int, work: SequenceWork) -> None:
+        """A step of a millisecond, or since the one before: steps of an engine do not overlap."""
+        begun_ns, self._told_ns = max(self._told_ns, now_ns - 1_000_000), now_ns
+        self.on_trace(StepTrace(begun_ns, now_ns, (work,)))
 
     def submit(self, request: Request) -> ScriptedStream:
         if self.refusal is not None:

@@ -94,6 +94,19 @@ def test_periods_follow_one_another_and_each_is_posted_once(
     assert reconcile(books).holds
 
 
+def test_a_period_begins_with_what_is_in_flight(books: Books, account, machine, clock, rows) -> None:
+    """Killed right after the beginning of a period, its process has left the requests of the one before."""
+    book = Periods(books, account, record_rate(books, machine), "bard", beat_s=3_600, period_s=0.0)
+    begun = clock.now
+    clock.sleep(3 * MS)
+    account.add(StepTrace(begun, clock.now, (SequenceWork("r", "decode", 1, 3, 1),)))
+    book.write()
+    first, second = rows()
+    assert (first["in_flight_wall_ns"], second["in_flight_wall_ns"]) == (3 * MS, 3 * MS)
+    assert json.loads(second["open_requests"]) == ["r"]
+    assert reconcile(books).faults == ()
+
+
 def test_a_period_of_a_process_that_was_killed_is_cut_off_and_posted_by_the_next(
     books: Books, book, account, clock, rows, machine, shape
 ) -> None:

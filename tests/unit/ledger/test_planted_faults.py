@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from tuition.books.books import Books
-from tuition.books.schema import entries, periods, rates, requests, run_costs, transactions
+from tuition.books.schema import APPEND_ONLY, entries, periods, rates, requests, run_costs, transactions
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
 from tuition.ledger import attribution
 from tuition.ledger.attribution import EngineAccount
@@ -109,13 +109,16 @@ def change(life: Life, *statements) -> None:
 
 def unprotected(life: Life, *statements) -> None:
     """As somebody with the file in hand would: the triggers of append-only tables are dropped first."""
-    names = ("transactions", "entries", "rates", "prices")
-    drops = [
-        text(f"DROP TRIGGER IF EXISTS {name}_refuse_{verb}")
-        for name in names
-        for verb in ("update", "delete")
-    ]
-    change(life, *drops, *statements)
+
+    def drop(connection: Connection) -> None:
+        is_sqlite = connection.dialect.name == "sqlite"
+        for name in APPEND_ONLY:
+            for event in ("update", "delete") if is_sqlite else ("row", "statement"):
+                on = "" if is_sqlite else f" ON {name}"
+                connection.execute(text(f"DROP TRIGGER IF EXISTS {name}_refuse_{event}{on}"))
+
+    life.books.write_now(drop)
+    change(life, *statements)
 
 
 def copy_of(life: Life, table, where, **changes) -> dict:
