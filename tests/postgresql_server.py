@@ -49,11 +49,11 @@ class PostgresServer:
         if programs is None:
             raise RuntimeError(missing())
         self._programs, self._options = programs, options
-        self._user = _unprivileged_user() if os.geteuid() == 0 else None
+        self.user = _unprivileged_user() if os.geteuid() == 0 else None
         # The path of a Unix socket may have 107 bytes, so not in a test's own folder.
         self.folder = Path(tempfile.mkdtemp(prefix="tuition-pg-", dir="/tmp"))
-        if self._user:
-            shutil.chown(self.folder, self._user)
+        if self.user:
+            shutil.chown(self.folder, self.user)
         self._process: subprocess.Popen[bytes] | None = None
         command = [
             programs / "initdb",
@@ -94,7 +94,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                user=self._user,
+                user=self.user,
                 preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + 60
@@ -150,7 +150,7 @@ class PostgresServer:
     def _run(self, command: list[object]) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [str(word) for word in command],
-            user=self._user,
+            user=self.user,
             cwd=self.folder,
             capture_output=True,
             text=True,

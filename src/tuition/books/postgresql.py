@@ -139,7 +139,7 @@ def _parse(url: str) -> URL:
 
 def _shown(url: URL) -> str:
     """The URL without password and options."""
-    return url.set(password=None, query={}, drivername="postgresql").render_as_string()
+    return URL.create("postgresql", url.username, None, url.host, url.port, url.database).render_as_string()
 
 
 def _open_engine(url: URL, lock_timeout_s: float | None) -> Engine:
@@ -149,7 +149,7 @@ def _open_engine(url: URL, lock_timeout_s: float | None) -> Engine:
     try:
         engine = create_engine(
             url,
-            connect_args={} if "connect_timeout" in url.query else {"connect_timeout": 10},
+            connect_args={"connect_timeout": 10, "client_encoding": "utf8"} | dict(url.query),
             execution_options=options,
             pool_size=4 if is_reader else 1,
             max_overflow=0,

@@ -50,11 +50,10 @@ def translate(error: BaseException, name: str, password: str) -> TuitionError:
     said = " ".join(str(cause).split()) or type(cause).__name__
     if password:
         said = said.replace(password, "***")
-    if not code or code.startswith(_LOST):
+    if isinstance(error, DBAPIError) and (not code or code.startswith(_LOST)):
         return BooksError(
             f"the database {name} could not be reached: {said}; "
             "start it, or check TUITION_DATABASE_URL, then try again"
         )
-    return BooksError(
-        f"the books at {name} could not be used: {said} ({code}); see the message and try again"
-    )
+    kind = f"{type(cause).__name__} {code}".strip()
+    return BooksError(f"the books at {name} could not be used: {said} ({kind}); try again")

@@ -159,15 +159,16 @@ def look_books(workspace: Workspace) -> list[Finding]:
     if sqlite3.sqlite_version_info < (3, 51, 3):
         text += ", which has a known race between connections; a lock file of ours keeps it from happening"
     findings.append(Finding("sqlite", "ok", text))
-    if not workspace.books.exists():
-        findings.append(Finding("workspace", "ok", f"{workspace.root} (nothing in it yet)"))
-        return findings
-    from tuition.books.books import open_books
+    from tuition.books.books import DATABASE_URL, open_books
     from tuition.registry.registry import Registry
 
+    if not workspace.books.exists() and not os.environ.get(DATABASE_URL):
+        findings.append(Finding("workspace", "ok", f"{workspace.root} (nothing in it yet)"))
+        return findings
     with open_books(workspace) as books:
         number = len(Registry(workspace, books).list())
-    findings.append(Finding("workspace", "ok", f"{workspace.root}, {number} models, books readable"))
+        findings.append(Finding("workspace", "ok", f"{workspace.root}, {number} models"))
+        findings.append(Finding("books", "ok", f"readable, at {books.name}"))
     return findings
 
 
