@@ -16,8 +16,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from tuition.books.books import Books, open_books
-from tuition.books.sqlite import SqliteStore
+from tuition.books.books import Books, open_books, open_store
+from tuition.books.store import Store
+from tuition.core.errors import BooksError, BusyError
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
@@ -69,8 +70,13 @@ def _row(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
     return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
 
 
-class HastyStore(SqliteStore):
+class HastyStore:
     """The planted fault: a database that reports a commit before it has happened."""
+
+    def __init__(self, store: Store) -> None:
+        self.name, self.store = store.name, store
+        self.read, self.maintain, self.close = store.read, store.maintain, store.close
+        self.is_environmental, self.translate = store.is_environmental, store.translate
 
     def commit(self, run: Callable[[Connection], Any]) -> Any:
         done: Future[Any] = Future()
@@ -79,14 +85,31 @@ class HastyStore(SqliteStore):
             done.set_result(run(connection))
             time.sleep(0.03)
 
-        commit = super().commit
-        threading.Thread(target=commit, args=(slowly,)).start()
+        threading.Thread(target=self.store.commit, args=(slowly,)).start()
         return done.result()
 
 
 def write_hastily(root: Path, log: int, number: int) -> None:
     """`write_requests` over a database that acknowledges inside the transaction."""
-    write_requests(root, log, number, Books(HastyStore(Workspace(root))))
+    write_requests(root, log, number, Books(HastyStore(open_store(Workspace(root)))))
+
+
+def write_stubbornly(root: Path, log: int, number: int) -> None:
+    """Try each row again, as it is, until it is acknowledged: the database may go away at any moment."""
+    books = open_books(Workspace(root))
+    account = EngineAccount(SHAPE, MACHINE, ModelledMeter(MACHINE))
+    rate_id = record_rate(books, MACHINE)
+    for i in range(1_000_000):
+        begin, name = time.monotonic_ns(), f"{number}-{i}"
+        account.add(StepTrace(begin, begin + 1_000, (SequenceWork(name, "prefill", 5, 0, 1),)))
+        row, is_written = _row(account, name, rate_id), False
+        while not is_written:
+            try:
+                record_request(books, row).result()
+                is_written = True
+            except (BooksError, BusyError):
+                time.sleep(0.02)
+        os.write(log, f"{name} {row.cost.total.cost_nusd}\n".encode())
 
 
 def write_training(root: Path, log: int, number: int) -> None:
@@ -117,6 +140,7 @@ def write_accounts(root: Path, log: int, number: int) -> None:
 MODES = {
     "requests": write_requests,
     "hasty": write_hastily,
+    "stubborn": write_stubbornly,
     "training": write_training,
     "accounts": write_accounts,
 }

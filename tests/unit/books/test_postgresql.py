@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, insert, make_url, select, text
+from sqlalchemy.exc import IntegrityError
 
 from postgresql_server import PostgresServer
 from tuition.books.books import Books, open_books
@@ -177,6 +178,11 @@ def test_two_programs_write_side_by_side(url: str, books: Books) -> None:
     with Books(PostgresStore(url)) as other:
         futures = [which.write(count_up) for _ in range(40) for which in (books, other)]
         assert sorted(future.result() for future in futures) == list(range(80))
+
+
+def test_rows_that_are_only_added_cannot_be_truncated_either(books: Books) -> None:
+    with pytest.raises(IntegrityError, match="rates is append only"):
+        books.write_now(lambda c: c.execute(text("TRUNCATE rates CASCADE")) and None)
 
 
 def test_a_full_disk_fails_the_group_and_heals_without_restart(postgres: PostgresServer) -> None:
