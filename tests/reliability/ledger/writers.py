@@ -99,9 +99,10 @@ def write_stubbornly(root: Path, log: int, number: int) -> None:
     books = open_books(Workspace(root))
     account = EngineAccount(SHAPE, MACHINE, ModelledMeter(MACHINE))
     rate_id = record_rate(books, MACHINE)
+    Periods(books, account, rate_id, "m").start()
     for i in range(1_000_000):
         begin, name = time.monotonic_ns(), f"{number}-{i}"
-        account.add(StepTrace(begin, begin + 1_000, (SequenceWork(name, "prefill", 5, 0, 1),)))
+        account.add(StepTrace(begin, time.monotonic_ns(), (SequenceWork(name, "prefill", 5, 0, 1),)))
         row, is_written = _row(account, name, rate_id), False
         while not is_written:
             try:
