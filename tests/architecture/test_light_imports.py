@@ -1,5 +1,6 @@
 """What must start quickly loads no torch: the light packages, every settings file, every verb's help."""
 
+import importlib.util
 import os
 import resource
 import subprocess
@@ -13,7 +14,13 @@ from tuition.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "tuition"
 LIGHT_PACKAGES = ("core", "spec", "books", "ledger", "tokenizer", "plan", "registry", "client")
-LIGHT_FILES = ("engine/request.py", "engine/batch.py", "engine/scheduler.py", "engine/blocks.py")
+LIGHT_FILES = (
+    "cli/serving.py", "engine/engine.py", "engine/offline.py", "engine/service.py", "engine/step.py",
+    "engine/runner_choice.py", "model/folder.py", "model/formats.py", "model/rope.py", "runtime/cores.py",
+)  # fmt: skip
+"""The way of a token from kept weights, and what it stands on."""
+if importlib.util.find_spec("tuition_kernels") is not None:
+    LIGHT_FILES += ("engine/native_runner.py", "engine/native_weights.py")
 HEAVY = {"torch", "transformers", "nicegui", "pyarrow"}
 HELP_LIMIT_S = 0.5
 """Processor time on a quiet machine; a busy one gets as many times more as `REFERENCE` takes longer there."""

@@ -20,7 +20,8 @@ from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.model.families import FAMILIES
 from tuition.model.folder import ModelFolder
-from tuition.model.quantize import GROUP, dequantize, quantize
+from tuition.model.formats import GROUP
+from tuition.model.quantize import dequantize, quantize
 from tuition.spec.shape import ModelShape, RopeShape
 
 ISAS = tuition_kernels.available_isas()

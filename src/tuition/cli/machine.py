@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from tuition.cli.arguments import Common, choose, parse
 from tuition.core.durable import write_json
@@ -46,10 +46,10 @@ def detect_for(
 
     Raises: SettingsError for a device that is not there, or that is not the one of `settings`.
     """
-    from tuition.runtime.device import choose_device
+    from tuition.runtime.cores import device_kind
     from tuition.spec.machine import detect_machine
 
-    kind = cast("Device", choose_device(device).type)
+    kind: Device = device_kind(device)
     if settings.device not in ("auto", kind):
         wanted = f"nothing, or {kind}, on which this verb computes"
         raise SettingsError("machine.device", got=settings.device, wanted=wanted)

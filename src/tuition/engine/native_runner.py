@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 import tuition_kernels
 
 from tuition.core.errors import CapacityError, ModelError, ShapeError
@@ -32,9 +31,9 @@ from tuition.engine.request import Sampling
 from tuition.engine.sampler import PoisonedLogitsError
 from tuition.engine.settings import EngineSettings
 from tuition.model.folder import ModelFolder
-from tuition.model.rope import Rotary
+from tuition.model.rope import angle_table
 from tuition.plan.memory import available_memory, cache_blocks, require_model
-from tuition.runtime.device import usable_cores
+from tuition.runtime.cores import usable_cores
 from tuition.spec.shape import ModelShape
 
 BLOCK_STEP = 32
@@ -84,8 +83,7 @@ class NativeRunner:
         self.kv_bytes_per_value = 4 if packed.formats.body == "float32" else 2
         self.threads = threads or usable_cores()
         self._packed: PackedWeights | None = packed
-        positions = torch.arange(shape.context_length)[None]
-        cos, sin = (table[0, :, 0].contiguous().numpy() for table in Rotary(shape).angles(positions))
+        cos, sin = angle_table(shape)
         self._model: tuition_kernels.Model | None = tuition_kernels.Model(
             packed.config, packed.buffer, cos, sin, num_blocks=num_blocks, block_size=block_size,
             num_threads=self.threads, isa=isa, pin=pin,

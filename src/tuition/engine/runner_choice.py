@@ -13,9 +13,8 @@ from tuition.core.errors import SettingsError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.engine.batch import Runner
 from tuition.engine.settings import EngineSettings
-from tuition.engine.torch_runner import TorchRunner
 from tuition.model.folder import ModelFolder
-from tuition.runtime.device import choose_device
+from tuition.runtime.cores import device_kind
 from tuition.spec.shape import ModelShape
 
 
@@ -45,7 +44,7 @@ def choose_runner(shape: ModelShape, settings: EngineSettings) -> RunnerChoice:
                 got=settings.precision,
                 wanted=f"float32, bf16 or auto here: int8 and int4 need the native runner, but {refusal}",
             )
-        return RunnerChoice("torch", refusal, is_fallback=choose_device(settings.device).type == "cpu")
+        return RunnerChoice("torch", refusal, is_fallback=device_kind(settings.device) == "cpu")
     return RunnerChoice("native", "tuition_kernels is installed and computes this model")
 
 
@@ -53,8 +52,8 @@ def _native_refusal(shape: ModelShape, settings: EngineSettings) -> str | None:
     """Why the native runner cannot be used, or None."""
     if settings.device in ("cuda", "mps"):
         return f"the native runner computes on the CPU, and device {settings.device} was asked for"
-    if settings.device == "auto" and (device := choose_device()).type != "cpu":
-        return f"there is a {device.type} device, which the native runner does not use (device cpu does)"
+    if settings.device == "auto" and (kind := device_kind("auto")) != "cpu":
+        return f"there is a {kind} device, which the native runner does not use (device cpu does)"
     if importlib.util.find_spec("tuition_kernels") is None:
         return "tuition_kernels is not installed (make setup builds it where there is a compiler)"
     try:
@@ -78,4 +77,5 @@ def open_runner(
     (progress.say if choice.is_fallback else progress.detail)(f"{choice.kind} runner: {choice.reason}")
     if choice.kind == "native":
         return _native().NativeRunner.load(folder, settings, progress), choice
-    return TorchRunner.load(folder, settings, progress), choice
+    torch_runner = importlib.import_module("tuition.engine.torch_runner")
+    return torch_runner.TorchRunner.load(folder, settings, progress), choice

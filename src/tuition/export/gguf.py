@@ -24,7 +24,7 @@ from tuition.export.gguf_metadata import shape_metadata, tokenizer_metadata
 from tuition.model.folder import ModelFolder
 from tuition.model.gguf_model import permute
 from tuition.model.names import gguf_name
-from tuition.model.rope import rope_frequencies
+from tuition.model.rope import plain_frequencies, rope_frequencies
 from tuition.spec.counts import num_parameters
 from tuition.spec.shape import ModelShape
 
@@ -179,9 +179,7 @@ def _frequency_factors(shape: ModelShape) -> np.ndarray | None:
     """How much slower each pair turns than plain rotary positions: the table that llama.cpp divides by."""
     if shape.rope.kind != "llama3":
         return None
-    dim = shape.head_dim
-    plain = 1.0 / shape.rope.theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
-    return (plain / rope_frequencies(shape)[0]).numpy()
+    return plain_frequencies(shape.rope.theta, shape.head_dim) / rope_frequencies(shape)[0]
 
 
 def _add_metadata(writer: GGUFWriter, metadata: dict[str, Any]) -> None:

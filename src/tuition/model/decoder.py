@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tuition.model.context import Context
 from tuition.model.gradients import rms_norm, rotate
-from tuition.model.rope import Rotary
+from tuition.model.rotary import Rotary
 from tuition.spec.shape import ModelShape
 
 

@@ -2,18 +2,18 @@
 
 In: a path.  Out: a `ModelFolder`: shape, tokenizer, and tensors under our names, read one at a time.
 Only safetensors, JSON and text are read; code and pickles that lie beside them are never touched.
+torch is loaded when a tensor is first read.
 """
 
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from tuition.core.errors import ModelError
-from tuition.model.digest import weights_digest
 from tuition.model.families import Family, shape_from_config
 from tuition.model.generation import GenerationDefaults, defaults_of_folder, defaults_of_gguf
 from tuition.model.gguf_file import GGUF_MAGIC, open_gguf, parts_of
@@ -25,6 +25,9 @@ from tuition.spec.shape import ModelShape
 from tuition.tokenizer.folder import POINTER_HEAD, is_pointer, pointer_error, read_folder_settings
 from tuition.tokenizer.gguf import gguf_tokenizer
 from tuition.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MANIFEST = "tuition.json"
 WEIGHTS = "model.safetensors"
@@ -52,7 +55,7 @@ class ModelFolder:
     """For people: `safetensors BF16`, `gguf Q4_1`."""
     num_bytes: int
     """Size of the weight files."""
-    read_tensor: Callable[[str], Tensor] = field(repr=False)
+    read_tensor: Callable[[str], "Tensor"] = field(repr=False)
     read_tokenizer: Callable[[], Tokenizer] = field(repr=False)
     read_rows: Callable[[str], QuantisedRows] | None = field(default=None, repr=False)
     """GGUF only: a tensor as raw blocks."""
@@ -70,11 +73,11 @@ class ModelFolder:
         """Our names, in the order of the network."""
         return tuple(self.shape.tensor_shapes())
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> "Tensor":
         """One tensor under our name, in the type it is kept in (float32 where it was quantised)."""
         return self.read_tensor(name)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self) -> Iterator[tuple[str, "Tensor"]]:
         """Every tensor, one at a time."""
         for name in self.tensor_names:
             yield name, self.read_tensor(name)
@@ -91,7 +94,13 @@ class ModelFolder:
 
     def digest(self) -> str:
         """SHA-256 of the weights (see model/digest); reads all of them."""
-        return weights_digest(self.tensors())
+        digest = importlib.import_module("tuition.model.digest")
+        return digest.weights_digest(self.tensors())
+
+
+def _tensors() -> ModuleType:
+    """`model/tensors`, which needs torch: a runner that has packed weights never reads a tensor."""
+    return importlib.import_module("tuition.model.tensors")
 
 
 def open_model(path: Path | str, *, verify: bool = True) -> ModelFolder:
@@ -141,7 +150,7 @@ def _open_file(path: Path) -> ModelFolder:
         format=f"gguf {model.types}",
         num_bytes=model.file.num_bytes,
         files=tuple(file.path for file in model.file.files),
-        read_tensor=model.tensor,
+        read_tensor=lambda name: _tensors().gguf_tensor(model, name),
         read_tokenizer=lambda: gguf_tokenizer(model.file.metadata, str(path)),
         read_rows=model.quantised_rows,
     )
@@ -177,8 +186,8 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
     shards = _shards(folder, mapped)
     places = _check_tensors(folder, shape, shards)
 
-    def read_tensor(name: str) -> Tensor:
-        return places[name].tensor(hugging_face_name(name))
+    def read_tensor(name: str) -> "Tensor":
+        return _tensors().safetensors_tensor(places[name], hugging_face_name(name))
 
     def read_tokenizer() -> Tokenizer:
         tokenizer = Tokenizer.load(folder)
@@ -292,11 +301,7 @@ def _check_tensors(
             )
         places[name] = found.pop(theirs)
     if shape.tied_head and "lm_head.weight" in found:  # some writers store the tied head a second time
-        if (
-            not found["lm_head.weight"]
-            .tensor("lm_head.weight")
-            .equal(places["embedding.weight"].tensor("model.embed_tokens.weight"))
-        ):
+        if not _are_equal(found["lm_head.weight"], places["embedding.weight"]):
             raise ModelError(
                 folder,
                 "the head is tied and yet stored with other values",
@@ -311,6 +316,15 @@ def _check_tensors(
             way_out="use the folder of a plain causal language model",
         )
     return places
+
+
+def _are_equal(head: SafetensorsFile, embedding: SafetensorsFile) -> bool:
+    """Whether a stored head holds the values of the embedding, in whatever types both are kept."""
+    theirs, ours = "lm_head.weight", hugging_face_name("embedding.weight")
+    if head.entries[theirs].dtype == embedding.entries[ours].dtype:
+        return head.content(theirs) == embedding.content(ours)
+    read = _tensors().safetensors_tensor
+    return bool(read(head, theirs).double().equal(read(embedding, ours).double()))
 
 
 def _refuse_unsafe(folder: Path) -> None:

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-from torch import Tensor
 
 from tuition.core.errors import ModelError
-from tuition.model.gguf_blocks import values_of
+from tuition.model.gguf_types import BLOCK_TYPES, BlockType
 from tuition.model.mapped import MappedFile
 
 GGUF_MAGIC = b"GGUF"
@@ -38,7 +36,7 @@ _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 class GgufTensor:
     """Where a tensor lies, and as what."""
 
-    type: GGMLQuantizationType
+    type: BlockType
     shape: tuple[int, ...]
     """(rows, columns) as in torch: the file lists dimensions the other way round."""
     start: int
@@ -136,16 +134,6 @@ class GgufFile:
         view = memoryview(tensor.file.memory)[tensor.start : tensor.start + tensor.num_bytes]
         return np.frombuffer(view, dtype=np.uint8).reshape(num_rows, -1)
 
-    def values(self, name: str, rows: np.ndarray) -> Tensor:
-        """Raw rows of a tensor as numbers: float32 in the tensor's shape. Raises: ModelError for unknown
-        types."""
-        tensor = self.tensors[name]
-        try:
-            return values_of(rows, tensor.type).reshape(tensor.shape)
-        except NotImplementedError as error:
-            problem = f"tensor {name!r} has type {tensor.type.name}"
-            raise ModelError(self.path, problem, way_out="use another quantisation") from error
-
 
 def open_gguf(path: Path) -> GgufFile:
     """The model that `path` is, or is a part of. Raises: ModelError, also for parts that are not there."""
@@ -208,18 +196,16 @@ def _contents(file: MappedFile) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
     return metadata, tensors
 
 
-def _entry(reader: _Reader) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int, int]:
+def _entry(reader: _Reader) -> tuple[str, BlockType, tuple[int, ...], int, int]:
     name = reader.string()
     num_dimensions = reader.scalar("<I")
     if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
         raise reader.damaged(f"tensor {name[:120]!r} has {num_dimensions:,} dimensions")
     shape = tuple(reader.scalar("<Q") for _ in range(num_dimensions))[::-1]
     number, offset = reader.scalar("<I"), reader.scalar("<Q")
-    try:
-        kind = GGMLQuantizationType(number)
-    except ValueError as error:
-        raise reader.damaged(f"tensor {name[:120]!r} has the unknown type {number:,}") from error
-    block, width = GGML_QUANT_SIZES[kind]
-    if not all(1 <= size < 2**40 for size in shape) or shape[-1] % block:
+    kind = BLOCK_TYPES.get(number)
+    if kind is None:
+        raise reader.damaged(f"tensor {name[:120]!r} has the unknown type {number:,}")
+    if not all(1 <= size < 2**40 for size in shape) or shape[-1] % kind.size:
         raise reader.damaged(f"tensor {name[:120]!r} has the impossible shape {shape} for {kind.name}")
-    return name, kind, shape, offset, math.prod(shape) // block * width
+    return name, kind, shape, offset, math.prod(shape) // kind.size * kind.num_bytes

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tuition.core.errors import ModelError, ShapeError
 from tuition.model.families import FAMILIES, Family, choose_family
@@ -20,7 +18,6 @@ from tuition.model.names import gguf_name
 from tuition.model.rope import rope_frequencies
 from tuition.spec.shape import ModelShape, RopeShape
 
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _FREQUENCY_FACTORS = "rope_freqs.weight"
 _LLAMA3_ORIGINAL_CONTEXT = 8_192
 LLAMA3_KEYS = {
@@ -56,17 +53,13 @@ class GgufModel:
         self._check_tensors()
         self.family = self._family()
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor under our name; float32 where it was quantised."""
-        theirs = gguf_name(name)
-        entry, rows = self.file.tensors[theirs], self._ordered_rows(name)
-        if entry.type.name in _PLAIN:
-            return torch.frombuffer(bytearray(rows), dtype=_PLAIN[entry.type.name]).view(entry.shape)
-        return self.file.values(theirs, rows)
-
     def quantised_rows(self, name: str) -> QuantisedRows:
         """The raw blocks of a tensor under our name, for runners that compute with them."""
-        return QuantisedRows(self.file.tensors[gguf_name(name)].type.name, self._ordered_rows(name))
+        return QuantisedRows(self.type_of(name), self.ordered_rows(name))
+
+    def type_of(self, name: str) -> str:
+        """The type of a tensor under our name, named as in ggml."""
+        return self.file.tensors[gguf_name(name)].type.name
 
     @property
     def types(self) -> str:
@@ -75,7 +68,8 @@ class GgufModel:
         names = [self.file.tensors[gguf_name(name)].type.name for name in matrices]
         return "/".join(sorted(set(names), key=lambda name: (-names.count(name), name)))
 
-    def _ordered_rows(self, name: str) -> np.ndarray:
+    def ordered_rows(self, name: str) -> np.ndarray:
+        """Raw blocks of a tensor under our name, (rows, bytes per row) uint8, in our order."""
         rows = self.file.rows(gguf_name(name))
         is_query, is_key = ".attention.query." in name, ".attention.key." in name
         if self.architecture != "llama" or not (is_query or is_key):
@@ -159,7 +153,7 @@ class GgufModel:
             raise named.fail(LLAMA3_KEYS["high_freq_factor"], "a number above the low one")
         plain, _ = rope_frequencies(shape)
         stretched, _ = rope_frequencies(replace(shape, rope=rope))
-        if not np.allclose((plain / stretched).numpy(), factors, rtol=1e-3):
+        if not np.allclose(plain / stretched, factors, rtol=1e-3):
             raise self._refused(f"{_FREQUENCY_FACTORS} is no llama3 stretch that we know", "use the folder")
         return rope
 

@@ -1,19 +1,17 @@
 """Read one safetensors file with every bound checked: a header in JSON, then the bytes of the tensors.
 
 Format: https://huggingface.co/docs/safetensors (8 bytes length of the header, little-endian; header; data).
-In: a `MappedFile`.  Out: names, shapes, and tensors that are views of the mapping.
+In: a `MappedFile`.  Out: names, shapes, and views of the mapping; `tensors` makes tensors of them.
 """
 
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from tuition.core.errors import ModelError
 from tuition.model.mapped import MAX_JSON_BYTES, MappedFile, parse_json_object
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types of tensors that hold weights."""
 _WIDTHS = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
            "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4,
            "I64": 8, "U64": 8, "F64": 8, "C64": 8}  # fmt: skip
@@ -77,23 +75,17 @@ class SafetensorsFile:
             )
         return TensorEntry(dtype, tuple(shape), data_start + start, num_bytes)
 
-    def tensor(self, name: str) -> Tensor:
-        """A view of the mapped file; copy it to keep it. Raises: ModelError for types that are not floats."""
+    def content(self, name: str) -> memoryview:
+        """The bytes of a tensor, a view of the mapped file. Raises: ModelError for types that are not
+        floats."""
         entry = self.entries[name]
-        if entry.dtype not in _DTYPES:
+        if entry.dtype not in FLOATS:
             raise ModelError(
                 self.file.path,
-                f"tensor {name!r} has type {entry.dtype}; only {', '.join(_DTYPES)} can be used",
+                f"tensor {name!r} has type {entry.dtype}; only {', '.join(FLOATS)} can be used",
                 way_out="use an unquantised version of the model, or a GGUF file",
             )
-        if entry.num_bytes == 0:
-            return torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
-        view = memoryview(self.file.memory)[entry.start : entry.start + entry.num_bytes]
-        dtype = _DTYPES[entry.dtype]
-        # The header's length is padded to 8 in files of today, not in all of old; torch wants aligned memory.
-        if entry.start % dtype.itemsize:
-            return torch.frombuffer(bytearray(view), dtype=dtype).view(entry.shape)
-        return torch.frombuffer(view, dtype=dtype).view(entry.shape)
+        return memoryview(self.file.memory)[entry.start : entry.start + entry.num_bytes]
 
     def _damaged(self, problem: str) -> ModelError:
         return ModelError(self.file.path, problem, way_out="fetch the file again")

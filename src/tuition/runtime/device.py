@@ -6,8 +6,6 @@ here; threads and memory behaviour are set for the whole process, as torch has t
 """
 
 import ctypes
-import math
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Literal
 import torch
 
 from tuition.core.errors import SettingsError
-from tuition.spec.hardware import quota_cores
+from tuition.runtime.cores import usable_cores
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 PrecisionChoice = Literal["auto", "float32", "bfloat16"]
@@ -53,13 +51,6 @@ def choose_device(wanted: DeviceChoice = "auto") -> torch.device:
             "device", got=wanted, wanted=f"{have}: this machine and this torch have no {wanted}"
         )
     return torch.device(wanted)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: those it is bound to, fewer where a container grants less time."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = quota_cores()
-    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
 
 
 def set_threads(wanted: int | None = None) -> int:

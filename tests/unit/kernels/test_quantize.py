@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import ShapeError
-from tuition.model.quantize import BITS, GROUP, dequantize, from_blocks, quantize
+from tuition.model.formats import BITS, GROUP, from_blocks
+from tuition.model.quantize import dequantize, quantize
 
 FORMATS = list(BITS)
 GGUF = {"int8": "Q8_0", "int4": "Q4_0", "int4min": "Q4_1"}

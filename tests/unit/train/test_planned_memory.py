@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tuition.model.decoder import Decoder
-from tuition.model.quantize import BITS
+from tuition.model.formats import BITS
 from tuition.plan import memory
 from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape

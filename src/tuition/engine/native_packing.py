@@ -1,0 +1,121 @@
+"""Lay weights out as the native kernels want them. Needs torch; `native_weights` loads this when it packs.
+
+In: a `ModelFolder` and formats.  Out: a filled buffer and the digest of the tensors that went into it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tuition_kernels
+from torch import Tensor
+
+from tuition.core.errors import ModelError
+from tuition.core.progress import Task
+from tuition.engine.native_weights import Formats, kernel_config
+from tuition.model.digest import weights_digest
+from tuition.model.folder import ModelFolder
+from tuition.model.formats import BITS, IntegerFormat, from_blocks
+from tuition.model.quantize import quantize
+from tuition.spec.shape import ModelShape
+
+_BLOCK_ROWS = 16
+"""Rows of a block of the layout (kernels/src/layout.hpp)."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor goes: a part of the buffer, its first block of 16 rows there, step between blocks."""
+
+    part: str
+    first: int = 0
+    step: int = 1
+
+
+def _places(shape: ModelShape) -> dict[str, _Place]:
+    """Our tensor names -> their places. Query, key and value share a matrix; gate and up are interleaved."""
+    embedding = "head" if shape.tied_head else "embedding"
+    places = {
+        "embedding.weight": _Place(embedding),
+        "norm.weight": _Place("norm"),
+        "head.weight": _Place("head"),
+    }
+    query, key = shape.query_size // _BLOCK_ROWS, shape.kv_size // _BLOCK_ROWS
+    for layer in range(shape.num_layers):
+        at = f"layers.{layer}."
+        for ours, part, first, step in (
+            ("attention.query", "qkv", 0, 1), ("attention.key", "qkv", query, 1),
+            ("attention.value", "qkv", query + key, 1), ("attention.output", "output", 0, 1),
+            ("mlp.gate", "gate_up", 0, 2), ("mlp.up", "gate_up", 1, 2), ("mlp.down", "down", 0, 1),
+        ):  # fmt: skip
+            places[f"{at}{ours}.weight"] = _Place(at + part, first, step)
+            places[f"{at}{ours}.bias"] = _Place(f"{at}{part}_bias", first, step)
+        for ours, part in (
+            ("attention_norm", "attention_norm"), ("mlp_norm", "mlp_norm"),
+            ("attention.query_norm", "query_norm"), ("attention.key_norm", "key_norm"),
+        ):  # fmt: skip
+            places[f"{at}{ours}.weight"] = _Place(at + part)
+    return places
+
+
+def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: Task) -> str:
+    """Pack every tensor of `folder` into a zeroed buffer; returns the digest of the tensors packed.
+
+    Raises: ModelError for a weight that is no finite number.
+    """
+    parts = {name: (format, offset, size) for name, format, _, _, offset, size in
+             kernel_config(folder.shape, formats).parts()}  # fmt: skip
+    places = _places(folder.shape)
+
+    def packed() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in folder.tensors():
+            _require_finite(folder, name, tensor)
+            place = places[name]
+            format, offset, size = parts[place.part]
+            if tensor.dim() == 1:
+                vector = buffer[offset : offset + size].view(np.float32)
+                _place_vector(vector, tensor.float().numpy(), place)
+            else:
+                _pack_matrix(buffer, offset, format, folder, name, tensor, place)
+            task.advance(tensor.numel() * 4, name)
+            yield name, tensor
+
+    return weights_digest(packed())
+
+
+def _require_finite(folder: ModelFolder, name: str, tensor: Tensor) -> None:
+    """Rounding makes a number of an infinity, and the softmax passes over a NaN: text would come of both."""
+    if not all(end.isfinite() for end in tensor.aminmax()):
+        raise ModelError(folder.path, f"holds a NaN or an infinity in {name}", way_out="fetch the file again")
+
+
+def _place_vector(out: np.ndarray, values: np.ndarray, place: _Place) -> None:
+    for row in range(0, len(values), _BLOCK_ROWS):
+        at = (place.first + row // _BLOCK_ROWS * place.step) * _BLOCK_ROWS
+        piece = values[row : row + _BLOCK_ROWS]
+        out[at : at + len(piece)] = piece
+
+
+def _pack_matrix(
+    buffer: np.ndarray,
+    offset: int,
+    format: str,
+    folder: ModelFolder,
+    name: str,
+    tensor: Tensor,
+    place: _Place,
+) -> None:
+    if format not in BITS:
+        values = np.ascontiguousarray(tensor.float().numpy())
+        tuition_kernels.pack_float(buffer, offset, format, values, place.first, place.step)
+        return
+    kept = folder.quantised_rows(name)
+    quantised = None if kept is None else from_blocks(kept.type, kept.rows)
+    if quantised is None or quantised.format != format:
+        wanted: IntegerFormat = "int8" if format == "int8" else "int4" if format == "int4" else "int4min"
+        quantised = quantize(tensor, wanted)
+    minima = None if quantised.minima is None else quantised.minima.view(np.uint16)
+    tuition_kernels.pack_integer(
+        buffer, offset, format, np.ascontiguousarray(quantised.q),
+        np.ascontiguousarray(quantised.scales).view(np.uint16), minima, place.first, place.step,
+    )  # fmt: skip
