@@ -1,43 +1,52 @@
-"""The last step of the demo: receipts, the statement of every model, and how to go on."""
+"""The demo's receipts and statements: one line for each receipt, one sentence for each model.
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+In: sheets of the ledger.  Out: text. `tuition bill` shows all figures.
+"""
 
-from tuition.books.books import Books
-from tuition.cli.bill_tables import request_table
-from tuition.cli.demo_use import PRETRAINED
-from tuition.cli.scribe import Scribe
-from tuition.core.errors import TuitionError
-from tuition.core.workspace import Workspace
-from tuition.ledger.reconciliation import reconcile
-from tuition.ledger.render import render
-from tuition.ledger.statements import call_receipts, statement
-from tuition.registry.registry import Version
+from tuition.core.units import format_count, format_duration
+from tuition.ledger.render import how_energy, how_money, totals_line
+from tuition.ledger.sheets import ModelStatement, RequestReceipt, TrainingReceipt
 
 
-def bill(request_ids: Sequence[str], books: Books, scribe: Scribe) -> None:
-    """A receipt for every request, the statement of every model, and whether the books balance.
-
-    Raises: TuitionError if they do not.
-    """
-    scribe.heading("4  Bill: what each of it cost")
-    receipts = [receipt for call in request_ids for receipt in call_receipts(books, call)]
-    scribe.say(render(receipts[0]).rstrip())
-    scribe.say("\nThe receipts of all requests (tuition bill request <id> shows one in full):")
-    scribe.say(request_table(receipts))
-    for model in statement(books).models:
-        scribe.say("\n" + render(model).rstrip())
-    if not reconcile(books).holds:
-        raise TuitionError("the books do not agree with the meter; run: tuition bill check")
-    scribe.say("\nThe books balance to the last unit: meter = attributed + idle + overhead.")
+def training_line(receipt: TrainingReceipt) -> str:
+    """What a training run did, its newest score, and its cost."""
+    score = ""
+    if receipt.scores:
+        newest = receipt.scores[-1]
+        error = "" if newest.stderr is None else f" +- {newest.stderr:.3f}"
+        score = f"; held-out {newest.value:.3f}{error} {newest.unit}"
+    how = _how(how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine))
+    return (
+        f"[receipt: {receipt.num_steps:,} steps, {format_count(receipt.num_tokens)} tokens{score}; "
+        f"{totals_line(receipt.total)}{how}]"
+    )
 
 
-def ending(workspace: Workspace, version: Version, scribe: Scribe) -> None:
-    """How to go on, and where everything is."""
-    tuition = sys.argv[0] if Path(sys.argv[0]).name == "tuition" else "tuition"
-    scribe.say(f"\nEverything is in {workspace.root}. To go on:")
-    scribe.say(f"  export TUITION_HOME={workspace.root}")
-    scribe.say(f"  {tuition} serve {version.name} {PRETRAINED}    # and open the chat page it names")
-    scribe.say(f"  {tuition} chat {PRETRAINED}    # or talk in the terminal")
-    scribe.say(f"  {tuition} bill    # what it all has cost so far")
+def request_line(receipt: RequestReceipt) -> str:
+    """What a request read and wrote, and its cost."""
+    first = receipt.first_token_ns
+    told = "" if first is None else f", first token after {format_duration(first / 1e9)}"
+    how = _how(how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine))
+    return (
+        f"[receipt: {receipt.prompt_tokens} tokens in, {receipt.generated_tokens} out{told}; "
+        f"{totals_line(receipt.total)}{how}]"
+    )
+
+
+def statement_line(model: ModelStatement) -> str:
+    """Fixed and variable cost of one model."""
+    taught = "not taught here" if model.fixed is None else f"taught for {totals_line(model.fixed)}"
+    used = (
+        f"{model.num_requests} requests with {model.num_tokens:,} tokens for {totals_line(model.causal)}, "
+        f"with idle time and loading {totals_line(model.loaded)}"
+    )
+    crossover = model.crossover()
+    even = (
+        "" if crossover is None else f"; use costs as much as teaching after {format_count(crossover)} tokens"
+    )
+    return f"{model.model}: {taught}; {used}{even}."
+
+
+def _how(energy: str, money: str) -> str:
+    told = ", ".join(filter(None, (energy, money)))
+    return f" ({told})" if told else ""

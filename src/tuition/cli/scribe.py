@@ -1,4 +1,4 @@
-"""What the demo prints, kept as well: lines go through the progress display, pieces straight out."""
+"""Prints what the demo says and keeps it: lines go through the progress display, pieces straight out."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ WIDTH = 98
 class Scribe:
     """Prints for the reader and keeps what was printed; a `Progress` for what loops say."""
 
-    def __init__(self, progress: Any, path: Path) -> None:
-        self.progress, self.path = progress, path
+    def __init__(self, progress: Any) -> None:
+        self.progress = progress
         self.kept: list[str] = []
 
     def say(self, text: str) -> None:
@@ -22,7 +22,7 @@ class Scribe:
         self.progress.say(text)
 
     def detail(self, text: str) -> None:
-        """As `say`: the demo shows the machinery."""
+        """As `say`: the demo shows details, too."""
         self.say(text)
 
     def write(self, text: str) -> None:
@@ -32,13 +32,13 @@ class Scribe:
         sys.stdout.flush()
 
     def task(self, label: str, total: float | None = None, unit: str = "") -> Any:
-        """A bar of the progress behind; bars are not kept."""
+        """A progress bar; bars are not kept."""
         return self.progress.task(label, total, unit)
 
     def heading(self, text: str) -> None:
         """The title of a step."""
         self.say(f"\n── {text} " + "─" * max(0, WIDTH - len(text) - 4))
 
-    def save(self) -> None:
+    def save(self, path: Path) -> None:
         """Write what was kept."""
-        write_durably(self.path, "".join(self.kept))
+        write_durably(path, "".join(self.kept))
