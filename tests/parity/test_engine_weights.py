@@ -15,6 +15,7 @@ from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
+from tuition.engine.torch_graphs import DecodeGraphs
 from tuition.engine.torch_runner import TorchRunner
 from tuition.engine.variants import LAST_PARTS, LowRank, Variant
 from tuition.model.decoder import Decoder
@@ -121,9 +122,12 @@ class SilentTokenizer:
         return ""
 
 
-def loop_of(decoder: Decoder, *, variants: bool = True, **changes) -> StepLoop:
+def loop_of(decoder: Decoder, *, variants: bool = True, graphs: bool = False, **changes) -> StepLoop:
+    """`graphs`: the path of CUDA graphs, on the CPU without recording."""
     chosen = settings(**({"block_size": 8, "token_budget": 64, "max_batch": 16} | changes))
     runner = TorchRunner(decoder, chosen, num_blocks=160)
+    if graphs:
+        runner.graphs = DecodeGraphs(runner.decoder, runner.cache, 16)
     loop = StepLoop(runner, SilentTokenizer(), chosen)
     for name, variant in VARIANTS.items() if variants else ():
         loop.add_variant(name, variant)
@@ -137,7 +141,10 @@ def logprobs_of(replies: list[Completion]) -> list[float]:
 # ---- variants
 
 
-WAYS = [{}, {"token_budget": 17}, {"speculation": "auto"}, {"deterministic": True}, {"prefix_cache": "on"}]
+WAYS = [
+    {}, {"token_budget": 17}, {"speculation": "auto"}, {"deterministic": True}, {"prefix_cache": "on"},
+    {"graphs": True},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", WAYS, ids=lambda changes: " ".join(changes) or "plain")

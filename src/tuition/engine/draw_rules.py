@@ -73,10 +73,10 @@ class Penalties:
 
     def roll_back(self, token_ids: Sequence[int]) -> None:
         """Count these tokens of the reply no more."""
-        for token_id in reversed(token_ids):
+        for token_id in token_ids:
             place = self._places[token_id]
             self._in_reply[place] -= 1
-            # places are given in the order of first occurrence, so a place that empties is the last one
+            # places are given in the order of first occurrence, so those that empty are the last ones
             if place >= self._num_prompt and self._in_reply[place] == 0:
                 del self._places[token_id]
                 self._length -= 1

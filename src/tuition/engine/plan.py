@@ -126,12 +126,12 @@ def _first_wanted_row(sequence: Sequence) -> int:
 
 
 def _variant_rows(rows: list[Sequence]) -> tuple[VariantRows, ...]:
-    """Stretches of rows that are computed with a variant of the weights."""
+    """For each variant of the weights, the rows that are computed with it."""
     found: list[VariantRows] = []
     begin = 0
     for sequence in rows:
         name, end = sequence.request.variant, begin + sequence.rows
-        if name is not None and found and found[-1].name == name and found[-1].end == begin:
+        if name is not None and found and found[-1].name == name:
             found[-1] = VariantRows(name, found[-1].begin, end)
         elif name is not None:
             found.append(VariantRows(name, begin, end))

@@ -74,6 +74,7 @@ class HashRunner:
         if self.poison is not None and self.poison in batch.token_ids:
             raise RuntimeError("poison in the step")
         assert batch.starts[-1] == len(batch.token_ids) == len(batch.positions)
+        assert len({one.name for one in batch.variants}) == len(batch.variants), "a variant is torn apart"
         wanted = set(batch.logit_rows.tolist())
         assert sorted(wanted) == batch.logit_rows.tolist()
         found = []

@@ -9,6 +9,7 @@ from tuition.core.records import SequenceWork
 from tuition.engine.pace import Pace
 from tuition.engine.request import Sampling, complete
 from tuition.engine.service import EngineService
+from tuition.engine.speculation import PromptLookup
 from tuition.ledger.shares import StepCosts
 
 REPLY = 30
@@ -270,6 +271,35 @@ def test_one_slow_burst_does_not_end_bursts(kit) -> None:
         kit.run(loop)
     assert pace.step_s < 0.001
     assert loop.runner.bursts[-1] == REPLY - 1
+
+
+class Notes(PromptLookup):
+    """Never drafts; keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learned: list[tuple[int, ...]] = []
+
+    def pays(self, num_decodes: int) -> bool:
+        return False
+
+    def learn(self, *numbers: int) -> None:
+        self.learned.append(numbers)
+
+
+def test_a_burst_that_was_cut_to_one_step_does_not_count_as_a_plain_step(kit) -> None:
+    """It costs more than one of a long burst, and would make drafts look cheap."""
+    notes = Notes()
+    loop = kit.loop(bursts=True, drafter=notes, speculation="auto")
+    loop.submit(kit.request("lone", range(5), REPLY))
+    loop.step()
+    loop.hurry(True)
+    loop.step()
+    loop.hurry(False)
+    assert loop.runner.bursts == [1]
+    assert notes.learned == []
+    kit.run(loop)
+    assert [numbers[-1] for numbers in notes.learned] == loop.runner.bursts[1:]
 
 
 def test_stop_ids_that_no_vocabulary_has_are_never_met(kit) -> None:
