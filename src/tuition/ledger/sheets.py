@@ -76,8 +76,11 @@ class RequestReceipt:
     weights_digest: str | None
     created_unix_ns: int
     prompt_tokens: int
+    """Sent by the client: further replies to one prompt count none."""
     cached_tokens: int
     generated_tokens: int
+    computed_tokens: int
+    """Rows that the model computed: of the prompt what was not cached, generated ones, and waste."""
     queue_ns: int | None
     first_token_ns: int | None
     total_ns: int

@@ -126,8 +126,8 @@ def _request_receipt(row: RowMapping) -> RequestReceipt:
     }
     values |= {name: row[name] for name in (
         "model", "version", "weights_digest", "created_unix_ns", "prompt_tokens", "cached_tokens",
-        "generated_tokens", "queue_ns", "first_token_ns", "total_ns", "finish_reason", "rule",
-        "energy_method", "flops", "kv_bytes", "wasted_tokens",
+        "generated_tokens", "computed_tokens", "queue_ns", "first_token_ns", "total_ns", "finish_reason",
+        "rule", "energy_method", "flops", "kv_bytes", "wasted_tokens",
     )}  # fmt: skip
     return RequestReceipt(request_id=row["id"], machine=json.loads(row["machine_json"]), **values)
 

@@ -38,8 +38,18 @@ class Bill:
         return cls(sum(bill.cost_nusd for bill in bills), energy, bills[0].energy_method, bills[0].cost_basis)
 
 
-async def settle(context: ServeContext, model: ServedModel, request: Request, last: TokenEvent) -> Bill:
+async def settle(
+    context: ServeContext,
+    model: ServedModel,
+    request: Request,
+    last: TokenEvent,
+    *,
+    sent_before: bool = False,
+) -> Bill:
     """Close the request's account and wait until its row is committed.
+
+    `sent_before`: a further reply to a prompt that the row of the first one counts. Prompt tokens are those
+    that the client sent, as in the usage of its reply; what was computed is a figure of its own.
 
     Raises: BooksError only if the row is not in the books and never will be. So a write that has begun when
     the time is up is waited for: its caller must not be told that it failed and then find it billed.
@@ -47,7 +57,7 @@ async def settle(context: ServeContext, model: ServedModel, request: Request, la
     cost = model.account.close(request.id)
     total = cost.total
     try:
-        future = record_request(context.books, _row(context, model, request, last, cost))
+        future = record_request(context.books, _row(context, model, request, last, cost, sent_before))
         written = asyncio.wrap_future(future)
         await asyncio.wait({written}, timeout=context.settings.books_timeout_seconds)
         if not written.done() and future.cancel():
@@ -66,7 +76,12 @@ async def settle(context: ServeContext, model: ServedModel, request: Request, la
 
 
 def _row(
-    context: ServeContext, model: ServedModel, request: Request, last: TokenEvent, cost: RequestCost
+    context: ServeContext,
+    model: ServedModel,
+    request: Request,
+    last: TokenEvent,
+    cost: RequestCost,
+    sent_before: bool,
 ) -> RequestRow:
     timing, now = last.timing, time.monotonic_ns()
     submitted = timing.submitted_ns if timing is not None else now
@@ -79,8 +94,8 @@ def _row(
         weights_digest=model.weights_digest,
         api_key_id=None if context.api_key is None else API_KEY_ID,
         created_unix_ns=time.time_ns() - total_ns,
-        prompt_tokens=last.num_prompt_tokens or len(request.prompt),
-        cached_tokens=last.num_cached_tokens,
+        prompt_tokens=0 if sent_before else len(request.prompt),
+        cached_tokens=0 if sent_before else last.num_cached_tokens,
         generated_tokens=last.num_generated,
         queue_ns=None if timing is None else max(0, timing.admitted_ns - submitted),
         first_token_ns=None if first is None else max(0, first - submitted),

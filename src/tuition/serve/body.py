@@ -12,8 +12,8 @@ from typing import Any
 from tuition.core.errors import RequestError
 
 MAX_DEPTH = 64
-MANY_KEYS = 20_000
-"""Colons in a body, and so at most as many keys, above which it is scanned in Python."""
+MANY = 20_000
+"""Keys or lists, counted by their signs, above which a body is scanned in Python."""
 _FIELD = "body"
 
 
@@ -26,7 +26,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if text.startswith("\ufeff"):
         raise RequestError(_FIELD, "starts with a byte order mark; send plain UTF-8")
     try:
-        value = _decoder(many_keys=raw.count(b":") > MANY_KEYS).decode(text)
+        value = _decoder(many=max(raw.count(b":"), raw.count(b"[")) > MANY).decode(text)
     except json.JSONDecodeError as error:
         raise RequestError(_FIELD, f"is not valid JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
@@ -42,12 +42,12 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _decoder(many_keys: bool) -> json.JSONDecoder:
-    """The C scanner holds the interpreter while it reads an object; with many keys, Python's own is used."""
+def _decoder(many: bool) -> json.JSONDecoder:
+    """The C scanner holds the interpreter to its end; a body of many values is read by Python's own."""
     decoder = json.JSONDecoder(
         object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
     )
-    if many_keys:
+    if many:
         decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
     return decoder
 

@@ -8,10 +8,19 @@ from typing import Any
 
 from tuition.core.errors import CapacityError, RequestError
 from tuition.serve.context import ServeContext, ServedModel
+from tuition.serve.protocol import MAX_BIASES, MAX_STOP_IDS, MAX_STOPS
+
+MAX_FIELDS = 1_000
 
 
 def check_sizes(body: Mapping[str, Any], context: ServeContext) -> None:
-    """Raises: RequestError for too many prompts, CapacityError for one that no model here has room for."""
+    """Raises: RequestError for too many of something, CapacityError for what no model here has room for."""
+    if len(body) > MAX_FIELDS:
+        raise RequestError("body", f"has {len(body):,} fields, wanted at most {MAX_FIELDS:,}")
+    for field, most in (("logit_bias", MAX_BIASES), ("stop_token_ids", MAX_STOP_IDS), ("stop", MAX_STOPS)):
+        items = body.get(field)
+        if isinstance(items, list | dict) and len(items) > most:
+            raise RequestError(field, f"has {len(items):,} entries, wanted at most {most:,}")
     name = body.get("model")
     model = context.models.get(name) if isinstance(name, str) else None
     models = [model] if model is not None else list(context.models.values())

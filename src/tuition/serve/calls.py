@@ -134,7 +134,8 @@ class Call:
                 self._updates.put_nowait(Update(index, event))
             if last is None or last.finish_reason is None:
                 raise internal(self.request_id)
-            bill = await settle(self.context, self.model, request, last)
+            sent_before = index % self.prepared.num_choices > 0
+            bill = await settle(self.context, self.model, request, last, sent_before=sent_before)
             self.metrics.count(self.model.name, last, bill)
             if last.finish_reason == "error":
                 raise self._failure(last)

@@ -2,13 +2,16 @@
 
 import asyncio
 import dataclasses
+import math
+import time
 from typing import Any
 
 from fastapi import APIRouter
+from sqlalchemy import Connection, text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tuition.core.errors import NotFoundError, RequestError
+from tuition.core.errors import NotFoundError, RequestError, TuitionError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 from tuition.ledger.amount import NOTHING
 from tuition.ledger.attribution import EngineAccount
@@ -21,28 +24,57 @@ from tuition.serve.metrics import Metrics
 from tuition.serve.prompts import check_token_ids
 from tuition.serve.routes import LARGE_BODY_BYTES, off_loop, read_body, wanted_text
 
+PROBE_EVERY_S = 1.0
+"""How old the answer of the books may be when somebody asks whether the server is ready."""
+
+
+def _write_nothing_new(connection: Connection) -> None:
+    connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+
 
 class Lookups:
     """Questions about the server, its models and their bills."""
 
     def __init__(self, context: ServeContext, metrics: Metrics) -> None:
         self.context, self._metrics = context, metrics
+        self._probe, self._probed = asyncio.Lock(), -math.inf
+        self._problem: str | None = None
 
     async def health(self) -> Response:
         """The process answers."""
         return json_response({"status": "ok"})
 
     async def ready(self) -> Response:
-        """New work is taken; 503 while the server stops or an engine has failed."""
-        failed = [
-            name
-            for name, model in self.context.models.items()
-            if getattr(model.service.stats(), "state", "running") != "running"
-        ]
-        if self.context.gate.draining or failed:
-            status = "draining" if self.context.gate.draining else "engine stopped"
-            return json_response({"status": status}, 503, {"retry-after": "5"})
-        return json_response({"status": "ready"})
+        """New work is taken; 503 with the reason while the server stops, an engine has failed, or the books
+        cannot be written."""
+        reason = await self._reason_not_ready()
+        if reason is None:
+            return json_response({"status": "ready"})
+        status, detail = reason
+        return json_response({"status": status, "reason": detail}, 503, {"retry-after": "5"})
+
+    async def _reason_not_ready(self) -> tuple[str, str] | None:
+        if self.context.gate.draining:
+            return "draining", "the server is stopping"
+        for name, model in self.context.models.items():
+            if getattr(model.service.stats(), "state", "running") != "running":
+                return "engine stopped", f"the engine of {name} does not run"
+        async with self._probe:  # one write for all who ask at once
+            if time.monotonic() - self._probed > PROBE_EVERY_S:
+                self._problem = await self._books_problem()
+                self._probed = time.monotonic()
+        return None if self._problem is None else ("books unavailable", self._problem)
+
+    async def _books_problem(self) -> str | None:
+        """Why a finished reply could not be booked now: tried by a write that changes nothing."""
+        try:
+            written = asyncio.wrap_future(self.context.books.write(_write_nothing_new))
+            await asyncio.wait_for(written, self.context.settings.books_timeout_seconds)
+        except TimeoutError:
+            return "the books did not take a write in time"
+        except TuitionError as error:
+            return str(error).replace(f" at {self.context.books.name}", "")  # anybody may ask
+        return None
 
     async def metrics(self) -> Response:
         """Figures for Prometheus."""
@@ -111,6 +143,7 @@ class Lookups:
                 "prompt_tokens": sum(receipt.prompt_tokens for receipt in found),
                 "completion_tokens": sum(receipt.generated_tokens for receipt in found),
                 "cached_tokens": sum(receipt.cached_tokens for receipt in found),
+                "computed_tokens": sum(receipt.computed_tokens for receipt in found),
                 "cost_usd": total.usd,
                 "energy_wh": total.energy_wh,
                 "energy_method": found[0].energy_method,

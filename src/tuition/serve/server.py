@@ -6,6 +6,7 @@ event. Only then does the server stop listening.
 """
 
 import asyncio
+import gc
 import logging
 import socket
 import threading
@@ -162,9 +163,12 @@ def run_server(
     server = _server(context, app)
     bound = listener or bind(settings)
     server.on_started = lambda: on_ready(_url(bound))
+    gc.collect()
+    gc.freeze()  # else each full collection walks through all of torch, and every stream waits for it
     try:
         server.run(sockets=[bound])
     finally:
+        gc.unfreeze()
         bound.close()
 
 

@@ -50,6 +50,12 @@ class Child:
         return self.process.wait(20)
 
 
+@pytest.fixture(scope="session")
+def new_child() -> type[Child]:
+    """Starts one server; who starts it ends it."""
+    return Child
+
+
 @pytest.fixture
 def child() -> Iterator[Callable[..., Child]]:
     """Starts servers and ends them by their process ids."""
