@@ -49,7 +49,9 @@ def waits(url: str) -> Iterator[list[float]]:
 
     thread = threading.Thread(target=ask)
     thread.start()
-    time.sleep(0.1)
+    while not took:  # the first call connects
+        time.sleep(0.01)
+    took.clear()
     try:
         yield took
     finally:
@@ -78,7 +80,7 @@ def test_a_huge_request_is_refused_while_others_go_on(url: str, kind: str) -> No
     for _ in range(3):  # a busy machine may stop the server at any time, but hardly each time
         with waits(url) as took:
             reply = httpx.post(url + path, content=raw, headers=JSON, timeout=60)
-        longest.append(max(took))
+        longest.append(max(took, default=0.0))
         assert reply.status_code == 400
         code = "invalid_value" if kind in BY_COUNT else "context_length_exceeded"
         assert reply.json()["error"]["code"] == code, reply.text
