@@ -19,10 +19,11 @@ from tuition.core.errors import BusyError, NotFoundError, SettingsError
 from tuition.core.records import FinishReason, SequenceWork, StepTrace
 from tuition.engine.batch import BurstRunner, Runner, VariantRunner
 from tuition.engine.blocks import BlockPool
+from tuition.engine.events import last_event, one_line, progress_event
 from tuition.engine.pace import Pace
 from tuition.engine.plan import Burst, Failure, Logits, Outcome, Plan, Tokens
 from tuition.engine.reply import Choice, Reply, StreamingTokenizer
-from tuition.engine.request import Request, Timing, TokenEvent
+from tuition.engine.request import Request, TokenEvent
 from tuition.engine.sampler import draw
 from tuition.engine.scheduler import Scheduler
 from tuition.engine.sequence import Sequence
@@ -246,7 +247,7 @@ class StepLoop:
     def _commit_failure(self, plan: Plan, error: Exception) -> list[SequenceWork]:
         """Take a step that raises again in halves, down to the sequences that make it raise; those end."""
         if len(plan.sequences) == 1:
-            sequence, message = plan.sequences[0], f"the model step failed: {_one_line(error)}"
+            sequence, message = plan.sequences[0], f"the model step failed: {one_line(error)}"
             return [self._fail(sequence, error, sequence.rows, message)]
         work = []
         for half in self.scheduler.halves(plan):
@@ -323,20 +324,7 @@ class StepLoop:
         if choice.reason is not None:
             self._end(sequence, choice.reason, choice=choice)
             return work
-        scores, reply.scores = reply.scores, None
-        self._events.append(
-            TokenEvent(
-                sequence.request.id,
-                tuple(choice.token_ids),
-                choice.text,
-                choice.logprobs,
-                None if scores is None else tuple(scores),
-                None,
-                sequence.num_prompt,
-                sequence.num_cached,
-                reply.num_generated,
-            )
-        )
+        self._events.append(progress_event(sequence, choice))
         return work
 
     def _fail(
@@ -345,7 +333,7 @@ class StepLoop:
         """End a sequence alone with an error; of its computed rows, all but `num_stood` are waste."""
         log.error("request %s failed", sequence.request.id, exc_info=error)
         work = self.scheduler.work(sequence, num_stood)
-        self._end(sequence, "error", error=message or _one_line(error))
+        self._end(sequence, "error", error=message or one_line(error))
         return work
 
     def _end(
@@ -356,40 +344,6 @@ class StepLoop:
         choice: Choice | None = None,
         error: str | None = None,
     ) -> None:
-        """Take the sequence out and make its last event, with the text that was held back."""
+        """Take the sequence out and make its last event."""
         self.scheduler.finish(sequence)
-        reply, text = sequence.reply, "" if choice is None else choice.text
-        if reason != "error":
-            try:
-                text += reply.text.finish()
-            except Exception as problem:
-                log.error("request %s failed at its end", sequence.request.id, exc_info=problem)
-                reason, error = "error", _one_line(problem)
-        now = self._clock()
-        done = reply.scores is not None and reason in ("stop", "length")
-        scores = tuple(reply.scores or ()) if done else None
-        self._events.append(
-            TokenEvent(
-                request_id=sequence.request.id,
-                token_ids=() if choice is None else tuple(choice.token_ids),
-                text=text,
-                logprobs=() if choice is None else choice.logprobs,
-                prompt_logprobs=scores,
-                finish_reason=reason,
-                num_prompt_tokens=sequence.num_prompt,
-                num_cached_tokens=sequence.num_cached,
-                num_generated=reply.num_generated,
-                timing=Timing(
-                    submitted_ns=reply.submitted_ns,
-                    admitted_ns=sequence.admitted_ns or now,
-                    first_token_ns=reply.first_token_ns,
-                    finished_ns=now,
-                ),
-                error=error,
-            )
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:300]
+        self._events.append(last_event(sequence, reason, self._clock(), choice, error))
