@@ -6,17 +6,15 @@ The cache is cut into blocks of `block_size` positions. A sequence's positions p
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from tuition.engine.draw_state import DrawState
 from tuition.engine.request import Sampling
 from tuition.engine.variants import Variant
+from tuition.model.folder import ModelFolder
 from tuition.spec.shape import ModelShape
-
-if TYPE_CHECKING:  # it loads torch
-    from tuition.model.folder import ModelFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class Runner(Protocol):
         """SHA-256 over the tensors as they are in memory now (see model/digest), recomputed at every call."""
         ...
 
-    def swap_weights(self, model: "ModelFolder") -> None:
+    def swap_weights(self, model: ModelFolder) -> None:
         """Compute with this model's weights from the next call on; the cache then holds nothing of use.
 
         The shape must be the same. Raises: ShapeError, ModelError; the old weights then stay.

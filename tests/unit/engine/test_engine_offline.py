@@ -255,7 +255,7 @@ def test_a_gpu_is_taken_by_torch_and_integers_are_refused_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is chosen where there is CUDA; the same code on a real one: tests/gpu."""
-    monkeypatch.setattr(runner_choice, "choose_device", lambda wanted="auto": torch.device("cuda"))
+    monkeypatch.setattr(runner_choice, "device_kind", lambda wanted: "cuda")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     shape = open_model(folder).shape
     choice = choose_runner(shape, EngineSettings())
