@@ -90,7 +90,7 @@ class StreamedReply(Response):
             raise
         except Exception as error:
             reply = as_api_error(error, self.call.request_id)
-            log.warning("request %s: stream ended with %s", self.call.request_id, reply.code)
+            log.info("request %s: stream ended with %s", self.call.request_id, reply.code)
             yield f"data: {dump_json(reply.payload)}\n\n".encode()
             return
         if self.options.include_usage:

@@ -152,6 +152,23 @@ def test_http_1_0_gets_no_chunks_and_an_end_by_closing(url: str, stream: bool, o
         assert json.loads(content)["usage"]["completion_tokens"] == 3
 
 
+def test_a_client_that_leaves_a_pipeline_stops_the_reply_under_way(tiny: Any, tmp_path: Path) -> None:
+    context = tiny.tiny_context(
+        tmp_path, texts=["to be or not to be that is the question " * 9], pause_s=0.02
+    )
+    body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 300, "stream": True}).encode()
+    with start_server(context) as server:
+        with connect(server.url) as connection:
+            connection.sendall(post(body=body) * 3)
+            connection.recv(64)
+        streams, deadline = context.models["tiny"].service.streams, time.monotonic() + 10
+        while not streams[0].cancelled and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert streams[0].cancelled
+        assert len(streams) == 1, "those that waited behind it never began"
+    tiny.close_context(context)
+
+
 # What a connection may be in the middle of when the server is told to stop.
 BEGUN = {
     "idle": b"",

