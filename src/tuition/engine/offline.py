@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -81,12 +81,29 @@ def generate_file(
         try:
             held.enter_context(FileLock(target.with_name(f".{target.name}.lock"), timeout_s=1.0))
             finished = _keep_finished(target, digests)
-            out = held.enter_context(open(target, "a", encoding="utf-8"))
+            out = held.enter_context(_open_to_append(target))
         except OSError as error:
             way_out = "choose another output file"
             raise DataError(target, f"cannot be written: {error.strerror}", way_out=way_out) from error
         lines = (line for line in _read(source, defaults, known) if line.id not in finished)
         return _answer(engine, lines, out, len(digests), len(finished), progress or SilentProgress())
+
+
+class _NotWrittenError(Exception):
+    """The file of replies takes no more."""
+
+
+@contextmanager
+def _open_to_append(target: Path) -> Iterator[TextIO]:
+    """After a failure what is left in the buffer is given up, so that closing does not fail as well."""
+    out = open(target, "a", encoding="utf-8")  # noqa: SIM115 (see above)
+    try:
+        yield out
+    except BaseException:
+        with suppress(OSError):
+            out.close()
+        raise
+    out.close()
 
 
 def _answer(
@@ -110,14 +127,22 @@ def _answer(
                 waiting[request.id] = line
                 yield request
 
-        for reply in engine.run(requests()):
-            _write(out, waiting.pop(reply.request_id), reply, reply.error)
-            counts["failed" if reply.finish_reason == "error" else "done"] += 1
-            counts["prompt"] += reply.num_prompt_tokens
-            counts["cached"] += reply.num_cached_tokens
-            counts["generated"] += reply.num_generated
-            task.advance(1, f"{counts['generated']:,} tokens")
-        out.flush()
+        try:
+            for reply in engine.run(requests()):
+                _write(out, waiting[reply.request_id], reply, reply.error)
+                del waiting[reply.request_id]
+                counts["failed" if reply.finish_reason == "error" else "done"] += 1
+                counts["prompt"] += reply.num_prompt_tokens
+                counts["cached"] += reply.num_cached_tokens
+                counts["generated"] += reply.num_generated
+                task.advance(1, f"{counts['generated']:,} tokens")
+        except _NotWrittenError as error:
+            raise DataError(
+                out.name,
+                f"a reply could not be written ({error}); {len(waiting):,} requests that were in work are "
+                "billed for what they computed and have no reply in the file",
+                way_out="free some space and run the same command again: what is in the file is kept",
+            ) from error
         os.fsync(out.fileno())
     return FileReport(
         num_lines=num_lines,
@@ -196,8 +221,11 @@ def _write(out: Any, line: _Line, reply: Completion | None, error: str | None) -
             row["prompt_logprobs"] = [asdict(score) for score in reply.prompt_logprobs]
     if error is not None:
         row |= {"finish_reason": "error", "error": error}
-    out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    out.flush()
+    try:
+        out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        out.flush()
+    except OSError as problem:
+        raise _NotWrittenError(problem.strerror) from problem
 
 
 def _keep_finished(target: Path, digests: Mapping[str, str]) -> set[str]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -322,3 +323,22 @@ def test_two_runs_never_write_into_one_file(engine, tmp_path: Path) -> None:
     with FileLock(tmp_path / ".out.jsonl.lock"), pytest.raises(BusyError, match=r"out\.jsonl"):
         generate_file(engine, source, target, max_tokens=2)
     assert generate_file(engine, source, target, max_tokens=2).num_done == 1
+
+
+def test_a_full_disk_says_what_is_billed_without_a_reply(engine: Engine, tmp_path: Path) -> None:
+    """No file may grow beyond some bytes; afterwards the same command goes on where it was."""
+    rows = [{"id": f"q{i}", "prompt": "to be " * (1 + i % 5), "max_tokens": 4 + i} for i in range(20)]
+    source, target = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        with pytest.raises(DataError, match=r"could not be written \(File too large\); \d+ requests.*billed"):
+            generate_file(engine, source, target, temperature=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not engine.loop.has_work
+    written = target.read_bytes().count(b"\n")
+    report = generate_file(engine, source, target, temperature=0)
+    assert (report.num_reused, report.num_done) == (written, 20 - written)
+    assert 0 < written < 20
+    assert set(read_lines(target)) == {row["id"] for row in rows}
