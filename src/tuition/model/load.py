@@ -15,8 +15,7 @@ def load_decoder(
 ) -> Decoder:
     """A decoder with the weights of `source`, in its own memory. Raises: ModelError.
 
-    Whoever calls this asks before whether it fits in memory: `plan.memory.require_model` for an engine,
-    `require_evaluation` for a score.
+    Whoever calls this asks before whether it fits in memory: `plan.memory.require_model`.
     """
     folder = source if isinstance(source, ModelFolder) else open_model(source)
     with torch.device("meta"):

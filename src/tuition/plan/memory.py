@@ -27,8 +27,6 @@ _LONGEST_KEPT_ROW = 512
 """Tokens of the longest rows whose attention keeps its scores for the backward pass: see train/attention."""
 CHUNK_ROWS = 256
 """Rows whose logits each thread of a pool holds at once: train/losses takes that many."""
-TOKENS_AT_ONCE = 2_048
-"""Tokens of the windows that each thread of a pool scores at once, or one window: see train/scoring."""
 _LOGIT_BYTES = 14
 """A logit while it is taught: its float32 value and probability, and both of the chunk before, the latter
 rounded to the products' bfloat16 where that is narrower."""
@@ -185,35 +183,6 @@ def require_training(
     else:
         what, need = f"teaching in batches of {batch_size:,} rows of {seq_len:,} tokens", memory.total
         way_out = "lower batch_size (accumulation makes up for it), seq_len or the sizes under shape"
-    require(what, need, available, way_out=way_out)
-
-
-def evaluation_bytes(shape: ModelShape, window: int, members: int = 1) -> int:
-    """Bytes beside the weights while text is scored in windows of `window` tokens: each of the members of a
-    pool takes as many windows as `TOKENS_AT_ONCE` holds, and at least one.
-    """
-    num_tokens = window * max(1, TOKENS_AT_ONCE // window)
-    scores = 8 * shape.num_heads * window * num_tokens if window <= _LONGEST_KEPT_ROW else 0
-    logits = _LOGIT_BYTES * min(num_tokens, CHUNK_ROWS) * shape.vocab_size
-    return members * (step_bytes(shape, num_tokens, max_batch=0) + scores + logits)
-
-
-def require_evaluation(
-    shape: ModelShape, window: int, precision: str = "float32", free: int | None = None, members: int = 1
-) -> None:
-    """Refuse a model that does not fit while a pool of `members` scores windows of `window` tokens.
-
-    Raises: CapacityError.
-    """
-    available, weights = available_memory(free), weight_bytes(shape, precision)
-    need = weights + evaluation_bytes(shape, window, members)
-    way_out = "use a smaller model, another --device, or a machine with more memory"
-    if weights > available:
-        what, need = f"this model in {precision}", weights
-    else:
-        what = f"this model in {precision} with windows of {window:,} tokens"
-        if window > TOKENS_AT_ONCE:  # of shorter ones, more are scored at once
-            way_out = "lower --window"
     require(what, need, available, way_out=way_out)
 
 

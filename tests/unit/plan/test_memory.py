@@ -13,9 +13,7 @@ from tuition.plan.memory import (
     available_memory,
     block_bytes,
     cache_blocks,
-    evaluation_bytes,
     require,
-    require_evaluation,
     require_model,
     require_training,
     training_memory,
@@ -108,26 +106,6 @@ def test_logits_of_a_large_batch_are_not_all_alive_and_long_rows_keep_no_scores(
     assert training_memory(SMOLLM2, tokens, 512).activations < 4 * tokens * SMOLLM2.vocab_size * 12
     short, long = (training_memory(SMOLLM2, tokens, seq_len) for seq_len in (512, 1_024))
     assert short.total > long.total
-
-
-def test_a_score_is_refused_for_its_model_or_for_its_window_with_both_numbers() -> None:
-    weights = weight_bytes(SMOLLM2, "float32")
-    need = weights + evaluation_bytes(SMOLLM2, 4_096)
-    require_evaluation(SMOLLM2, 4_096, free=need)
-    with pytest.raises(CapacityError, match="lower --window") as caught:
-        require_evaluation(SMOLLM2, 4_096, free=need - 1)
-    assert (caught.value.need, caught.value.free) == (need, need - 1)
-    with pytest.raises(CapacityError, match="use a smaller model, another --device"):
-        require_evaluation(SMOLLM2, 1, free=weights - 1)
-
-
-def test_short_windows_are_scored_together_and_by_every_member_of_a_crew() -> None:
-    """So that a lower window is no way out of them."""
-    assert evaluation_bytes(SMOLLM2, 1_024) == evaluation_bytes(SMOLLM2, 2_048)
-    assert evaluation_bytes(SMOLLM2, 1_100) < evaluation_bytes(SMOLLM2, 2_048), "two do not fit"
-    assert evaluation_bytes(SMOLLM2, 1_024, members=3) == 3 * evaluation_bytes(SMOLLM2, 1_024)
-    with pytest.raises(CapacityError, match="another --device"):
-        require_evaluation(SMOLLM2, 1_024, free=weight_bytes(SMOLLM2, "float32"), members=2)
 
 
 def test_a_container_has_what_its_limit_leaves_and_what_the_kernel_gives_back(

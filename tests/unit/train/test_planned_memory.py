@@ -3,17 +3,14 @@
 import weakref
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tuition.model.decoder import Decoder
 from tuition.model.formats import BITS
 from tuition.plan import memory
-from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
-from tuition.train import losses, scoring
+from tuition.train import losses
 
 
 class Peak(TorchDispatchMode):
@@ -42,7 +39,6 @@ class Peak(TorchDispatchMode):
 def test_the_plan_knows_how_much_is_computed_at_once() -> None:
     """It holds no torch, and so it cannot ask."""
     assert memory.CHUNK_ROWS == losses.CHUNK_ROWS
-    assert memory.TOKENS_AT_ONCE == scoring.TOKENS_AT_ONCE
     assert {name: memory.WEIGHT_BITS[name] for name in BITS} == BITS
 
 
@@ -59,15 +55,3 @@ def test_the_loss_holds_what_is_planned_for_its_logits(is_autocast: bool) -> Non
     gradient = 4 * shape.vocab_size * shape.hidden_size  # counted with the states
     planned = memory.logit_bytes(shape, len(hidden), members=1) + gradient
     assert planned * (0.9 if is_autocast else 0.75) < peak.bytes < planned * 1.1
-
-
-@pytest.mark.parametrize("window", [64, 1_024])
-def test_a_score_holds_no_more_than_is_planned(window: int) -> None:
-    """Half of it at least: a plan that refuses far too much would be no better."""
-    shape = ModelShape(512, 32, 2, 2, 2, 16, 64, 1_024)
-    model = Decoder(shape).requires_grad_(False)
-    text = np.random.default_rng(0).integers(0, shape.vocab_size, 5_000)
-    with Peak() as peak:
-        scoring.score_tokens(model, text, window, window, Precision(torch.float32, "a test"))
-    planned = memory.evaluation_bytes(shape, window)
-    assert planned / 2 < peak.bytes < planned
