@@ -1,7 +1,6 @@
-"""Corpora that are at hand on every machine: Shakespeare's plays, and the standard library of the running
-Python.
+"""Corpora that need no download: Shakespeare's plays, and the standard library of the running Python.
 
-Both come as files that some package already put on disk; no package is imported and nothing is fetched.
+Both are files of installed packages; no package is imported.
 """
 
 import configparser
@@ -33,7 +32,7 @@ _NOT_THE_LIBRARY = {"test", "tests", "idle_test", "site-packages", "dist-package
 
 @dataclass(frozen=True)
 class DemoCorpus:
-    """A corpus, and which of its documents are kept from teaching."""
+    """A corpus, and which of its documents are not taught."""
 
     name: str
     version: str
@@ -68,7 +67,7 @@ def demo_corpus(name: str, *, poems: bool = False) -> DemoCorpus:
 
 
 def with_demo_titles(settings: DataSettings) -> DataSettings:
-    """A demo corpus says itself which of its documents are held out, unless the settings name some."""
+    """The settings with the held-out documents of their demo corpus, unless they name others."""
     if settings.demo is None or settings.heldout:
         return settings
     return replace(settings, heldout=demo_corpus(settings.demo).heldout_titles)

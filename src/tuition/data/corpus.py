@@ -1,8 +1,8 @@
 """Prepare a corpus: read, split, tokenize, and keep the result for the next run.
 
 In: `DataSettings`, a tokenizer, the workspace's data folder.  Out: `Corpus`. A corpus is stored under a
-digest of all that made it (every file's content, the settings that matter, the tokenizer), so it is made
-again exactly when something changed.
+digest of every file's content, the settings that matter and the tokenizer, so it is prepared again exactly
+when one of them has changed.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from tuition.data.shards import (
     info_to_json,
     open_part,
 )
-from tuition.data.sources import Source, describe_unread
+from tuition.data.sources import Source, describe_unexpected
 from tuition.data.split import PARTS
 from tuition.data.tokenize import EncodedUnit, choose_workers, encode_units
 from tuition.data.units import SplitBy, plan_split, split_units
@@ -66,7 +66,7 @@ class Corpus:
     heldout: TokenSet
     validation: TokenSet | None
     reused: bool
-    """It was prepared before, and nothing has changed."""
+    """It was prepared earlier, and nothing has changed since."""
 
     @property
     def num_tokens(self) -> int:
@@ -88,7 +88,9 @@ class Corpus:
         info = self.heldout.info
         size = f"{info.num_bytes:,} bytes of text held out"
         if self.split_by == "blocks":
-            return f"{size} in {info.num_documents:,} blocks: too few documents to hold some out whole"
+            return (
+                f"{size} in {info.num_documents:,} blocks: the documents are too few to hold some out whole"
+            )
         if self.split_by == "titles":
             return f"{size}: {', '.join(self.heldout_titles)}"
         documents = "1 document" if info.num_documents == 1 else f"{info.num_documents:,} documents"
@@ -120,7 +122,7 @@ def prepare_corpus(
                 shutil.rmtree(stray, ignore_errors=True)
             publish_folder(target, write)
     corpus = _open(target, digest, reused)
-    for line in describe_unread(settings):
+    for line in describe_unexpected(settings):
         reporter.say(line)
     _say(corpus, reporter)
     return corpus
@@ -205,7 +207,7 @@ def _write_parts(
 
 
 def _check_parts(parts: dict[str, PartInfo], sources: list[Source], counts: Counts) -> None:
-    """Nothing to teach, or nothing to measure with, is an error and not a surprise later."""
+    """Raises: DataError if there is nothing to teach or nothing to measure with."""
     for part in ("train", "heldout"):
         if not parts[part].num_bytes:
             left_out = f" ({counts.num_skipped:,} documents were left out)" if counts.num_skipped else ""

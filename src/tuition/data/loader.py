@@ -1,7 +1,7 @@
 """Batches as tensors.
 
-In: `TokenSet`.  Out: `Batch`, a function of the step alone: nothing to store when a run stops, nothing to
-replay when it goes on.
+In: `TokenSet`.  Out: `Batch`, a function of the step alone, so that a run that is resumed needs no stored
+position.
 """
 
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ class Batch:
     positions: Tensor
     """From 0 in every document, and at the start of a row."""
     segments: Tensor | None
-    """Which document of its row a token is in. None: each row is in one document, plain causal attention will
-    do."""
+    """Which document of its row a token is in. None: each row is in one document, so that plain causal
+    attention is right."""
     num_tokens: int
     """Targets that are taught."""
     sample_ids: tuple[int, ...] = ()
-    """What was taken, for the record."""
+    """Samples of the batch, for the record."""
 
     @property
     def num_units(self) -> int:
@@ -39,7 +39,7 @@ class Batch:
         return self.num_tokens
 
     def shares(self, count: int) -> list["Batch"]:
-        """The rows in `count` parts as equal as can be, or in as many parts as there are rows."""
+        """The rows in `count` parts of nearly equal size, at most one part for each row."""
         count = min(count, len(self.token_ids))
         if count <= 1:
             return [self]

@@ -1,4 +1,4 @@
-"""Rows of equal length, cut from documents that stand one after another.
+"""Rows of equal length, cut from consecutive documents.
 
 In: `TokenSet`, epochs and sample ids.  Out: `Rows` (numpy), which `loader` turns into tensors. A row that
 touches several documents says where each begins, so that attention stays inside a document and positions
@@ -31,7 +31,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowCutter:
-    """Cuts a token set into windows. Every epoch shifts the grid, so that edges fall elsewhere."""
+    """Cuts a token set into windows. Each epoch shifts the windows, so that their edges are elsewhere."""
 
     tokens: TokenSet
     seq_len: int
@@ -46,7 +46,7 @@ class RowCutter:
 
     @property
     def num_samples(self) -> int:
-        """Rows of one epoch: one fewer than would fit, where the shift needs the room."""
+        """Rows of one epoch: one fewer than would fit, to leave room for the shift."""
         whole = (self.tokens.num_tokens - 1) // self.seq_len
         return max(1, whole - 1)
 

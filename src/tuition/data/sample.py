@@ -1,6 +1,6 @@
-"""A bounded sample of a corpus, to learn a tokenizer from.
+"""A sample of a corpus of bounded size, to train a tokenizer on.
 
-In: `DataSettings`.  Out: texts of the part that is taught, from all over the corpus.
+In: `DataSettings`.  Out: texts of the part that is taught, from the whole corpus.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ MAX_BYTES = 2**26
 
 
 def sample_texts(settings: DataSettings, max_bytes: int = MAX_BYTES) -> Iterator[str]:
-    """Texts that are taught, never held-out ones, together about `max_bytes` at most. Raises: DataError."""
+    """Texts of the training part, at most about `max_bytes` together. Raises: DataError."""
     settings = with_demo_titles(settings)
     sources = sources_of(settings)
     total = sum(source.num_bytes for source in sources)

@@ -1,4 +1,4 @@
-"""Which samples are in which step: a function of seed and step, with nothing to store or restore.
+"""Which samples are in which step: a function of seed and step, so that no state has to be stored.
 
 In: seed, step.  Out: epochs and sample ids. Every sample comes exactly once in every epoch.
 """
@@ -23,7 +23,7 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def shuffled(places: NDArray[np.int64], size: int, key: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """What stands at `places` of a shuffled 0 .. size - 1, without making the whole order.
+    """The values at `places` of a shuffled 0 .. size - 1, without computing the whole order.
 
     Shapes: places (n,), each below size; key (n,), one order for each key; result (n,).
     A Feistel network over the next even number of bits, walked on while it lands outside (Black and Rogaway,
@@ -45,8 +45,7 @@ def shuffled(places: NDArray[np.int64], size: int, key: NDArray[np.uint64]) -> N
 
 @dataclass(frozen=True)
 class Sampler:
-    """Sample ids of any step. Ranks of one world take neighbouring parts of each step and never the same
-    sample."""
+    """Sample ids of any step. Several ranks take neighbouring parts of each step, and no sample twice."""
 
     num_samples: int
     batch_size: int

@@ -14,8 +14,7 @@ class DataSettings:
     paths: tuple[Path, ...] = ()
     """Text files, .jsonl or .parquet files, folders of them, or Hugging Face dataset folders."""
     demo: Literal["shakespeare", "stdlib"] | None = None
-    """A corpus that is at hand instead of paths: Shakespeare's plays, or the running Python's standard
-    library."""
+    """A demo corpus instead of paths: Shakespeare's plays, or the standard library of the running Python."""
     include: tuple[str, ...] = ()
     """In folders: only files that match one of these patterns, like `**/*.py`. Empty: the known
     extensions."""
@@ -28,7 +27,7 @@ class DataSettings:
     dataset_split: str = "train"
     """Of a Hugging Face dataset folder: the split to take."""
     on_bad: Literal["fail", "skip"] = "fail"
-    """Binary, broken or empty input: stop and name it, or leave it out and count it."""
+    """Binary, broken or empty input: stop with an error, or skip it and count it."""
     heldout: tuple[str, ...] = ()
     """Titles of documents to hold out whole, with all copies of them. Empty: a share is held out by a hash of
     each document's text."""

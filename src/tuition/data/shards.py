@@ -1,4 +1,4 @@
-"""Token ids on disk: written as they come, read through the page cache and never loaded as a whole.
+"""Token ids on disk: written one document after another, memory-mapped for reading.
 
 A part of a corpus is two files: `<part>.ids` (little-endian uint16 or uint32) and `<part>.starts` (int64,
 where documents begin).
@@ -20,11 +20,11 @@ from tuition.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Markers:
-    """What stands around a document.
+    """Token ids around a document.
 
-    Where one token both ends and begins texts it stands once, before each document and after the last: it is
-    read as the beginning of what follows and taught as the end of what came before. Otherwise each document
-    has its own.
+    Where the tokenizer has one token for both, a separator stands before each document and after the last:
+    the model reads it as the beginning of a document and is taught it as the end of the one before. Otherwise
+    each document has a token before and one after it.
     """
 
     before: int | None
@@ -46,7 +46,7 @@ class Markers:
 
 @dataclass(frozen=True)
 class PartInfo:
-    """What is known about one part without reading it."""
+    """Sizes and format of one part."""
 
     num_tokens: int
     num_documents: int

@@ -80,9 +80,16 @@ def find_sources(settings: DataSettings) -> list[Source]:
     ]
 
 
-def describe_unread(settings: DataSettings) -> list[str]:
-    """One line for each reason why files in the folders of `settings.paths` are not read."""
-    return [line for path in settings.paths if path.is_dir() for line in _Folder(path, settings).unread()]
+def describe_unexpected(settings: DataSettings) -> list[str]:
+    """What a reader may not expect: files that are not read, one line for each reason, and files of unknown
+    extensions that are read as text."""
+    lines = []
+    for path in settings.paths:
+        if path.is_dir():
+            lines += _Folder(path, settings).unread()
+        elif kind_of(path) is None:
+            lines.append(f"{path}: of no known extension, read as plain text")
+    return lines
 
 
 def compression_of(path: Path) -> str | None:

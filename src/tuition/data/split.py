@@ -23,7 +23,8 @@ class Item:
     """What goes to one part as a whole."""
 
     identity: int
-    """64-bit hash of the content. Items of one identity are copies."""
+    """64-bit hash. Items of one identity go to one part: copies of a content, which it is the hash of, or all
+    items of a group that must not be torn apart, if it is the hash of the group's name."""
     size: int
     """Bytes."""
     part: Part | None = None
@@ -45,8 +46,11 @@ class SplitPlan:
 
 
 class Tally:
-    """Counts distinct items and their bytes. Memory is bounded: of very many distinct items only those with
-    the lowest hashes are kept, and the numbers of all are estimated from them."""
+    """Counts distinct items and their bytes. One for each label of the items gives a stratified split.
+
+    Memory is bounded: of very many distinct items only those with the lowest hashes are kept, and the numbers
+    of all are estimated from them.
+    """
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self.num_bytes = 0

@@ -1,7 +1,6 @@
 """Many texts to ids, in this process or in several.
 
-In: `Unit`s.  Out: the same units with their ids, in the same order, and never more in memory than a few
-batches.
+In: `Unit`s.  Out: the same units with their ids, in the same order; at most a few batches are in memory.
 """
 
 import multiprocessing

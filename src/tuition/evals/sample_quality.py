@@ -1,4 +1,4 @@
-"""Two plain questions about what a model writes: are these words, and are they its own?
+"""Judge what a model writes: how many of its words exist, and how much it copies.
 
 In: samples and the text it was taught.  Out: the share of words that occur in the text, and the longest run
 of words that was copied from it.
@@ -14,7 +14,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 
 @dataclass(frozen=True)
 class SampleQuality:
-    """What was found in all samples together."""
+    """Figures of all samples together."""
 
     num_words: int
     known_share: float
@@ -74,7 +74,7 @@ def words_of(text: str) -> list[str]:
 
 
 def sample_quality(samples: Iterable[str], taught: TaughtText) -> SampleQuality:
-    """Judge samples; leave out the prompts, which are not the model's words."""
+    """Judge samples, which must not include the prompts."""
     num_words = num_known = 0
     unknown: dict[str, None] = {}
     longest, copied = 0, ""

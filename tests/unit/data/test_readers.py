@@ -22,7 +22,7 @@ from tuition.core.progress import SilentProgress, Task
 from tuition.data.corpus import prepare_corpus
 from tuition.data.documents import Counts, iter_documents
 from tuition.data.settings import DataSettings
-from tuition.data.sources import describe_unread, find_sources
+from tuition.data.sources import describe_unexpected, find_sources
 from tuition.tokenizer.tokenizer import Tokenizer
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -182,7 +182,7 @@ def test_no_file_is_dropped_because_of_its_name_or_that_of_its_folder(tmp_path: 
         write(tmp_path / "data" / f"{name}.jsonl", rows(name))
     write(tmp_path / "data" / "x.jsonl.gz", gzip.compress(rows("packed").encode()))
     assert len(names(tmp_path)) == 6
-    assert describe_unread(DataSettings(paths=(tmp_path,))) == []
+    assert describe_unexpected(DataSettings(paths=(tmp_path,))) == []
     assert "packed" in texts(paths=(tmp_path,))
 
 
@@ -218,7 +218,7 @@ def test_of_a_dataset_the_split_is_read_and_the_rest_is_said(tmp_path: Path) -> 
     write(tmp_path / "README.txt", "about it")
     assert names(tmp_path) == ["train.jsonl"]
     assert names(tmp_path, dataset_split="test") == ["test.jsonl"]
-    said = "\n".join(describe_unread(DataSettings(paths=(tmp_path,))))
+    said = "\n".join(describe_unexpected(DataSettings(paths=(tmp_path,))))
     assert "1 file beside a dataset (README.txt)" in said
     assert "1 file not of the split train (--data.dataset-split) (test.jsonl)" in said
 
@@ -347,3 +347,11 @@ for count in range(400):
         pass
 print(count + 1)
 """
+
+
+def test_a_file_of_no_known_extension_is_read_as_text_and_that_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "letters.doc1", "a letter")
+    assert texts(paths=(path,)) == ["a letter"]
+    assert describe_unexpected(DataSettings(paths=(path,))) == [
+        f"{path}: of no known extension, read as plain text"
+    ]
