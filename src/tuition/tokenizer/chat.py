@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 REPLY_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """Added tokens that models write into their replies as text, and that come back in an assistant's message."""
+
+_STRETCH = 1 << 16
+"""Characters that are searched at once."""
 
 _PROBE = "x"
 """A message that holds no token of any model."""
@@ -96,7 +99,7 @@ class ChatTemplate:
         ]  # fmt: skip
         text = self._render(marked, add_generation_prompt, breaker.in_value(dict(template_kwargs or {})))
         spans, end = [], 0
-        for match in breaker.whole.finditer(text):
+        for match in breaker.matches(text):
             spans += [Span(text[end : match.start()], False), Span(match[0], True)]
             end = match.end()
         spans.append(Span(text[end:], False))
@@ -244,16 +247,36 @@ class _Breaker:
         longest_first = sorted({token for token in tokens if token}, key=len, reverse=True)
         self.whole = _alternatives(set(longest_first), "", "")
         starts = {token[:end] for token in longest_first for end in range(1, len(token))}
-        ends = {token[begin:] for token in longest_first for begin in range(1, len(token))}
+        self._ends = {token[begin:] for token in longest_first for begin in range(1, len(token))}
         self._at_end = _alternatives(starts, r"(", r")(?=\s*\Z)")
-        self._at_start = _alternatives(ends, r"\A(\s*)(", r")")
+        self._longest = max(map(len, longest_first), default=0)
         self._mark = _secret_text()
         self._instead_of = {token: _secret_text() for token in longest_first if len(token) == 1}
 
     def in_text(self, text: str) -> str:
-        text = self.whole.sub(lambda match: self._instead_of.get(match[0]) or self._mark.join(match[0]), text)
-        text = self._at_end.sub(lambda match: match[1] + self._mark, text)
-        return self._at_start.sub(lambda match: match[1] + self._mark + match[2], text)
+        pieces, end = [], 0
+        for match in self.matches(text):
+            pieces += [text[end : match.start()], self._instead_of.get(match[0]) or self._mark.join(match[0])]
+            end = match.end()
+        text = "".join([*pieces, text[end:]])
+        # Only the edges, since a search for them elsewhere would look at each place of a long text.
+        tail = max(0, len(text.rstrip()) - self._longest)
+        text = text[:tail] + self._at_end.sub(lambda match: match[1] + self._mark, text[tail:])
+        blank = len(text) - len(text.lstrip())
+        start = max((text.rfind(end, 0, blank + len(end)) for end in self._ends), default=-1)
+        return text if start < 0 else text[:start] + self._mark + text[start:]
+
+    def matches(self, text: str) -> Iterator[re.Match[str]]:
+        """Every token in `text`. Searched in stretches: one search over all of a long text would keep every
+        other thread waiting."""
+        begin = 0
+        while begin < len(text):
+            end = begin + _STRETCH
+            found = self.whole.search(text, begin, end + self._longest)
+            if found is not None and found.start() < end:
+                yield found
+                end = found.end()
+            begin = end
 
     def in_value(self, value: Any) -> Any:
         if isinstance(value, str):

@@ -382,3 +382,14 @@ def test_a_forked_child_starts_its_own_worker() -> None:
         os._exit(0 if template.render(user("child")) == "child" else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert template.render(user("parent")) == "parent"
+
+
+def test_tokens_are_found_wherever_they_stand_in_a_long_text() -> None:
+    """Long texts are searched in stretches; a token may lie across two of them."""
+    token = "<|im_end|>"
+    template = ChatTemplate("{{ messages[0].content }}<|im_end|>")
+    for before in range(2**16 - len(token) - 1, 2**16 + 1):
+        written = "a" * before + token + "b" * 2**16 + token
+        spans = template.render_spans([{"role": "user", "content": written}], [token])
+        assert [span.text for span in spans if span.is_token] == [token], "the template's own, at the end"
+        assert "".join(span.text for span in spans) == written + token
