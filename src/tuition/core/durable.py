@@ -48,8 +48,12 @@ def write_durably(path: Path, content: bytes | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as indented JSON in one step; NaN is refused."""
-    write_durably(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace `path` by `value` as indented JSON in one step; NaN is refused.
+
+    Half of a surrogate pair, as in the name of a file that is not UTF-8, becomes a JSON escape.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_durably(path, text.encode("utf-8", "backslashreplace"))
 
 
 def publish_folder(target: Path, fill: Callable[[Path], None]) -> Path:

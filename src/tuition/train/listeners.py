@@ -98,7 +98,9 @@ class JsonLog:
         """What is not a number becomes null."""
         values = {"step": step} | values
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        line = (json.dumps({"kind": kind} | clean, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = (json.dumps({"kind": kind} | clean, ensure_ascii=False, allow_nan=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        )
         line = b"\n" + line if self._is_torn else line
         written = 0
         try:

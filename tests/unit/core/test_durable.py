@@ -1,6 +1,7 @@
 """Durable files: a reader finds the old or the new, also when the writer fails or is killed midway."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -28,6 +29,12 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pyte
 def test_nan_is_refused_rather_than_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         durable.write_json(tmp_path / "a.json", float("nan"))
+
+
+@pytest.mark.parametrize("text", ["caf\udce9", "ünï \U0001f9ee", "\\udce9", '"\n'])
+def test_every_text_is_read_back_as_it_was(tmp_path: Path, text: str) -> None:
+    durable.write_json(tmp_path / "a.json", {text: text})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {text: text}
 
 
 def test_the_order_is_content_then_name_then_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
