@@ -253,10 +253,9 @@ class Engine:
 
     def swap_weights(self, model: ModelFolder) -> None:
         """Compute with other weights of the same shape from the next step on, also those in memory
-        (`model/memory`); see `StepLoop.swap_weights`. Raises: as there.
+        (`model/memory`); see `StepLoop.swap_weights`. Tokenizer and sampling defaults stay. Raises: as there.
         """
         trace = self.loop.swap_weights(model)
-        self.folder = model
         if self._on_trace is not None:
             self._on_trace(trace)
 
