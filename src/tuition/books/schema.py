@@ -1,8 +1,7 @@
 """The tables. Time in ns, energy in uJ, money in nUSD, all integers; NULL is unknown, never 0.
 
-Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd each sum to zero. `entries`,
-`transactions`, `rates` and `prices` are append only; where the database knows triggers, they refuse changes.
-Only types that PostgreSQL has too.
+Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd each sum to zero. The tables in
+APPEND_ONLY have triggers that refuse changes. Column types are from `types`: alike in SQLite and PostgreSQL.
 """
 
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, false

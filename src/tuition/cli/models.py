@@ -249,7 +249,7 @@ def agreed(name: str, versions: "tuple[Version, ...]") -> bool:
 
 
 def told(name: str, value: str | Mapping[str, Any]) -> str:
-    """What a lineage says; of a score in a model's own file only what gives no orders to a terminal."""
+    """A value of a lineage as text; values from a file are quoted, so that they cannot control a terminal."""
     from tuition.ledger.amount import Amount
     from tuition.ledger.render import totals_line
 

@@ -1,1 +1,1 @@
-"""The vocabulary every room speaks: errors, units, settings, records, durable files, progress."""
+"""What every package uses: errors, units, settings, records, durable files, progress."""

@@ -1,6 +1,6 @@
 """Errors a user may meet. Each says what was wanted, what came, and ends with the way out.
 
-The command line prints the message of a `TuitionError` on one line; any other exception is a defect of ours.
+The command line prints the message of a `TuitionError` on one line; any other exception is a bug.
 """
 
 import os

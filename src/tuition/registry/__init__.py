@@ -1,1 +1,1 @@
-"""Named models and their versions: where they lie, what they came from, what they score. No torch."""
+"""Named models and their versions: paths, lineage, scores. No torch."""

@@ -1,5 +1,5 @@
-"""Copy a model of others into the workspace: its weights, settings and texts;
-nothing else, and no way out.
+"""Copy a downloaded model into the workspace: weights, settings and texts, no code, and nothing that a link
+outside the folder names.
 """
 
 import shutil
@@ -12,10 +12,10 @@ _NAMES = ("LICENSE", "NOTICE")
 
 
 def files_of(source: Path) -> list[Path]:
-    """The files that belong to the model: the file itself, or what may be read of a folder.
+    """The files of the model: the file itself, or the files of a folder that may be read.
 
-    Code and pickles that lie beside them are left behind. Raises: ModelError for links that lead out of the
-    folder (a snapshot of the Hugging Face cache may link into its own `blobs`), and for what holds no model.
+    Code and pickles in the folder are not copied. Raises: ModelError for links to outside the folder (a
+    snapshot of the Hugging Face cache may link to its own `blobs`), and for a folder without weights.
     """
     if source.is_file():
         return [source]
@@ -29,13 +29,11 @@ def files_of(source: Path) -> list[Path]:
             continue
         target = path.resolve()
         if not any(target.is_relative_to(allowed) for allowed in roots):
-            raise ModelError(
-                path, "is a link that leads out of the folder", way_out="replace it by the file itself"
-            )
+            raise ModelError(path, "is a link to outside the folder", way_out="replace it by the file itself")
         if target.is_file():
             found.append(path)
     if not any(path.suffix.lower() in (".safetensors", ".gguf") for path in found):
-        raise ModelError(source, "holds no .safetensors and no .gguf file", way_out="give a model folder")
+        raise ModelError(source, "has no .safetensors and no .gguf file", way_out="give a model folder")
     return found
 
 

@@ -15,7 +15,7 @@ _LONGEST_TEXT = 65_536
 
 @dataclass(frozen=True)
 class Lineage:
-    """What made a version. None: unknown, or not so for this model (one that was downloaded has no run)."""
+    """How a version was made. None: unknown, or not applicable (a downloaded model has no run)."""
 
     corpus_digest: str | None = None
     """SHA-256 of the prepared corpus."""
@@ -23,18 +23,18 @@ class Lineage:
     settings: str | None = None
     """The resolved settings of the run, TOML."""
     first_weights: str | None = None
-    """How training began, random or induction: what `auto` in the settings has come to."""
+    """The first weights of training, random or induction: what `auto` in the settings became."""
     parent: str | None = None
     """`name@version` that training began from."""
     run_id: str | None = None
     """The run in the books that paid for it: its bill."""
     evaluation: Mapping[str, Any] | None = None
-    """What was measured when it was published, such as bits per byte with its standard error."""
+    """Its score when it was published, such as bits per byte with the standard error."""
     source: str | None = None
     """For models that were added: the folder or file they were added from."""
     bill: Mapping[str, Any] | None = None
-    """For models that were added: what their training cost, as their `tuition.json` tells it. The bill of a
-    model that was taught here is in the books, under `run_id`."""
+    """For models that were added: the cost of their training, from their `tuition.json`. The bill of a model
+    that was taught here is in the books, under `run_id`."""
 
     def to_json(self) -> str:
         return json.dumps(
@@ -43,16 +43,16 @@ class Lineage:
 
     @classmethod
     def from_json(cls, text: str) -> "Lineage":
-        """Keys of later versions of this program are left out."""
+        """Keys that only a later version of tuition knows are left out."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in json.loads(text).items() if key in known})
 
 
 def read_lineage(source: Path, digest: str) -> Lineage:
-    """What is known of a model that is added: from its `tuition.json` where we made it, so that lineage and
-    bill survive the way to another workspace; else only where it lay.
+    """The lineage of a model that is added. A model made by tuition has lineage and bill in `tuition.json`, and
+    keeps them in another workspace; of other models only the source is known.
 
-    `digest`: of the weights at `source`. Raises: ModelError when `tuition.json` cannot be read, or tells of
+    `digest`: of the weights at `source`. Raises: ModelError when `tuition.json` cannot be read, or belongs to
     other weights.
     """
     manifest = source / MANIFEST
@@ -63,7 +63,7 @@ def read_lineage(source: Path, digest: str) -> Lineage:
         is_of_these = table["weights_digest"] == digest
         told, bill = table.get("lineage", {}), table.get("bill")
         found = replace(Lineage.from_json(json.dumps(told)), source=str(source), bill=bill)
-        problem = _problem(found) if is_of_these else "tells of other weights"
+        problem = _problem(found) if is_of_these else "belongs to other weights"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"cannot be read ({type(error).__name__}: {error})"
     else:
@@ -73,15 +73,15 @@ def read_lineage(source: Path, digest: str) -> Lineage:
 
 
 def _problem(lineage: Lineage) -> str | None:
-    """What is wrong with a lineage that came from a file, None when nothing is."""
+    """What is wrong with a lineage from a file; None if nothing is."""
     for name, value in vars(lineage).items():
         if value is None:
             continue
         if name in ("evaluation", "bill"):
             if not isinstance(value, dict):
-                return f"has a lineage whose {name} is no table"
+                return f"has a lineage whose {name} is not a table"
         elif not isinstance(value, str) or len(value) > _LONGEST_TEXT or not _is_plain(value):
-            return f"has a lineage whose {name} is no text that can be shown"
+            return f"has a lineage whose {name} is not text that can be shown"
     bill = lineage.bill or {}
     for name in ("wall_ns", "energy_uj", "cost_nusd") if lineage.bill is not None else ():
         value = bill[name]

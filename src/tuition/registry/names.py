@@ -1,4 +1,4 @@
-"""Names of models: ids that are looked up in a table, never joined to a path as they came."""
+"""Names of models. A name is checked and looked up in a table; an unchecked name never becomes a path."""
 
 import re
 from typing import NamedTuple
@@ -26,7 +26,7 @@ def check_name(name: str) -> str:
 
 
 def parse_reference(text: str) -> Reference | None:
-    """`smollm2@3` in its parts; None for text that can name no model."""
+    """The parts of `smollm2@3`; None for text that is not a reference."""
     match = _REFERENCE.fullmatch(text)
     if match is None or ".." in text:
         return None

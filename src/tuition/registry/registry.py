@@ -79,7 +79,7 @@ class Registry:
 
         `digest`: of its weights (`open_model(source).digest()`, which also checks the files). `link`: leave
         the files where they are; else they are copied into the workspace. `lineage`: left out, it is what
-        the model's own `tuition.json` tells, see `read_lineage`.
+        the model's own `tuition.json` says, see `read_lineage`.
         Raises: SettingsError for the name; ModelError when there is no model at `source`, or its
         `tuition.json` is not its own.
         """

@@ -123,11 +123,11 @@ def test_a_model_of_ours_keeps_its_lineage_and_its_bill(
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"weights_digest": "cd" * 32}, "tells of other weights"),
-        ({"lineage": {"run_id": 7}}, "run_id is no text"),
-        ({"lineage": {"settings": "\x1b[2J"}}, "settings is no text that can be shown"),
+        ({"weights_digest": "cd" * 32}, "belongs to other weights"),
+        ({"lineage": {"run_id": 7}}, "run_id is not text"),
+        ({"lineage": {"settings": "\x1b[2J"}}, "settings is not text that can be shown"),
         ({"lineage": [1]}, "cannot be read"),
-        ({"bill": "much"}, "bill is no table"),
+        ({"bill": "much"}, "bill is not a table"),
         ({"bill": BILL | {"cost_nusd": 0.5}}, r"cost_nusd is 0\.5, wanted an integer"),
         ({"bill": BILL | {"wall_ns": None}}, "wall_ns is None"),
         ({"bill": {}}, "cannot be read"),
@@ -158,13 +158,13 @@ def test_a_link_out_of_the_folder_is_not_copied(registry: Registry, tmp_path: Pa
     write_folder(source)
     (tmp_path / "secret.txt").write_text("secret")
     (source / "notes.txt").symlink_to(tmp_path / "secret.txt")
-    with pytest.raises(ModelError, match="leads out of the folder"):
+    with pytest.raises(ModelError, match="link to outside the folder"):
         registry.add("theirs", source, digest=DIGEST)
 
 
 def test_a_folder_without_weights_is_refused(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="holds no"):
+    with pytest.raises(ModelError, match="has no"):
         registry.add("empty", tmp_path / "empty", digest=DIGEST)
     with pytest.raises(ModelError, match="does not exist"):
         registry.add("empty", tmp_path / "nowhere", digest=DIGEST)
