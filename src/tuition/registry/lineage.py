@@ -49,8 +49,8 @@ class Lineage:
 
 
 def read_lineage(source: Path, digest: str) -> Lineage:
-    """The lineage of a model that is added. A model made by tuition has lineage and bill in `tuition.json`, and
-    keeps them in another workspace; of other models only the source is known.
+    """The lineage of a model that is added. A model made by tuition has lineage and bill in `tuition.json`
+    and keeps them in another workspace; of other models only the source is known.
 
     `digest`: of the weights at `source`. Raises: ModelError when `tuition.json` cannot be read, or belongs to
     other weights.
