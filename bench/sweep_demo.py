@@ -28,6 +28,7 @@ from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.sample import sample_texts
 from tuition.data.settings import DataSettings
 from tuition.ledger.meter import open_meter
+from tuition.plan.shape import STANDARD_EVALUATION
 from tuition.runtime.device import (
     choose_device,
     choose_precision,
@@ -46,8 +47,9 @@ from tuition.train.folder import RunFolder
 from tuition.train.loop import fit
 from tuition.train.recipe import RunContext
 from tuition.train.recipes.demo import demo_recipe, demo_settings
-from tuition.train.recipes.pretrain import Pretrain
+from tuition.train.recipes.pretrain import Prepared, Pretrain
 from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.recipes.pretrain_sizes import complete
 from tuition.train.samples import write_sample
 from tuition.train.schedule import BudgetSpan, Span
 from tuition.train.scoring import TokenBytes, bits_per_byte, score_documents
@@ -105,7 +107,7 @@ def prepare(
     settings: PretrainSettings, tokenizers: dict[int, Tokenizer], data: Path
 ) -> tuple[Tokenizer, Corpus]:
     """The tokenizer of this vocabulary, learned from the taught plays, and the corpus in its tokens."""
-    size = settings.vocab_size
+    size = complete(settings).vocab_size
     if size not in tokenizers:
         tokenizers[size] = train_bpe(sample_texts(settings.data), size)
     return tokenizers[size], prepare_corpus(settings.data, tokenizers[size], data, SilentProgress())
@@ -123,9 +125,10 @@ def context_of(settings: TrainSettings, rows: int, workspace: Workspace) -> RunC
 def run(row: Row, tokenizer: Tokenizer, corpus: Corpus, span: Span) -> dict[str, Any]:
     """Teach once and score on the validation text."""
     train, settings = row
-    context = context_of(train, settings.batch_size, open_workspace())
+    sizes = complete(settings)
+    context = context_of(train, sizes.batch_size, open_workspace())
     seed_all(train.seed)
-    task = Pretrain(settings).build(context, (tokenizer, corpus))
+    task = Pretrain(settings).build(context, Prepared(sizes, STANDARD_EVALUATION, tokenizer, corpus))
     state = TrainState.fresh(task.model, train, context.device, context.precision, context.pool)
     cpu, wall, flops = time.process_time(), time.monotonic(), 0
     losses: list[float] = []
@@ -140,8 +143,8 @@ def run(row: Row, tokenizer: Tokenizer, corpus: Corpus, span: Span) -> dict[str,
         task.model,
         [validation.document(index) for index in range(validation.info.num_documents)],
         TokenBytes.of(tokenizer),
-        window=settings.seq_len,
-        stride=settings.seq_len // 2,
+        window=sizes.seq_len,
+        stride=sizes.seq_len // 2,
         precision=state.precision,
         max_bytes=150_000,
     )

@@ -37,6 +37,7 @@ from tuition.train.losses import linear_cross_entropy
 from tuition.train.recipes.demo import demo_recipe, demo_settings
 from tuition.train.recipes.pretrain import next_token_loss
 from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.recipes.pretrain_sizes import complete
 from tuition.train.settings import OptimizerSettings
 from tuition.train.state import TrainState
 from tuition.train.step import train_step
@@ -55,9 +56,10 @@ def fused_attention_loss(model: Decoder, batch: Batch, scale: float) -> Tensor:
 
 def draw_batch(settings: PretrainSettings) -> Batch:
     """One batch of drawn tokens."""
-    drawn = torch.randint(0, settings.vocab_size, (settings.batch_size, settings.seq_len + 1))
-    positions = torch.arange(settings.seq_len).expand(settings.batch_size, -1)
-    ids = torch.arange(settings.batch_size)
+    sizes = complete(settings)
+    drawn = torch.randint(0, sizes.vocab_size, (sizes.batch_size, sizes.seq_len + 1))
+    positions = torch.arange(sizes.seq_len).expand(sizes.batch_size, -1)
+    ids = torch.arange(sizes.batch_size)
     return Batch(drawn[:, :-1], drawn[:, 1:], positions, None, drawn[:, 1:].numel(), ids.numpy())
 
 
@@ -69,12 +71,10 @@ def our_step(
     members: int | None = None,
 ) -> Step:
     """One call: one optimizer step of ours; `members`: of the pool, left out as `tuition train` has it."""
-    device = torch.device("cpu")
+    device, sizes = torch.device("cpu"), complete(settings)
     threads = torch.get_num_threads()
-    pool = (
-        ThreadPool(members, threads) if members else ThreadPool.for_rows(settings.batch_size, threads, device)
-    )
-    model = Decoder(settings.shape.model_shape(settings.vocab_size, settings.seq_len)).initialize()
+    pool = ThreadPool(members, threads) if members else ThreadPool.for_rows(sizes.batch_size, threads, device)
+    model = Decoder(sizes.model_shape(settings.shape, sizes.vocab_size)).initialize()
     train = replace(TRAIN, optimizer=optimizer)
     state = TrainState.fresh(model, train, device, choose_precision("auto", device), pool)
     bound = partial(loss, model)
@@ -83,7 +83,8 @@ def our_step(
 
 def peer_step(settings: PretrainSettings, batch: Batch) -> Step:
     """One call: one optimizer step of the transformers library's Qwen3 under torch's AdamW."""
-    shape = settings.shape.model_shape(settings.vocab_size, settings.seq_len)
+    sizes = complete(settings)
+    shape = sizes.model_shape(settings.shape, sizes.vocab_size)
     config = transformers.Qwen3Config(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -164,18 +165,17 @@ def main() -> None:
     threads = set_threads(chosen.threads)
     process = prepare_process()
     settings = demo_recipe("shakespeare")
+    sizes = complete(settings)
     torch.manual_seed(0)
-    found = report(
-        measure(rows(settings), chosen.rounds, chosen.steps), settings.batch_size * settings.seq_len
-    )
+    found = report(measure(rows(settings), chosen.rounds, chosen.steps), sizes.batch_size * sizes.seq_len)
     write_json(
         chosen.out,
         {
             "rows": found,
             "shape": vars(settings.shape),
-            "batch_size": settings.batch_size,
-            "seq_len": settings.seq_len,
-            "vocab_size": settings.vocab_size,
+            "batch_size": sizes.batch_size,
+            "seq_len": sizes.seq_len,
+            "vocab_size": sizes.vocab_size,
             "rounds": chosen.rounds,
             "steps_per_round": chosen.steps,
             "threads": threads,

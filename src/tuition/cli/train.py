@@ -95,6 +95,8 @@ def run(argv: list[str]) -> int:
     if score is not None:
         error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
         print(f"held-out: {score.value:.3f}{error} {score.unit}; {result.split}")
+    if result.warning is not None:
+        print(f"warning: {result.warning}")
     print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
     print(f"run:   {result.folder}")
     return 0 if result.status == "finished" else 130

@@ -55,7 +55,7 @@ class RunContext:
     device: torch.device
     precision: Precision
     pool: ThreadPool
-    """Threads of the step; an evaluation may use them too."""
+    """Threads of the step; an evaluation may use them too. One thread while data is prepared."""
     group: Group
     """This member takes its own part of each batch: see `Group.rank`."""
 
@@ -80,6 +80,8 @@ class Evaluated:
     score: Score
     samples: tuple[str, ...] = ()
     """Output of the model, for people."""
+    warning: str | None = None
+    """Why the model is of little use as it is; None: nothing speaks against it."""
 
 
 B = TypeVar("B", bound=Batch)
@@ -145,17 +147,16 @@ class Recipe(Protocol):
     settings: Any
     """A frozen dataclass of plain values; stored with the run."""
 
-    @property
-    def max_shares(self) -> int:
-        """Most parts that a batch can be cut into: its rows."""
-        ...
-
     def check(self) -> None:
         """Refuse what cannot be trained before a run is recorded. Raises: SettingsError, DataError."""
         ...
 
     def prepare(self, context: RunContext) -> Any:
         """Read and prepare the data; the result is passed to `build`. Billed as `data`."""
+        ...
+
+    def max_shares(self, data: Any) -> int:
+        """Most parts that a batch can be cut into: its rows."""
         ...
 
     def build(self, context: RunContext, data: Any) -> TrainingTask[Any]:

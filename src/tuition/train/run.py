@@ -30,7 +30,7 @@ from tuition.runtime.checkpoints import Checkpoint, load_latest
 from tuition.runtime.device import choose_device, choose_precision, prepare_process, set_threads
 from tuition.runtime.group import ALONE
 from tuition.runtime.seed import seed_all
-from tuition.runtime.thread_pool import ThreadPool
+from tuition.runtime.thread_pool import NO_POOL, ThreadPool
 from tuition.spec.machine import Machine
 from tuition.train.folder import RunFolder
 from tuition.train.header import OtherDataError, check_same_data, make_header, settings_table, why_not_exact
@@ -83,6 +83,8 @@ class TrainResult:
     """Evaluations during the run; the last is the final score."""
     split: str
     """What was held out and how, one line."""
+    warning: str | None
+    """Why the model is of little use as it is; None: nothing speaks against it."""
     precision: str
     """Number format of matrix products, and why."""
     not_exact: tuple[str, ...]
@@ -188,11 +190,13 @@ def _prepare(run: _Run, folder: RunFolder, bill: TrainingBill) -> Session:
         progress=host.progress,
         device=device,
         precision=choose_precision(settings.precision, device),
-        pool=ThreadPool.for_rows(recipe.max_shares, torch.get_num_threads(), device),
+        pool=NO_POOL,
         group=ALONE,
     )
     with bill.overhead("data"):
         data = recipe.prepare(context)
+    pool = ThreadPool.for_rows(recipe.max_shares(data), torch.get_num_threads(), device)
+    context = replace(context, pool=pool)
     with bill.overhead("load"):
         seed_all(settings.seed)
         task = recipe.build(context, data)
@@ -295,6 +299,7 @@ def _result(session: Session, version: Version, status: Literal["finished", "sto
         seconds=session.span.spent_s,
         probes=tuple(session.probes),
         split=session.task.split,
+        warning=session.warning,
         precision=state.precision.reason,
         not_exact=tuple(session.not_exact),
         alarms=tuple(session.alarms),

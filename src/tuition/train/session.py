@@ -42,6 +42,8 @@ class Session:
     """Why these may not be the bits of a run that was never stopped; empty: they are."""
     alarms: list[str] = field(default_factory=list)
     """What could not be written, the first time for each cause."""
+    warning: str | None = None
+    """Of the last evaluation."""
 
     def __post_init__(self) -> None:
         self.settings, self.progress = self.context.settings, self.context.progress
@@ -121,6 +123,7 @@ class Session:
         """Score held-out items and write samples."""
         with self.bill.overhead("evaluation"):
             found = self.task.evaluate(kind)
+        self.warning = found.warning
         score = replace(found.score, run_id=self.context.folder.run_id)
         probe = Probe(self.state.step, progress, self.span.spent_s, score, found.samples)
         self.probes.append(probe)

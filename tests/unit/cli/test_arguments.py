@@ -231,7 +231,7 @@ def test_the_command_line_may_complete_a_file(tmp_path: Path) -> None:
         parse(Eval, words[:3], verb="eval", description="")
     with pytest.raises(SettingsError, match=r"eval: got .* wanted also MODEL "):
         parse(Eval, words[1:], verb="eval", description="")
-    path.write_text("[shape]\nhidden_size = 250")
+    path.write_text("[shape]\nhidden_size = 250\nnum_heads = 4")
     parse(
         arguments_of(RECIPES["pretrain"]),
         ["--settings", str(path), "--shape.num-heads", "5", "--shape.num-kv-heads", "5"],

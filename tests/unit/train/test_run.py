@@ -27,7 +27,7 @@ from tuition.train.recipe import RunContext
 from tuition.train.recipes import pretrain
 from tuition.train.recipes.demo import demo_recipe, demo_settings
 from tuition.train.recipes.pretrain import Pretrain
-from tuition.train.recipes.pretrain_settings import ShapeSettings
+from tuition.train.recipes.pretrain_settings import EvaluationSettings, PretrainSettings, ShapeSettings
 from tuition.train.run import Host, run_training
 from unit.train.home import At, Clock, Hasty, Home, TimedTask, interrupt
 
@@ -226,3 +226,40 @@ def test_the_demo_has_settings_for_both_corpora() -> None:
     for corpus in ("shakespeare", "stdlib"):
         assert demo_settings(corpus, "4min").budget_s == 240
         assert demo_recipe(corpus).data.demo == corpus
+
+
+def open_sizes(home: Home) -> PretrainSettings:
+    """Nothing is named but the text."""
+    evaluation = EvaluationSettings(times=1, sample_tokens=0)
+    return PretrainSettings(data=home.taught.data, evaluation=evaluation)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_sizes_that_are_left_open_follow_the_budget_and_stay_for_a_resume(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that has become a thousand times quicker, and with a longer budget."""
+    home.taught, clock = open_sizes(home), Clock()
+    monkeypatch.setattr(pretrain, "product_flops_per_s", lambda *given: 1e9)
+    stopped = home.run_timed(clock, {"step_s": 1.0}, (At(2, interrupt),), budget="4s")
+    (said,) = [line for line in home.heard.lines if line.startswith("sizes for 4 s, ")]
+    assert "2 layers, 64 wide, 2 heads, vocabulary 512" in said
+    monkeypatch.setattr(pretrain, "product_flops_per_s", lambda *given: 1e12)
+    resumed = home.run_timed(clock, {"step_s": 1.0}, resume="newest", budget="8s")
+    assert (resumed.run_id, resumed.num_parameters) == (stopped.run_id, stopped.num_parameters)
+    assert resumed.num_steps == 8
+
+
+def test_what_is_named_stays_whatever_the_budget(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "product_flops_per_s", lambda *given: 1e15)
+    by_steps = home.run()
+    by_budget = home.run_timed(Clock(), {"step_s": 1.0}, budget="2s")
+    assert by_budget.num_parameters == by_steps.num_parameters
+    assert not any(line.startswith("sizes for") for line in home.heard.lines)
+
+
+def test_a_model_that_was_taught_too_briefly_is_said_to_be(home: Home) -> None:
+    brief, longer = home.run(steps=1), home.run(steps=150)
+    assert brief.warning is not None
+    assert brief.warning.startswith("taught too briefly to be of use: ")
+    assert longer.warning is None

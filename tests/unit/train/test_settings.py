@@ -61,7 +61,8 @@ def test_what_cannot_be_is_refused_by_name(kind: type, field: str, changes: dict
         (ShapeSettings, "num_heads", -2),
         (ShapeSettings, "hidden_size", 0),
         (ShapeSettings, "num_layers", -1),
-        (ShapeSettings, "num_kv_heads", 3),
+        (ShapeSettings, "hidden_size", 33),
+        (ShapeSettings, "num_kv_heads", 0),
         (ShapeSettings, "mlp_size", 10**30),
         (ShapeSettings, "context_length", 0),
         (OptimizerSettings, "lr", math.inf),
@@ -82,14 +83,8 @@ def test_numbers_out_of_all_bounds_are_refused_before_anything_is_done(
 def test_a_width_that_heads_do_not_divide_is_refused_with_both_numbers() -> None:
     with pytest.raises(SettingsError, match=r"100.*2 x num_heads \(6\)"):
         ShapeSettings(hidden_size=100, num_heads=3)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"num_layers": 1}, {"hidden_size": 48, "num_heads": 4, "num_kv_heads": 4}]
-)
-def test_induction_wants_room_for_its_heads(changes: dict) -> None:
-    with pytest.raises(SettingsError, match=r"random, or a shape with .* or more, got"):
-        PretrainSettings(first_weights="induction", shape=ShapeSettings(**changes))
+    with pytest.raises(SettingsError, match=r"num_kv_heads: got 3, wanted a divisor of num_heads \(4\)"):
+        ShapeSettings(num_heads=4, num_kv_heads=3)
 
 
 def header(settings: TrainSettings = SETTINGS, corpus: str = "c" * 64) -> dict:
@@ -110,7 +105,7 @@ def test_checkpoints_evaluation_threads_and_budget_may_change_on_resume_and_noth
     assert changed(replace(SETTINGS, steps=None, budget="4min"), free) == {}
     taught = PretrainSettings()
     assert changed(taught, replace(taught, evaluation=EvaluationSettings(times=9))) == {}
-    assert changed(taught, replace(taught, seq_len=9)) == {"seq_len": (256, 9)}
+    assert changed(taught, replace(taught, seq_len=9)) == {"seq_len": (None, 9)}
     assert changed(SETTINGS, replace(SETTINGS, steps=6)) == {"steps": (5, 6)}
     other = replace(SETTINGS, optimizer=OptimizerSettings(lr=3e-3))
     assert changed(SETTINGS, other) == {"optimizer.lr": (2e-3, 3e-3)}

@@ -18,6 +18,7 @@ from tuition.train.guard import DivergedError
 from tuition.train.loop import fit
 from tuition.train.recipes.pretrain import PretrainTask, next_token_loss
 from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.recipes.pretrain_sizes import complete
 from tuition.train.schedule import StepSpan
 from tuition.train.settings import GuardSettings, OptimizerSettings, TrainSettings
 from tuition.train.state import TrainState
@@ -49,7 +50,7 @@ class Pattern(PretrainTask):
     """A task whose batches are drawn, around the model of a state."""
 
     def __init__(self, state: TrainState, loss_fn: Loss = next_token_loss) -> None:
-        self.settings = PretrainSettings(seq_len=16)
+        self.sizes = complete(PretrainSettings(seq_len=16))
         assert isinstance(state.model, Decoder)
         self.model, self.loss_fn = state.model, loss_fn
 

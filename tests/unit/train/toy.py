@@ -78,9 +78,12 @@ class Toy:
     name, unit = "toy", "vector"
 
     def __init__(self, settings: ToySettings) -> None:
-        self.settings, self.max_shares = settings, settings.rows
+        self.settings = settings
 
     def check(self) -> None: ...
     def prepare(self, context: RunContext) -> None: ...
+    def max_shares(self, data: None) -> int:
+        return self.settings.rows
+
     def build(self, context: RunContext, data: None) -> ToyTask:
         return ToyTask(self.settings, context)

@@ -3,26 +3,40 @@
 In: settings and text.  Out: a decoder that is taught, as the training loop takes it (see `train/recipe`).
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from tuition.core.durable import publish_folder
+from tuition.core.durable import publish_folder, write_json
+from tuition.core.units import format_bytes, format_duration
 from tuition.data.corpora import with_demo_titles
 from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.documents import sources_of
 from tuition.data.loader import Batch, Loader
 from tuition.data.sample import sample_texts
+from tuition.data.shards import TokenSet
 from tuition.model.decoder import Decoder
 from tuition.model.induction import give_induction
 from tuition.model.save import save_model
 from tuition.plan.memory import require_training
+from tuition.plan.shape import (
+    STANDARD,
+    STANDARD_EVALUATION,
+    EvaluationPlan,
+    ModelSize,
+    evaluation_for,
+    num_tokens_in,
+    size_for,
+)
 from tuition.registry.lineage import Lineage
 from tuition.runtime.memory import free_bytes
+from tuition.runtime.speed import product_flops_per_s
 from tuition.spec.counts import training_flops
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
@@ -30,8 +44,27 @@ from tuition.train.attention import training_context
 from tuition.train.losses import linear_cross_entropy
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
 from tuition.train.recipes.pretrain_settings import PretrainSettings
+from tuition.train.recipes.pretrain_sizes import Sizes, complete, evaluations, first_weights, is_open
 from tuition.train.samples import write_sample
 from tuition.train.scoring import HELDOUT_TASK, TokenBytes, bits_per_byte, score_documents, window_method
+
+SIZE = "size.json"
+"""In the run's folder: the size that fills in what was left open."""
+MOST_OF_GUESSING = 0.7
+"""A model that needs more than this share of the bits of guessing by frequency writes many words that are
+none: up to it, at least four of five were real (bench/sweep_shape.py)."""
+MOST_COUNTED = 2**22
+"""Tokens that are counted for guessing."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything up to the model."""
+
+    sizes: Sizes
+    evaluation: EvaluationPlan
+    tokenizer: Tokenizer
+    corpus: Corpus
 
 
 class Pretrain:
@@ -42,21 +75,44 @@ class Pretrain:
     def __init__(self, settings: PretrainSettings) -> None:
         self.settings = settings
 
-    @property
-    def max_shares(self) -> int:
-        return self.settings.batch_size
-
     def check(self) -> None:
-        """Raises: SettingsError, DataError where there is no text."""
+        """Raises: SettingsError, DataError where there is no text, or sizes do not go together."""
         sources_of(with_demo_titles(self.settings.data))
+        sizes = complete(self.settings)
+        if not is_open(self.settings):
+            first_weights(self.settings, sizes.model_shape(self.settings.shape, sizes.vocab_size))
 
-    def prepare(self, context: RunContext) -> tuple[Tokenizer, Corpus]:
-        """The tokenizer and the text in its tokens. Raises: SettingsError, DataError."""
-        tokenizer = self._tokenizer(context)
+    def prepare(self, context: RunContext) -> Prepared:
+        """Sizes, the tokenizer, and the text in its tokens. Raises: SettingsError, DataError."""
+        sizes, evaluation = self._sizes(context)
+        tokenizer = self._tokenizer(context, sizes.vocab_size)
         corpus = prepare_corpus(self.settings.data, tokenizer, context.workspace.data, context.progress)
-        return tokenizer, corpus
+        return Prepared(sizes, evaluation, tokenizer, corpus)
 
-    def _tokenizer(self, context: RunContext) -> Tokenizer:
+    def _sizes(self, context: RunContext) -> tuple[Sizes, EvaluationPlan]:
+        """What is named; the rest follows from the budget, the text and the machine, and is kept: a resume
+        must not change it. A run by steps is the same on every machine."""
+        settings, kept, seconds = self.settings, context.folder.path / SIZE, context.settings.budget_s
+        found = ModelSize(**json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else None
+        if seconds is None:
+            size, plan = found or STANDARD, STANDARD_EVALUATION
+            sizes = complete(settings, size)
+        else:
+            speed = product_flops_per_s(context.device, context.precision)
+            text_bytes = sum(source.num_bytes for source in sources_of(with_demo_titles(settings.data)))
+            size = found or size_for(seconds, speed, text_bytes)
+            sizes = complete(settings, size)
+            shape = sizes.model_shape(settings.shape, sizes.vocab_size)
+            plan = evaluation_for(seconds, num_tokens_in(seconds, speed, shape, sizes.seq_len))
+            if found is None and is_open(settings):
+                why = f"{format_duration(seconds)}, {format_bytes(text_bytes)} of text and this machine"
+                way_out = "--shape.hidden-size, --vocab-size and so on set others"
+                context.progress.say(f"sizes for {why}: {sizes.describe()} ({way_out})")
+        if found is None:
+            write_json(kept, asdict(size))
+        return sizes, evaluations(settings.evaluation, plan)
+
+    def _tokenizer(self, context: RunContext, vocab_size: int) -> Tokenizer:
         """The run's own from before a resume, the one that was given, or one trained on the text now."""
         own, given = context.folder.tokenizer, self.settings.tokenizer
         if own.is_dir():
@@ -65,51 +121,51 @@ class Pretrain:
             tokenizer = Tokenizer.load(given) if given.is_dir() else Tokenizer.from_file(given)
         else:
             texts = sample_texts(self.settings.data)
-            tokenizer = train_bpe(texts, self.settings.vocab_size, progress=context.progress)
+            tokenizer = train_bpe(texts, vocab_size, progress=context.progress)
         publish_folder(own, tokenizer.save)
         return tokenizer
 
-    def build(self, context: RunContext, data: tuple[Tokenizer, Corpus]) -> "PretrainTask":
+    def max_shares(self, data: Prepared) -> int:
+        return data.sizes.batch_size
+
+    def build(self, context: RunContext, data: Prepared) -> "PretrainTask":
         """A decoder with fresh weights. Raises: CapacityError, ShapeError, DataError."""
-        tokenizer, corpus = data
-        settings = self.settings
-        shape = settings.shape.model_shape(tokenizer.vocab_size, settings.seq_len)
+        sizes = data.sizes
+        shape = sizes.model_shape(self.settings.shape, data.tokenizer.vocab_size)
         require_training(
             shape,
-            settings.batch_size,
-            settings.seq_len,
+            sizes.batch_size,
+            sizes.seq_len,
             context.settings.optimizer.kind,
             free_bytes(context.device),
             context.pool.size,
         )
+        begins = first_weights(self.settings, shape)
         model = Decoder(shape).initialize(outputs="zero")  # drawn on the CPU: all devices begin alike
-        if settings.resolved_first_weights == "induction":
+        if begins == "induction":
             give_induction(model)
-        context.progress.say(f"first weights: {settings.resolved_first_weights}")
-        return PretrainTask(settings, context, tokenizer, corpus, model.to(context.device))
+        context.progress.say(f"first weights: {begins}")
+        return PretrainTask(self.settings, context, data, model.to(context.device))
 
 
 class PretrainTask:
     """A decoder and the text that it is taught."""
 
     def __init__(
-        self,
-        settings: PretrainSettings,
-        context: RunContext,
-        tokenizer: Tokenizer,
-        corpus: Corpus,
-        model: Decoder,
+        self, settings: PretrainSettings, context: RunContext, data: Prepared, model: Decoder
     ) -> None:
-        self.settings, self.context, self.tokenizer = settings, context, tokenizer
-        self.corpus, self.model = corpus, model
-        self.num_evaluations = settings.evaluation.times
-        self.digests = {"corpus": corpus.digest, "tokenizer": tokenizer.digest}
-        self.split = corpus.describe_split()
+        self.settings, self.context, self.model = settings, context, model
+        self.tokenizer, self.corpus, self.sizes, self.plan = (
+            data.tokenizer, data.corpus, data.sizes, data.evaluation,
+        )  # fmt: skip
+        self.num_evaluations = self.plan.times
+        self.digests = {"corpus": self.corpus.digest, "tokenizer": self.tokenizer.digest}
+        self.split = self.corpus.describe_split()
         group, seed = context.group, context.settings.seed
         self._loader = Loader(
-            corpus.train,
-            settings.batch_size,
-            settings.seq_len,
+            self.corpus.train,
+            self.sizes.batch_size,
+            self.sizes.seq_len,
             seed,
             rank=group.rank,
             world_size=group.size,
@@ -122,7 +178,7 @@ class PretrainTask:
         return next_token_loss(self.model, batch, scale)
 
     def flops(self, num_units: int) -> int:
-        return training_flops(self.model.shape, num_units, self.settings.seq_len)
+        return training_flops(self.model.shape, num_units, self.sizes.seq_len)
 
     @cached_property
     def _token_bytes(self) -> TokenBytes:
@@ -135,7 +191,7 @@ class PretrainTask:
             self.context.settings.seed,
             self.context.precision,
         )
-        window, heldout = self.settings.seq_len, self.corpus.heldout
+        window, heldout = self.sizes.seq_len, self.corpus.heldout
         stride = max(1, window // 2)
         scores = score_documents(
             self.model,
@@ -144,7 +200,7 @@ class PretrainTask:
             window=window,
             stride=stride,
             precision=precision,
-            max_bytes=settings.probe_bytes if kind == "interim" else settings.final_bytes,
+            max_bytes=self.plan.probe_bytes if kind == "interim" else self.plan.final_bytes,
             pool=self.context.pool,
         )
         samples = tuple(
@@ -162,19 +218,38 @@ class PretrainTask:
         )
         method = window_method(window, stride, str(precision.dtype).removeprefix("torch."))
         score = bits_per_byte(scores, HELDOUT_TASK, method)
-        return Evaluated(replace(score, data_digest=self.corpus.digest), samples)
+        score = replace(score, data_digest=self.corpus.digest)
+        return Evaluated(score, samples, self._warning(score.value) if kind == "final" else None)
+
+    def _warning(self, bits_per_byte: float) -> str | None:
+        """Whether the model was taught too briefly to write words: it is hardly better than guessing."""
+        guessing = guessed_bits_per_byte(self.corpus.train.tokens, self.corpus.heldout, self._token_bytes)
+        if bits_per_byte <= MOST_OF_GUESSING * guessing:
+            return None
+        guess = f"guessing tokens by their frequency needs {guessing:.2f}"
+        problem = f"taught too briefly to be of use: {bits_per_byte:.2f} bits per byte, and {guess}"
+        return f"{problem}; give it more time (--budget or --steps)"
 
     def lineage(self) -> Lineage:
         return Lineage(
             corpus_digest=self.corpus.digest,
             tokenizer_digest=self.tokenizer.digest,
-            first_weights=self.settings.resolved_first_weights,
+            first_weights=first_weights(self.settings, self.model.shape),
         )
 
     def write(self, folder: Path, manifest: Mapping[str, Any]) -> Path:
         """A Hugging Face folder."""
         shape = self.model.shape
         return save_model(folder, self.model, shape, self.tokenizer, manifest, dtype=self.settings.save_as)
+
+
+def guessed_bits_per_byte(taught: np.ndarray, heldout: TokenSet, tokens: TokenBytes) -> float:
+    """Bits per byte of somebody who knows how frequent each token is and nothing else."""
+    counts = np.bincount(taught[:MOST_COUNTED].astype(np.int64), minlength=len(tokens.inside)) + 1.0
+    bits = -np.log2(counts / counts.sum())
+    held = np.asarray(heldout.tokens[:MOST_COUNTED], dtype=np.int64)
+    held = held[~np.isin(held, list(tokens.marks))]
+    return float(bits[held].sum() / max(1, tokens.inside[held].sum()))
 
 
 def next_token_loss(model: Decoder, batch: Batch, scale: float) -> Tensor:

@@ -1,11 +1,13 @@
-"""Settings of pretraining. Frozen, documented by field, no torch: the command line is derived from them."""
+"""Settings of pretraining. Frozen, documented by field, no torch: the command line is derived from them.
+
+Sizes that are left out follow from the budget, the text and the machine (`recipes/pretrain_sizes`).
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tuition.data.settings import DataSettings
-from tuition.spec.shape import ModelShape, RopeShape, lacks_for_induction
 from tuition.train.settings import check_numbers, wants
 
 MOST_VOCABULARY = 2**20
@@ -14,18 +16,20 @@ MOST_VOCABULARY = 2**20
 
 @dataclass(frozen=True)
 class ShapeSettings:
-    """Size of the model that is taught. The vocabulary comes from the tokenizer."""
+    """Size of the model that is taught; what is left out follows from the budget, the text and the machine.
+    The vocabulary comes from the tokenizer."""
 
-    hidden_size: int = 256
+    hidden_size: int | None = None
     """Width of the residual stream."""
-    num_layers: int = 4
+    num_layers: int | None = None
     """Transformer layers."""
-    num_heads: int = 4
+    num_heads: int | None = None
     """Query heads; hidden_size / num_heads is the size of a head and must be even."""
-    num_kv_heads: int = 4
-    """Key and value heads; divides num_heads. Fewer of them make the cache smaller when the model is used."""
-    mlp_size: int = 768
-    """Width inside the feed-forward block."""
+    num_kv_heads: int | None = None
+    """Key and value heads; divides num_heads. Fewer of them make the cache smaller when the model is used.
+    Left out: num_heads."""
+    mlp_size: int | None = None
+    """Width inside the feed-forward block. Left out: three times hidden_size."""
     context_length: int | None = None
     """Most tokens the finished model takes in one sequence. Left out: seq_len, what it was taught with."""
     tied_head: bool = True
@@ -36,54 +40,35 @@ class ShapeSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, "shape.")
-        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "mlp_size"):
-            wants(getattr(self, name) >= 1, f"shape.{name}", getattr(self, name), "1 or more")
-        wants(
-            self.context_length is None or self.context_length >= 1,
-            "shape.context_length",
-            self.context_length,
-            "1 or more",
-        )
-        wants(
-            self.hidden_size % (2 * self.num_heads) == 0,
-            "shape.hidden_size",
-            self.hidden_size,
-            f"a multiple of 2 x num_heads ({2 * self.num_heads})",
-        )
-        wants(
-            self.num_heads % self.num_kv_heads == 0,
-            "shape.num_kv_heads",
-            self.num_kv_heads,
-            f"a divisor of num_heads ({self.num_heads})",
-        )
-
-    def model_shape(self, vocab_size: int, seq_len: int) -> ModelShape:
-        """The full shape with this vocabulary, taught with rows of `seq_len`. Raises: ShapeError."""
-        return ModelShape(
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.hidden_size // self.num_heads,
-            mlp_size=self.mlp_size,
-            context_length=self.context_length or seq_len,
-            tied_head=self.tied_head,
-            qk_norm=self.qk_norm,
-            rope=RopeShape(),
-        )
+        names = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "mlp_size", "context_length")
+        for name in names:
+            value = getattr(self, name)
+            wants(value is None or value >= 1, f"shape.{name}", value, "1 or more")
+        if self.hidden_size is not None:
+            heads = self.num_heads or 1
+            multiple = f"a multiple of 2 x num_heads ({2 * heads})" if self.num_heads else "an even number"
+            wants(self.hidden_size % (2 * heads) == 0, "shape.hidden_size", self.hidden_size, multiple)
+        if self.num_heads is not None and self.num_kv_heads is not None:
+            wants(
+                self.num_heads % self.num_kv_heads == 0,
+                "shape.num_kv_heads",
+                self.num_kv_heads,
+                f"a divisor of num_heads ({self.num_heads})",
+            )
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
     """How often a run is evaluated, and on how much of the held-out text."""
 
-    times: int = 4
-    """Evaluations spread evenly over the run, the last at its end; 0: only at the end."""
-    probe_bytes: int = 32_768
-    """Held-out bytes scored each time before the end."""
+    times: int | None = None
+    """Evaluations spread evenly over the run, the last at its end; 0: only at the end. Left out: as many as
+    leave nearly all of a budget to training; 4 in a run by steps."""
+    probe_bytes: int | None = None
+    """Held-out bytes scored each time before the end. Left out: as times."""
     final_bytes: int | None = None
-    """Held-out bytes scored at the end; left out: all of them."""
+    """Held-out bytes scored at the end. Left out: about as many as a fifth of a budget allows; all of them in
+    a run by steps."""
     sample_tokens: int = 80
     """Tokens in each sample that is shown; 0: no samples."""
     sample_prompts: tuple[str, ...] = ("",)
@@ -95,14 +80,10 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, "evaluation.")
-        wants(self.times >= 0, "evaluation.times", self.times, "0 or more")
-        wants(self.probe_bytes >= 1, "evaluation.probe_bytes", self.probe_bytes, "1 or more")
-        wants(
-            self.final_bytes is None or self.final_bytes >= 1,
-            "evaluation.final_bytes",
-            self.final_bytes,
-            "1 or more",
-        )
+        wants(self.times is None or self.times >= 0, "evaluation.times", self.times, "0 or more")
+        for name in ("probe_bytes", "final_bytes"):
+            value = getattr(self, name)
+            wants(value is None or value >= 1, f"evaluation.{name}", value, "1 or more")
         wants(self.sample_tokens >= 0, "evaluation.sample_tokens", self.sample_tokens, "0 or more")
         wants(0 < self.top_p <= 1, "evaluation.top_p", self.top_p, "more than 0, at most 1")
         wants(self.temperature >= 0, "evaluation.temperature", self.temperature, "0 or more")
@@ -116,17 +97,17 @@ class PretrainSettings:
     """What is taught."""
     tokenizer: Path | None = None
     """A folder or tokenizer.json to use; left out: one is trained on the training text."""
-    vocab_size: int = 4_096
-    """Tokens in the vocabulary of a tokenizer that is trained here."""
+    vocab_size: int | None = None
+    """Tokens in the vocabulary of a tokenizer that is trained here. Left out: as the shape."""
     shape: ShapeSettings = field(default_factory=ShapeSettings)
     """Size of the model."""
     first_weights: Literal["auto", "random", "induction"] = "auto"
     """induction: the first two layers begin with heads that find what followed a token earlier in the text
     (which a short run does not learn by itself); the rest is random. auto: so where the shape has room."""
-    batch_size: int = 16
-    """Rows in one forward pass."""
-    seq_len: int = 256
-    """Tokens in one row."""
+    batch_size: int | None = None
+    """Rows in one forward pass. Left out: as the shape."""
+    seq_len: int | None = None
+    """Tokens in one row. Left out: as the shape."""
     save_as: Literal["float32", "bfloat16"] = "float32"
     """Number format of the saved model; float32 is exactly what was evaluated."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -135,27 +116,18 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         check_numbers(self)
         for name in ("batch_size", "seq_len"):
-            wants(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+            value = getattr(self, name)
+            wants(value is None or value >= 1, name, value, "1 or more")
         wants(
-            257 <= self.vocab_size <= MOST_VOCABULARY,
+            self.vocab_size is None or 257 <= self.vocab_size <= MOST_VOCABULARY,
             "vocab_size",
             self.vocab_size,
             f"257 (256 bytes and an end mark) to {MOST_VOCABULARY:,}",
         )
+        context = self.shape.context_length
         wants(
-            self.shape.context_length is None or self.seq_len <= self.shape.context_length,
+            context is None or self.seq_len is None or self.seq_len <= context,
             "seq_len",
             self.seq_len,
-            f"at most shape.context_length ({self.shape.context_length})",
+            f"at most shape.context_length ({context})",
         )
-        if self.first_weights == "induction":
-            lack = self._lack()
-            wants(lack is None, "first_weights", self.first_weights, f"random, or a shape with {lack}")
-
-    @property
-    def resolved_first_weights(self) -> Literal["random", "induction"]:
-        """What `auto` comes to with this shape."""
-        return "random" if self.first_weights == "random" or self._lack() is not None else "induction"
-
-    def _lack(self) -> str | None:
-        return lacks_for_induction(self.shape.model_shape(self.vocab_size, self.seq_len))
