@@ -18,7 +18,7 @@ from tuition.core.progress import Progress, SilentProgress
 from tuition.core.records import StepTrace
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.engine.request import Completion, Priority, Request, Sampling, TokenEvent, complete, sampling_of
-from tuition.engine.runner_choice import open_runner
+from tuition.engine.runner_choice import start_runner
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
 from tuition.engine.variants import Variant
@@ -81,8 +81,9 @@ class Engine:
         """
         self.settings = settings or EngineSettings()
         self.folder = model if isinstance(model, ModelFolder) else open_model(find_model(model, workspace))
+        opened = start_runner(self.folder, self.settings, progress)
         self.tokenizer = self.folder.tokenizer()
-        self.runner, self.choice = open_runner(self.folder, self.settings, progress)
+        self.runner, self.choice = opened()
         self.loop = StepLoop(self.runner, self.tokenizer, self.settings)
         self._on_trace = on_trace
         self._ids = itertools.count(1)

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import tuition_kernels
 
-from tuition.core.durable import file_digest, publish_folder, write_json
+from tuition.core.digests import DigestCache
+from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import SettingsError
 from tuition.core.progress import Progress
 from tuition.core.units import format_bytes, format_duration
@@ -130,7 +131,7 @@ def load_packed(
     config = kernel_config(folder.shape, formats)
     if cache_folder is None or folder.in_memory:
         return _pack_in_memory(folder, formats, config, progress)
-    target = cache_folder / f"packed-{_key(folder, formats)}"
+    target = cache_folder / f"packed-{_key(folder, formats, cache_folder)}"
     kept = _open_kept(target, formats, config)
     if kept is not None:
         size, took = format_bytes(len(kept.buffer)), format_duration(time.monotonic() - started)
@@ -201,15 +202,14 @@ def _open_kept(target: Path, formats: Formats, config: tuition_kernels.Config) -
     return PackedWeights(config, buffer, formats, source, recorded)
 
 
-def _key(folder: ModelFolder, formats: Formats) -> str:
+def _key(folder: ModelFolder, formats: Formats, cache_folder: Path) -> str:
     """What the packed bytes depend on, as 32 hex digits."""
-    path = folder.path
-    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.gguf")) if path.is_dir() else [path]
+    digests = DigestCache(cache_folder)
     facts = {
         "layout": tuition_kernels.LAYOUT_VERSION,
         "rounding": ROUNDING_VERSION,
         "formats": [formats.body, formats.head],
         "shape": asdict(folder.shape),
-        "files": {file.name: file_digest(file) for file in files},
+        "files": {file.name: digests.digest(file) for file in folder.files},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]

@@ -5,6 +5,9 @@ In: a model's shape and the settings.  Out: a choice with its reason, and the ru
 
 import importlib
 import importlib.util
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -68,12 +71,38 @@ def _native() -> ModuleType:
     return importlib.import_module("tuition.engine.native_runner")
 
 
-def open_runner(
+def start_runner(
     folder: ModelFolder, settings: EngineSettings, progress: Progress | None = None
+) -> Callable[[], tuple[Runner, RunnerChoice]]:
+    """`open_runner` beside the caller's own work; the result is waited for when it is asked for.
+
+    Only the native runner loads in a thread of its own: it reads and checks a large file, for which the
+    interpreter is not needed. torch sets some things for the thread that calls it.
+    """
+    choice = choose_runner(folder.shape, settings)
+    opened: Future[tuple[Runner, RunnerChoice]] = Future()
+
+    def load() -> None:
+        try:
+            opened.set_result(open_runner(folder, settings, progress, choice))
+        except BaseException as error:
+            opened.set_exception(error)
+
+    if choice.kind == "torch":
+        return lambda: open_runner(folder, settings, progress, choice)
+    threading.Thread(target=load, name="load weights", daemon=True).start()  # Ctrl-C does not wait for it
+    return opened.result
+
+
+def open_runner(
+    folder: ModelFolder,
+    settings: EngineSettings,
+    progress: Progress | None = None,
+    choice: RunnerChoice | None = None,
 ) -> tuple[Runner, RunnerChoice]:
     """Load the model into the chosen runner. Raises: SettingsError, CapacityError, ModelError."""
     progress = progress or SilentProgress()
-    choice = choose_runner(folder.shape, settings)
+    choice = choice or choose_runner(folder.shape, settings)
     (progress.say if choice.is_fallback else progress.detail)(f"{choice.kind} runner: {choice.reason}")
     if choice.kind == "native":
         return _native().NativeRunner.load(folder, settings, progress), choice

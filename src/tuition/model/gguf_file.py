@@ -80,6 +80,24 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise self.damaged("has a text that is not UTF-8") from error
 
+    def strings(self, count: int) -> list[str]:
+        """Many texts; a vocabulary and its merges are a hundred thousand, so nothing is called for each."""
+        memory, position, size = self.file.memory, self.position, self.file.size
+        unpack, texts = struct.Struct("<Q").unpack_from, list[bytes]()
+        try:
+            for _ in range(count):
+                start = position + 8
+                position = start + unpack(memory, position)[0]
+                if position > size:
+                    raise struct.error
+                texts.append(memory[start:position])
+            self.position = position
+            return [text.decode("utf-8") for text in texts]
+        except struct.error as error:
+            raise self.damaged(f"ends inside of a list of {count:,} texts") from error
+        except UnicodeDecodeError as error:
+            raise self.damaged("has a text that is not UTF-8") from error
+
     def value(self) -> Any:
         kind = self.scalar("<I")
         if kind == _STRING:
@@ -93,7 +111,7 @@ class _Reader:
     def array(self) -> list[Any]:
         kind = self.scalar("<I")
         if kind == _STRING:
-            return [self.string() for _ in range(self.count("texts in a list", 8))]
+            return self.strings(self.count("texts in a list", 8))
         if kind not in _SCALARS:
             raise self.damaged(f"has a list of the unknown type {kind}")
         format = _SCALARS[kind]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import tokenizers
@@ -38,6 +39,11 @@ def byte_to_char() -> dict[int, str]:
 
 
 _CHAR_TO_BYTE = {char: byte for byte, char in byte_to_char().items()}
+_NO_BYTE = "\uffff"
+_TO_LATIN_1 = {code: _NO_BYTE for code in range(256)} | {
+    ord(char): chr(byte) for char, byte in _CHAR_TO_BYTE.items()
+}
+"""To characters whose number is the byte; those of the first 256 that stand for no byte cannot be encoded."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,10 @@ class IncrementalDecoder:
         return piece
 
 
-def pieces_of(core: tokenizers.Tokenizer, source: str = "tokenizer.json") -> Pieces:
-    """Work out every token's bytes from the tokenizer's decoder. Raises: ModelError for a decoder we do not
-    know."""
+def pieces_of(core: tokenizers.Tokenizer, vocab: Mapping[str, int], source: str) -> Pieces:
+    """Work out the bytes of every token of `vocab`, added ones included, from the tokenizer's decoder.
+
+    Raises: ModelError for a decoder that is not known here."""
     state = json.loads(core.decoder.__getstate__()) if core.decoder is not None else None
     steps = _steps(state)
     for step in steps:
@@ -151,14 +158,18 @@ def pieces_of(core: tokenizers.Tokenizer, source: str = "tokenizer.json") -> Pie
                 way_out=f"known decoders: {', '.join(sorted(_STEPS))}",
             )
     added = core.get_added_tokens_decoder()
-    vocab = core.get_vocab(with_added_tokens=True)
     size = 1 + max([*vocab.values(), *added], default=-1)
     table, first = [b""] * size, {}
-    for token, token_id in vocab.items():
-        if token_id not in added:
-            table[token_id], at_start = _token_bytes(token, steps)
-            if at_start != table[token_id]:
-                first[token_id] = at_start
+    tokens = [token for token, token_id in vocab.items() if token_id not in added]
+    if [step["type"] for step in steps] == ["ByteLevel"] and (pieces := _byte_pieces(tokens)) is not None:
+        for token, piece in zip(tokens, pieces, strict=True):
+            table[vocab[token]] = piece
+        tokens = []
+    for token in tokens:
+        token_id = vocab[token]
+        table[token_id], at_start = _token_bytes(token, steps)
+        if at_start != table[token_id]:
+            first[token_id] = at_start
     for token_id, token in added.items():
         table[token_id] = token.content.encode()
     special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
@@ -199,6 +210,16 @@ def _token_bytes(token: str, steps: list[dict[str, Any]]) -> tuple[bytes, bytes]
         inside = apply(inside, step, False) if isinstance(inside, str) else inside
         at_start = apply(at_start, step, True) if isinstance(at_start, str) else at_start
     return tuple(p if isinstance(p, bytes) else p.encode("utf-8", "replace") for p in (inside, at_start))  # type: ignore[return-value]
+
+
+def _byte_pieces(tokens: Sequence[str]) -> list[bytes] | None:
+    """The bytes of tokens whose every character stands for one, all at once; None if some does not."""
+    try:
+        joined = "".join(tokens).translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        return None
+    ends = list(accumulate(map(len, tokens)))
+    return [joined[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _byte_level(token: str, step: dict[str, Any], at_start: bool) -> str | bytes:

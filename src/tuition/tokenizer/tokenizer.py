@@ -33,15 +33,15 @@ class Tokenizer:
     def __init__(
         self, core: tokenizers.Tokenizer, settings: FolderSettings, *, origin: Path | str = "tokenizer"
     ) -> None:
-        self._json = core.to_str()
         self._settings, self._origin = settings, origin
+        self._given = core.to_str() if core.padding or core.truncation else None
         core.no_padding()
         core.no_truncation()
-        self.pieces: Pieces = pieces_of(core, str(origin))
+        self._ids = core.get_vocab(with_added_tokens=True)
+        self.pieces: Pieces = pieces_of(core, self._ids, str(origin))
         added = core.get_added_tokens_decoder()
         self._core, self._text = core, TextEncoder(core, _ids(added, special=True), origin=origin)
         self._ordinary = _ids(added, special=False)
-        self._ids = core.get_vocab(with_added_tokens=True)
         self.bos_id: int | None = self._id_of(settings.bos_token, settings.bos_id)
         ends = [*settings.eos_ids, self._id_of(settings.eos_token, None)]
         ends += [self._id_of(token, None) for token in settings.end_tokens]
@@ -116,6 +116,11 @@ class Tokenizer:
     @property
     def eos_token(self) -> str | None:
         return self.token(self.eos_ids[0]) if self.eos_ids else None
+
+    @cached_property
+    def _json(self) -> str:
+        """The text of its tokenizer.json, made when it is first asked for."""
+        return self._core.to_str() if self._given is None else self._given
 
     @cached_property
     def digest(self) -> str:
