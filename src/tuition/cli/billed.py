@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from functools import cached_property
 
 from tuition.books.books import Books
 from tuition.cli.serving import OpenModel
@@ -18,8 +19,12 @@ class Biller:
     def __init__(self, opened: OpenModel, books: Books) -> None:
         self.opened, self.books = opened, books
         self._run = f"cli-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-        self._digest = opened.engine.runner.weights_digest()
         opened.engine.on_reply = self.bill
+
+    @cached_property
+    def _digest(self) -> str:
+        """Proven when the first reply is billed, and not before its first token."""
+        return self.opened.engine.runner.weights_digest()
 
     def bill(self, completion: Completion) -> RequestCost:
         """Close the request's account and write its row; on return it is on disk. Raises: BooksError.

@@ -118,7 +118,7 @@ def fields_of(arguments: Generate) -> dict[str, Any]:
 
 def one_prompt(arguments: Generate, biller: "Biller") -> int:
     """Stream one reply to stdout, its cost to stderr; Ctrl-C ends it, and what was generated is billed."""
-    from tuition.cli.partners import cancelled_by_ctrl_c, show
+    from tuition.cli.streaming import cancelled_by_ctrl_c, show
     from tuition.engine.request import complete
     from tuition.engine.service import EngineService
 

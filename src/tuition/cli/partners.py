@@ -3,16 +3,15 @@
 Both print a reply as it comes and then one line of what it cost; Ctrl-C stops a reply, not the conversation.
 """
 
-import contextlib
 import os
-import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from types import FrameType, TracebackType
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
 from typing import Any, Protocol, Self
 
 from tuition.cli.billed import Biller, cost_line
+from tuition.cli.streaming import cancelled_by_ctrl_c, show
 from tuition.client.api import Api
 from tuition.client.errors import ClientError
 from tuition.client.listen import call, listen
@@ -20,7 +19,7 @@ from tuition.client.reply import Piece, Reply
 from tuition.core.errors import NotFoundError, TuitionError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 from tuition.engine.request import complete
-from tuition.engine.service import EngineService, Stream
+from tuition.engine.service import EngineService
 
 Message = dict[str, str]
 
@@ -35,18 +34,6 @@ class Partner(Protocol):
     def reply(self, messages: list[Message]) -> str:
         """Print the reply as it comes and then its cost; return its text."""
         ...
-
-
-_ORDERS = {
-    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"
-}
-"""Control characters, by which a text moves the cursor, renames the window or writes to the clipboard."""
-
-
-def show(text: str) -> None:
-    """A piece of the reply, at once: a terminal gets no orders from a model, a file gets what was said."""
-    sys.stdout.write(text.translate(_ORDERS) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
 
 
 class LocalPartner:
@@ -84,20 +71,6 @@ class LocalPartner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.service.stop()
-
-
-@contextlib.contextmanager
-def cancelled_by_ctrl_c(stream: Stream) -> Iterator[None]:
-    """Ctrl-C ends the stream instead of raising, so that no event is lost on the way."""
-
-    def cancel(number: int, frame: FrameType | None) -> None:
-        stream.cancel()
-
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 class RemotePartner:

@@ -111,12 +111,12 @@ def _pre_tokenizer(metadata: Mapping[str, Any], origin: str) -> PreTokenizer:
 
 def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str], origin: str) -> tokenizers.Tokenizer:
     row = _pre_tokenizer(metadata, origin)
-    merges: list[tuple[str, str]] = []
-    for merge in _texts(metadata, "tokenizer.ggml.merges", origin):
-        left, _, right = merge.partition(" ")
-        if not left or not right or " " in right:
-            raise ModelError(origin, f"has a merge {merge[:60]!r}", way_out="download it again")
-        merges.append((left, right))
+    merges: list[Any] = [
+        tuple(merge.split(" ")) for merge in _texts(metadata, "tokenizer.ggml.merges", origin)
+    ]
+    if set(map(len, merges)) - {2} or any("" in merge for merge in merges):
+        wrong = next(" ".join(merge) for merge in merges if len(merge) != 2 or "" in merge)
+        raise ModelError(origin, f"has a merge {wrong[:60]!r}", way_out="download it again")
     vocab = {token: token_id for token_id, token in enumerate(tokens)}
     core = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=row.ignores_merges))
     core.pre_tokenizer = row.build()
@@ -166,11 +166,7 @@ def _sentencepiece(
 
 def _texts(metadata: Mapping[str, Any], key: str, origin: str) -> list[str]:
     values = metadata.get(key)
-    if (
-        not isinstance(values, Sequence)
-        or isinstance(values, str)
-        or not all(isinstance(v, str) for v in values)
-    ):
+    if not isinstance(values, Sequence) or isinstance(values, str) or not set(map(type, values)) <= {str}:
         raise ModelError(
             origin, f"holds no list of texts under {key}", way_out="this file has no tokenizer we can read"
         )
