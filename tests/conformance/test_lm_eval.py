@@ -60,7 +60,7 @@ def items() -> list[dict[str, Any]]:
     halves = []
     for line in lines:
         words = line.split(" ")
-        if len(words) >= 8 and "|" not in line:
+        if len(words) >= 8 and len(line) < 200 and "|" not in line:
             middle = len(words) // 2
             halves.append((" ".join(words[:middle]), " " + " ".join(words[middle:])))
     draws = random.Random(1)
@@ -83,6 +83,7 @@ def bard_like(folder: Path) -> Path:
     decoder = Decoder(shape).initialize(0.3, torch.Generator().manual_seed(3))
     save_model(folder, decoder, shape, tokenizer, {}, dtype="float32")
     ends = list(range(0, shape.vocab_size, 4))
+    (folder / "tuition.json").unlink()  # a folder as others publish them: its ends are then ours to name
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     return folder
 
@@ -128,7 +129,7 @@ def run_lm_eval(url: str, model: Any, folder: Path, batch: int) -> list[dict[str
 def own_score(model: Any, begin: str, end: str) -> tuple[float, bool]:
     """What the engine says by itself about `end` behind `begin`, cut into tokens as lm-eval cuts them."""
     whole = model.tokenizer.encode(begin + end, add_bos=False)
-    num_context = len(model.tokenizer.encode(begin, add_bos=False))
+    num_context = len(model.tokenizer.encode(begin.rstrip(), add_bos=False))  # spaces belong to what follows
     request = Request(f"own-{hash((begin, end))}", tuple(whole), 0, prompt_logprobs=1)
     told = model.service.submit(request).result().prompt_logprobs[num_context:]
     return sum(item.logprob for item in told), all(item.logprob == item.top[0][1] for item in told)
