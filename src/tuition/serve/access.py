@@ -1,8 +1,8 @@
-"""Who may call what: deny by default, decided on `scope["path"]` before anything else looks at a request.
+"""Access control: deny by default, decided on `scope["path"]` before anything else reads the request.
 
 With an API key, every path but `/health` and `/ready` needs it (pages may carry a session cookie instead).
-Without one, the server is on loopback only, and requests that come by a foreign host name or from a foreign
-web page are refused: that is how a page on the internet would reach a server on this machine.
+Without one, the server listens on loopback only, and requests with a foreign host name or from a foreign web
+page are refused: a page on the internet could otherwise reach a server on this machine (DNS rebinding).
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Access:
         self._wanted = None if self.api_key is None else self._digest(self.api_key)
 
     def admit_pages(self, paths: Iterable[str], prefixes: Iterable[str]) -> None:
-        """Let a session cookie open these paths as well; called by whoever mounts pages."""
+        """Let a session cookie open these paths as well; called where pages are mounted."""
         self.page_paths |= set(paths)
         self._page_prefixes += tuple(prefixes)
 
@@ -107,7 +107,7 @@ class Access:
             return
         try:
             place = urlsplit(origin).netloc.lower()
-        except ValueError:  # "http://[": no browser sends it, and it is nobody's origin
+        except ValueError:  # "http://[", which no browser sends
             place = None
         if place != (header(scope, b"host") or "").lower():
             raise ApiError(

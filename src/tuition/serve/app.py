@@ -86,7 +86,7 @@ def create_app(context: ServeContext) -> FastAPI:
         app.add_middleware(
             _CrossOrigin,
             allow_origins=context.settings.cors_origins,
-            allow_private_network=True,  # this server mostly is in one; which pages may call it is named
+            allow_private_network=True,  # loopback counts as private; the origins are named
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after", "x-tuition-cost-usd", "x-tuition-energy-wh"],

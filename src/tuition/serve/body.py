@@ -1,4 +1,4 @@
-"""Read a JSON body without trusting it: whatever is wrong with it is the caller's error, never a crash.
+"""Parse an untrusted JSON body: every problem with it is an error of the caller that says what is wrong.
 
 In: raw bytes of a request.  Out: plain Python values, finite numbers, valid Unicode, bounded depth, no key
 twice.
@@ -37,7 +37,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         raise RequestError(_FIELD, "wanted a JSON object")
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         _check_depth(value)
-    if b"\\u" in raw:  # only an escape can smuggle in half a character
+    if b"\\u" in raw:  # only an escape can hold half a character
         _check_text(value)
     return value
 

@@ -1,6 +1,6 @@
-"""What is refused by its size alone, before a large body is validated or encoded.
+"""Size limits of a large body, checked before it is validated and encoded.
 
-In: a parsed body.  Out: nothing, or the error that encoding would have ended in.
+In: a parsed body.  Out: nothing, or the error that validation or encoding would end in, much later.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ MAX_FIELDS = 1_000
 
 
 def check_sizes(body: Mapping[str, Any], context: ServeContext) -> None:
-    """Raises: RequestError for too many of something, CapacityError for what no model here has room for."""
+    """Raises: RequestError for a count above its limit, CapacityError for a prompt that cannot fit."""
     if len(body) > MAX_FIELDS:
         raise RequestError("body", f"has {len(body):,} fields, wanted at most {MAX_FIELDS:,}")
     for field, most in (("logit_bias", MAX_BIASES), ("stop_token_ids", MAX_STOP_IDS), ("stop", MAX_STOPS)):

@@ -173,7 +173,7 @@ class Connection(HttpToolsProtocol):
 
     def _too_late(self) -> None:
         self._arrival = None
-        if self.scope is None:  # no byte came: nobody waits for an answer
+        if self.scope is None:  # no byte came, so there is nothing to answer
             self.transport.close()
             return
         if self.pipeline or (self._in_head and self._is_replying):

@@ -1,5 +1,5 @@
-"""What the server is given (models that run, the books, settings, the key), and the gate that closes when it
-stops.
+"""What the server is given (running models, the books, settings, the key), and the gate that it closes when
+it stops.
 """
 
 import asyncio
@@ -142,7 +142,7 @@ class Gate:
 
 @dataclass
 class ServeContext:
-    """Everything `create_app` needs. Whoever made the parts closes them."""
+    """Everything `create_app` needs. The server closes none of it; its creator does."""
 
     models: Mapping[str, ServedModel]
     books: Books

@@ -66,7 +66,7 @@ def overloaded(message: str, retry_after_s: float) -> ApiError:
 
 
 def internal(request_id: str) -> ApiError:
-    """A defect of ours; the id finds it in the log."""
+    """A bug; the id finds it in the log."""
     return ApiError(
         500, f"the server failed on this request ({request_id})", kind="server_error", code="internal_error"
     )
@@ -103,7 +103,7 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
 
 
 def dump_json(value: Any) -> str:
-    """Compact JSON; a NaN is a defect of ours and raises ValueError."""
+    """Compact JSON. Raises: ValueError for a NaN, which is a bug."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 

@@ -25,7 +25,7 @@ from tuition.serve.prompts import check_token_ids
 from tuition.serve.routes import LARGE_BODY_BYTES, off_loop, read_body, wanted_text
 
 PROBE_EVERY_S = 1.0
-"""How old the answer of the books may be when somebody asks whether the server is ready."""
+"""Least time between two test writes to the books."""
 
 
 def _write_nothing_new(connection: Connection) -> None:
@@ -182,7 +182,7 @@ class Lookups:
         return json_response({"prompt": prompt})
 
     async def tokenizer_info(self, request: Request) -> Response:
-        """GET /tokenizer_info: what a client needs to need no tokenizer of its own."""
+        """GET /tokenizer_info: what a client needs to work without a tokenizer of its own."""
         name = request.query_params.get("model")
         model = self._model_of({} if name is None else {"model": name})
         tokenizer = model.tokenizer

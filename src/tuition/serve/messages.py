@@ -1,8 +1,7 @@
 """The messages of a chat: checked field by field, under the protocol's own names.
 
-In: the JSON value of `messages`.  Out: messages whose content is one text, and then as a template takes them.
-Plain Python and no pydantic: a conversation may have many thousand parts, and other threads must get their
-turn meanwhile.
+In: the JSON value of `messages`.  Out: messages whose content is one text, then as a template takes them.
+Plain Python instead of pydantic: validating a hundred thousand parts there holds the interpreter for seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ _TYPES: dict[str, tuple[type, str]] = {
 
 
 def read_messages(value: Any) -> tuple[dict[str, Any], ...]:
-    """Messages with a text as their content. Fields that nobody knows are left for the model's template.
+    """Messages with a text as their content. Unknown fields are kept, for the model's template.
 
     Raises: RequestError, UnsupportedField.
     """

@@ -19,7 +19,7 @@ from tuition.serve.errors import ApiError, as_api_error, error_response
 log = logging.getLogger("tuition.serve")
 
 UNREAD_BYTES = 256 << 20
-"""Of a body that nobody wants, what is still read behind the reply."""
+"""Most bytes of an unread body that are read behind the reply."""
 UNREAD_SECONDS = 30.0
 """How long that may take."""
 
@@ -79,10 +79,10 @@ def _place(error: BaseException) -> str:
 
 
 class EndpointMiddleware:
-    """Refuses methods that a path does not take, and paths that are nobody's.
+    """Refuses unknown paths, and methods that a path does not take.
 
-    Here, not by the router: pages mounted beside the endpoints take every path and method, and answer what
-    they do not know in HTML. That is left to them only for who asks for HTML outside /v1.
+    The router cannot: pages mounted beside the endpoints take every path and method, and answer unknown ones
+    in HTML. They may do so only for requests outside /v1 that ask for HTML.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], access: Access) -> None:
@@ -158,10 +158,10 @@ class BodyCapMiddleware:
 
 
 class UnreadBodyMiddleware:
-    """Reads the rest of a body behind a reply that did not wait for it, within bounds.
+    """Reads the rest of a body, within bounds, when the reply was sent before the body had arrived.
 
-    A connection that is closed with bytes unread is reset, and a client that sends all before it reads never
-    learns why.
+    Closing a connection with unread bytes resets it, and a client that reads only after it has sent
+    everything would never see the reply.
     """
 
     def __init__(self, app: ASGIApp) -> None:

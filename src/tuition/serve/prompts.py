@@ -55,7 +55,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Wish:
-    """What the two endpoints say differently."""
+    """Values that the two endpoints name differently."""
 
     field: str
     max_tokens: int | None

@@ -1,6 +1,6 @@
 """Fields that clients know and that are refused by name, with the values that ask for nothing; null passes.
 
-A field that would change the reply is never looked past, whichever server's clients it comes from.
+A field that would change the reply is never ignored, whichever server it was written for.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Replies in the shapes of the OpenAI protocol: choices, whole or in chunks, logprobs, usage.
 
-Two dialects, chat and completion, say the same things differently; `calls` and `stream` speak through either.
+Two dialects, chat and completion, carry the same content; `calls` and `stream` use either.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tuition.tokenizer.tokenizer import Tokenizer
 
 
 class Dialect(Protocol):
-    """How one endpoint words a reply."""
+    """The shape of one endpoint's replies."""
 
     id_prefix: str
     whole_object: str
@@ -132,7 +132,7 @@ class CompletionDialect:
         return self.prepared.prompt_text(index) if self.prepared.echo else ""
 
     def _begin(self, index: int) -> "_Places":
-        """Where the tokens that are told of begin: offsets count from the beginning of the prompt."""
+        """Where the first reported token begins; offsets count from the beginning of the prompt."""
         if self.prepared.echo or not self.with_logprobs:
             return _Places(self.tokenizer, (), 0)
         prompt = self.prepared.requests[index].prompt

@@ -1,4 +1,4 @@
-"""The endpoints: read a body, make a call of it, answer whole or streamed."""
+"""The generating endpoints: from a body to a call, and its reply, whole or streamed."""
 
 import asyncio
 import time

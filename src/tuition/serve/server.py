@@ -156,8 +156,8 @@ def run_server(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return. Call it in the main thread.
 
-    `on_ready` is called with the server's URL once it listens. The models and books stay open; whoever made
-    them closes them. Raises: SettingsError if the address cannot be used.
+    `on_ready` is called with the server's URL once it listens. The models and books stay open.
+    Raises: SettingsError if the address cannot be used.
     """
     settings = settings or context.settings
     server = _server(context, app)
@@ -181,7 +181,7 @@ class RunningServer:
     _thread: threading.Thread
 
     def stop(self) -> None:
-        """Drain, end the thread. Harmless when it has ended."""
+        """Drain and end the thread; may be called again."""
         self._server.begin_stop()
         limit = self._server.context.settings.drain_seconds
         self._thread.join(limit + self._server.context.settings.books_timeout_seconds + 5)

@@ -1,7 +1,7 @@
 """Server-sent events, and the plain reply as the stream, folded.
 
-The chunk that sets finish_reason leaves only after the sequence's row is committed, and so do the usage and
-`[DONE]`: whoever holds a finished reply holds a billed one. A stream that breaks ends with an error event
+The chunk that sets finish_reason is sent only after the sequence's row is committed, and so are the usage and
+`[DONE]`: a finished reply is always a billed one. A stream that breaks ends with an error event
 and without `[DONE]`.
 """
 
