@@ -22,7 +22,7 @@ class History:
             with ui.element("div").classes("sheet-head"):
                 ui.html("Conversations", tag="h2")
                 icon_button("close", "Close", self._dialog.close)
-            self._rows = ui.element("div").classes("rows")
+            self._rows = ui.element("div").classes("kept-rows")
 
     async def show(self) -> None:
         """Open the dialog."""
@@ -48,9 +48,9 @@ class History:
                 await self._forget(str(head["id"]))
                 await self._fill()
 
-        with ui.element("div").classes("row"):
-            with ui.button(on_click=choose, color=None).props("flat no-caps").classes("row-open"):
-                ui.label(str(head["title"])).classes("row-title")
+        with ui.element("div").classes("kept-row"):
+            with ui.button(on_click=choose, color=None).props("flat no-caps").classes("kept-open"):
+                ui.label(str(head["title"])).classes("kept-title")
                 ui.label(f"{head['model']} · {head['saved']}").classes("setting-note")
             icon_button("delete_outline", "Delete this conversation", delete)
 
