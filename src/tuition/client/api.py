@@ -6,7 +6,7 @@ In: a conversation or a text.  Out: the pieces of the reply as they arrive (`cli
 
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -111,12 +111,13 @@ class Api:
         body: dict[str, Any] = {"model": model.name, **settings}
         opening = list(messages[:1]) if messages and messages[0]["role"] == "system" else []
         turns = list(messages[len(opening) :])
+        remark = None
         while True:
             try:
-                async for piece in self._stream(
-                    "/v1/chat/completions", body | {"messages": [*opening, *turns]}
-                ):
-                    yield piece
+                told = body | {"messages": [*opening, *turns]}
+                async for piece in self._stream("/v1/chat/completions", told):
+                    yield piece if remark is None else replace(piece, remark=remark)
+                    remark = None
                 return
             except ClientError as error:
                 if error.code != CONTEXT_EXCEEDED:
@@ -125,7 +126,7 @@ class Api:
                     raise ClientError(_too_long(model), error.code) from error
             if body.pop("max_tokens", None) is None:
                 turns = turns[2:] or turns[-1:]
-                yield Piece(remark="The beginning of the conversation no longer fits and was left out.")
+                remark = "The beginning of the conversation no longer fits and was left out."
 
     async def complete(self, model: Model, prompt: str, settings: Mapping[str, Any]) -> AsyncIterator[Piece]:
         """Stream the continuation of a text; of one that is too long, of its end. Raises: ClientError."""

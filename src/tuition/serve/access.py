@@ -171,22 +171,39 @@ def sign_in_page(problem: str = "") -> Response:
 
 
 _SIGN_IN = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-
-scale=1"> <title>tuition: sign in</title><style> :root { color-scheme: light dark; --paper: #faf9f6; --ink:
-#22211f; --soft: #6f6b63; --line: #dedad1; --accent: #2f6f5e } @media (prefers-color-scheme: dark) {
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>tuition: sign in</title>
+<style>
+:root { color-scheme: light dark; --paper: #faf9f6; --ink: #22211f; --soft: #6f6b63; --line: #dedad1;
+  --accent: #2f6f5e }
+@media (prefers-color-scheme: dark) {
   :root { --paper: #171817; --ink: #e9e7e1; --soft: #a09c93; --line: #383a37; --accent: #7fc4ae }
 }
-body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--paper); color:
-var(--ink);
-  font: 16px/1.55 system-ui, sans-serif }
-form { width: min(22rem, 86vw) } h1 { font-size: 1.35rem; font-weight: 600; margin: 0 0 .25rem }
-p { color: var(--soft); margin: 0 0 1.25rem } [role=alert] { color: #c2452d; margin: 0 0 .75rem }
+body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--paper);
+  color: var(--ink); font: 16px/1.55 system-ui, sans-serif }
+form { width: min(22rem, 86vw) }
+h1 { font-size: 1.35rem; font-weight: 600; margin: 0 0 .25rem }
+p { color: var(--soft); margin: 0 0 1.25rem }
+[role=alert] { color: #c2452d; margin: 0 0 .75rem }
 label { display: block; font-size: .85rem; color: var(--soft); margin-bottom: .35rem }
-input, button { width: 100%; box-sizing: border-box; font: inherit; padding: .65rem .8rem; border-radius:
-.7rem } input { border: 1px solid var(--line); background: transparent; color: inherit; margin-bottom: .8rem
-} button { border: 0; background: var(--accent); color: var(--paper); font-weight: 600; cursor: pointer }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px } </style></head><body><form
-method="post" action="/sign-in"><h1>tuition</h1> <p>This server is protected by an API key.</p><!--note-->
-<label for="key">API key</label> <input id="key" name="key" type="password" autocomplete="current-password"
-required autofocus> <button>Open the chat</button></form></body></html>
+input, button { width: 100%; box-sizing: border-box; font: inherit; padding: .65rem .8rem;
+  border-radius: .7rem }
+input { border: 1px solid var(--line); background: transparent; color: inherit; margin-bottom: .8rem }
+button { border: 0; background: var(--accent); color: var(--paper); font-weight: 600; cursor: pointer }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px }
+</style>
+</head>
+<body>
+<form method="post" action="/sign-in">
+<h1>tuition</h1>
+<p>This server is protected by an API key.</p><!--note-->
+<label for="key">API key</label>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+<button>Open the chat</button>
+</form>
+</body>
+</html>
 """

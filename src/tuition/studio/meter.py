@@ -79,8 +79,10 @@ class Meter:
         return (self.reply.num_generated - 1) / span if span > 0 else None
 
     def readings(self) -> list[Reading]:
-        """What stands under the reply now."""
+        """What stands under the reply now; nothing if it was refused."""
         reply = self.reply
+        if self.total_s is not None and not reply.num_prompt_tokens:
+            return []  # refused before anything was read
         shown = [
             Reading("tokens", _tokens(reply.num_prompt_tokens, reply.num_generated), hint=TOKENS_HINT),
             Reading("seconds", f"{self.seconds:.1f} s"),

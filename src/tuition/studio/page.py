@@ -41,6 +41,8 @@ ENTER_SENDS = (
     "(event) => { if (event.key === 'Enter' && !event.shiftKey && !event.isComposing)"
     " { event.preventDefault(); emit(event.target.value); } }"
 )
+MOST_CHARACTERS = 200_000
+TOO_LONG = f"The text was not pasted: a message has at most {MOST_CHARACTERS:,} characters."
 NOT_KEPT = "This browser does not store this conversation: it is lost when the page is closed."
 CONTINUES = "{} continues text. It reads what you write next, not the conversation above."
 
@@ -75,6 +77,7 @@ class ChatPage:
         self._build_composer()
         self._show_empty(problem)
         ui.on("studio-stop", self.stop)
+        ui.on("studio-too-long", lambda: show_note(self.talk, TOO_LONG))
         ui.on("studio-gone", self.client.delete)
         self.client.on_delete(self.close)
         await self.client.connected(timeout=CONNECT_S)
@@ -129,7 +132,7 @@ class ChatPage:
         with ui.element("div").classes("dock"), ui.element("div").classes("composer"):
             with ui.element("div").classes("composer-box"):
                 self.input = ui.textarea().props(
-                    "autogrow borderless dense rows=1 autofocus maxlength=200000"
+                    f"autogrow borderless dense rows=1 autofocus maxlength={MOST_CHARACTERS}"
                 )
                 self.input.classes("composer-input")
                 self.input.on("keydown", lambda event: self.send(event.args), js_handler=ENTER_SENDS)
@@ -147,7 +150,7 @@ class ChatPage:
         self.button.props(f"icon={'stop' if self.running else 'arrow_upward'}")
         self.button.props(f'aria-label="{"Stop the reply" if self.running else "Send"}"')
         label = "Your message" if self.chats else "The beginning of a text"
-        placeholder = "Ask something" if self.chats else "Begin a text, and the model continues it"
+        placeholder = "Ask something" if self.chats else "Begin a text"
         self.input.props(f'placeholder="{placeholder}" input-aria-label="{label}" aria-label="{label}"')
         self.talk.props(f'aria-busy="{str(self.running).lower()}"')
         self.settings.show(self.conversation.choices, self.model)
@@ -208,6 +211,7 @@ class ChatPage:
         self.kept.make_current(None)
         self.conversation = Conversation(self.conversation.model, self.conversation.choices)
         self._show_empty()
+        self.client.run_javascript("scrollTo(0, 0)")
 
     async def _may_leave(self) -> bool:
         """Ask if this conversation is not stored."""

@@ -12,9 +12,22 @@
   });
   const watch = () => {
     const talk = document.querySelector(".talk");
-    if (!talk) return setTimeout(watch, 50);
-    new MutationObserver(() => { if (follow) scrollTo(0, document.documentElement.scrollHeight); })
-      .observe(talk, { childList: true, subtree: true, characterData: true });
+    if (!talk || !document.querySelector(".dock textarea")) return setTimeout(watch, 50);
+    const toEnd = () => { if (follow && talk.querySelector(".reply")) scrollTo(0, document.documentElement.scrollHeight); };
+    new MutationObserver(toEnd).observe(talk, { childList: true, subtree: true, characterData: true });
+    const dock = document.querySelector(".dock");
+    new ResizeObserver(() => {
+      document.body.style.setProperty("--dock", `${dock.offsetHeight}px`);  // nothing is hidden behind it
+      toEnd();
+    }).observe(dock);
+    const text = dock.querySelector("textarea");
+    text.addEventListener("paste", (event) => {
+      const pasted = event.clipboardData.getData("text").length;
+      if (text.value.length + pasted - (text.selectionEnd - text.selectionStart) > text.maxLength) {
+        event.preventDefault();
+        emitEvent("studio-too-long");
+      }
+    });
   };
   watch();
   window.studioFollow = () => { follow = true; scrollTo(0, document.documentElement.scrollHeight); };
