@@ -11,7 +11,7 @@ NEEDS := pyproject.toml constraints.txt requirements/data.txt requirements/insta
 	$(wildcard kernels/pyproject.toml kernels/CMakeLists.txt kernels/src/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo clean-demo test test-full check format bench bench-peers docs sanitize lock clean
+.PHONY: help setup demo clean-demo test test-full check format bench bench-peers docs pictures sanitize lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ format: $(VENV)/.test  ## put the sources in the one format
 docs: $(VENV)/.test  ## write again what README and docs take from the program and from the last demo
 	@$(BIN)/python docs/write.py
 	@$(BIN)/python -m pytest -q tests/architecture/test_documents.py
+
+pictures: $(VENV)/.test  ## make the pictures of README again, from the program itself (needs Chromium)
+	@$(BIN)/python docs/pictures.py
 
 bench: $(VENV)/.test  ## every measurement in bench/, one after the other (long; one alone: .venv/bin/python bench/NAME.py)
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done

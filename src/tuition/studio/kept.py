@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tuition.studio.conversation import Conversation, Turn, dump_head, dump_turn, load_conversation, new_id
 
-ANSWER_S = 10.0
+ANSWER_S = 30.0
 """For the browser to answer; a phone may be busy drawing."""
 OTHER_TAB, NO_ROOM = "other", "full"
 
@@ -74,6 +74,10 @@ class Kept:
     def _keep(self, conversation: Conversation, turn: Turn) -> str:
         index = next(i for i, each in enumerate(conversation.turns) if each is turn)
         return f"studioKeep({dump_head(conversation)}, {index}, {dump_turn(turn)})"
+
+    async def theme(self) -> Any:
+        """The choice of light or dark; None before one was made."""
+        return await self._ask("studioThemeBefore()")
 
     async def _ask(self, call: str) -> Any:
         """What a function of the page returns; None if the browser has gone or does not answer."""

@@ -81,7 +81,7 @@ class Meter:
     def readings(self) -> list[Reading]:
         """What stands under the reply now; nothing if it was refused."""
         reply = self.reply
-        if self.total_s is not None and not reply.num_prompt_tokens:
+        if self.total_s is not None and not (reply.num_prompt_tokens or reply.num_generated or reply.text):
             return []  # refused before anything was read
         shown = [
             Reading("tokens", _tokens(reply.num_prompt_tokens, reply.num_generated), hint=TOKENS_HINT),

@@ -81,9 +81,9 @@ class ChatPage:
         ui.on("studio-gone", self.client.delete)
         self.client.on_delete(self.close)
         await self.client.connected(timeout=CONNECT_S)
-        before = await self.client.run_javascript("return studioThemeBefore()", timeout=10)
-        if before in THEMES:
-            self._set_theme(before)
+        theme = await self.kept.theme()
+        if theme in THEMES:
+            self._set_theme(theme)
         kept = await self.kept.current()
         if self.conversation.turns:
             return  # something was sent meanwhile
