@@ -5,12 +5,13 @@ The reference of a variant is a decoder whose matrices are the sum: weight + up 
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from tuition.core.errors import SettingsError, ShapeError
+from tuition.core.errors import ModelError, SettingsError, ShapeError
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
@@ -241,16 +242,19 @@ def test_after_a_swap_a_runner_is_the_one_that_was_loaded_with_these_weights(
 
 
 @pytest.mark.parametrize("kind", RUNNERS)
-def test_weights_of_another_shape_are_refused_and_the_old_ones_stay(tokenizer: Tokenizer, kind: str) -> None:
-    other = ModelShape(
-        vocab_size=276, hidden_size=64, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, mlp_size=96,
-        context_length=128,
-    )  # fmt: skip
+@pytest.mark.parametrize("fault", ["shape", "nan"])
+def test_weights_that_cannot_be_used_are_refused_and_the_old_ones_stay(
+    tokenizer: Tokenizer, kind: str, fault: str
+) -> None:
+    bad = decoder_of(2, replace(SHAPE, mlp_size=128) if fault == "shape" else SHAPE)
+    if fault == "nan":
+        bad.layers[1].mlp.down.weight[3, 5] = float("nan")
     requests = asked([None] * 3)
     with Engine(in_memory(decoder_of(1), tokenizer), settings=settings(runner=kind)) as engine:
         before, digest = run(engine.loop, requests), engine.runner.weights_digest()
-        with pytest.raises(ShapeError, match="swap_weights"):
-            engine.swap_weights(in_memory(decoder_of(2, other), tokenizer))
+        message = "swap_weights" if fault == "shape" else r"NaN or an infinity in layers\.1\.mlp\.down"
+        with pytest.raises((ShapeError, ModelError), match=message):
+            engine.swap_weights(in_memory(bad, tokenizer))
         assert engine.runner.weights_digest() == digest
         assert [r.logprobs for r in run(engine.loop, requests)] == [r.logprobs for r in before]
 

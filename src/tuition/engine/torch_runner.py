@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from tuition.core.errors import SettingsError, ShapeError
+from tuition.core.errors import ModelError, SettingsError, ShapeError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.units import format_bytes, format_count
 from tuition.engine.batch import StepBatch
@@ -151,11 +151,18 @@ class TorchRunner:
     def swap_weights(self, model: ModelFolder) -> None:
         """See `batch.Runner`. In place, so that recorded graphs compute with the new weights.
 
-        Raises: ShapeError, ModelError.
+        Old and new weights are both in memory for a moment.
+
+        Raises: ShapeError; ModelError, also for a weight that is a NaN or an infinity.
         """
         if model.shape != self.shape:
             raise ShapeError("swap_weights", wanted=str(self.shape), got=model.shape)
-        new = {name: tensor.to(self._device, self._dtype, copy=True) for name, tensor in model.tensors()}
+        new = {}
+        for name, tensor in model.tensors():
+            new[name] = tensor.to(self._device, self._dtype, copy=True)
+            if not new[name].isfinite().all():
+                problem = f"holds a NaN or an infinity in {name}"
+                raise ModelError(model.path, problem, way_out="take weights of another step or version")
         for name, parameter in self.decoder.named_parameters():
             parameter.copy_(new[name])
 

@@ -24,9 +24,13 @@ WITHOUT_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 class Trace:
     """One run of random traffic: arrivals, cancels and poison; a small cache, so that it preempts."""
 
-    def __init__(self, kit, seed: int, *, variants: bool = False, **chosen) -> None:
+    def __init__(self, kit, seed: int, *, variants: bool = False, swaps: bool = False, **chosen) -> None:
         self.kit, self.random = kit, np.random.default_rng(seed)
         self.variants = {"a": kit.variant(1), "b": kit.variant(2)} if variants else {}
+        self.swaps = swaps
+        self.weights: dict[str, list[tuple[int, int]]] = {}
+        """Of each request: from which token of its reply on it met which weights."""
+        self.num_interrupted = 0
         self.loop: StepLoop = kit.loop(**chosen)
         for name, variant in self.variants.items():
             self.loop.add_variant(name, variant)
@@ -55,11 +59,24 @@ class Trace:
             variant=random.choice([None, *self.variants]) if self.variants else None,
         )  # fmt: skip
         self.requests[name] = request
+        self.weights[name] = [(0, self.loop.runner.weights)]
         self.loop.submit(request)
 
-    def cancel(self) -> None:
+    def live(self) -> list[str]:
+        """Requests without an end."""
         ended = {name for name, events in self.events.items() if events[-1].finish_reason}
-        live = sorted(set(self.requests) - ended - self.cancelled)
+        return sorted(set(self.requests) - ended - self.cancelled)
+
+    def swap(self) -> None:
+        self.loop.swap_weights((self.loop.runner.weights + 1) % 10)
+        self.loop.check()
+        for name in self.live():
+            count = sum(len(event.token_ids) for event in self.events.get(name, ()))
+            self.weights[name].append((count, self.loop.runner.weights))
+            self.num_interrupted += count > 0
+
+    def cancel(self) -> None:
+        live = self.live()
         if live:
             name = live[self.random.integers(len(live))]
             free = self.loop.stats().num_free_blocks
@@ -94,6 +111,8 @@ class Trace:
                 self.arrive()
             if self.random.random() < 0.06:
                 self.cancel()
+            if self.swaps and self.random.random() < 0.05:
+                self.swap()
             if self.loop.has_work:
                 self.step()
         for _ in range(4_000):
@@ -131,8 +150,14 @@ class Trace:
                 assert len(done.prompt_logprobs) == len(request.prompt)
 
     def _alone(self, loop: StepLoop, request) -> list[int]:
+        """The reply of the request alone, which meets other weights after the same tokens."""
+        marks, tokens = self.weights[request.id].copy(), list[int]()
         loop.submit(request)
-        return list(complete(self.kit.run(loop, check=False)[request.id]).token_ids)
+        while loop.has_work:
+            while marks and marks[0][0] <= len(tokens):
+                loop.swap_weights(marks.pop(0)[1])
+            tokens += [token for event in loop.step()[0] for token in event.token_ids]
+        return tokens
 
 
 SETTINGS = st.fixed_dictionaries({
@@ -144,6 +169,7 @@ SETTINGS = st.fixed_dictionaries({
     "repetitive": st.booleans(),
     "bursts": st.booleans(),
     "variants": st.booleans(),
+    "swaps": st.booleans(),
     "context_length": st.just(70),
 })  # fmt: skip
 
@@ -187,6 +213,16 @@ def test_the_traffic_of_these_tests_preempts_shares_and_guesses(kit) -> None:
     print(f"traces: {trace.loop.stats().num_preemptions} preemptions, 0 leaked blocks, 0 integrity errors")
 
 
+def test_the_traffic_with_swaps_interrupts_replies(kit) -> None:
+    """Otherwise it would prove nothing."""
+    chosen = {"num_blocks": 18, "token_budget": 16, "max_batch": 6, "context_length": 70, "repetitive": True}
+    trace = Trace(kit, 4, speculation="auto", bursts=True, variants=True, swaps=True, **chosen)
+    trace.run(200)
+    trace.judge()
+    assert trace.num_interrupted > 10
+    assert trace.loop.stats().num_preemptions > 5
+
+
 def test_a_prompt_preempted_and_admitted_again_in_one_plan_is_computed_once(kit) -> None:
     chosen = {"num_blocks": 40, "token_budget": 16, "max_batch": 6, "context_length": 70}
     traffic(kit, 21_382, 100, chosen | {"speculation": "off", "prefix_cache": "on"})
@@ -216,6 +252,17 @@ def _names_without_variant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuition.engine.scheduler.root_digest", lambda salt, variant: root_digest(salt))
 
 
+def _keep_the_cache_at_a_swap(monkeypatch: pytest.MonkeyPatch) -> None:
+    restart = Scheduler.restart
+
+    def keeps(self: Scheduler) -> None:
+        pool = self.pool
+        restart(self)
+        self.pool = pool
+
+    monkeypatch.setattr(Scheduler, "restart", keeps)
+
+
 def _publish_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = Scheduler.commit
 
@@ -240,21 +287,21 @@ def _keep_rejected_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FAULTS = [
-    _leak_on_finish,
-    _names_without_salt,
-    _names_without_variant,
-    _publish_too_early,
-    _keep_rejected_drafts,
-]
+    _leak_on_finish, _names_without_salt, _names_without_variant, _keep_the_cache_at_a_swap,
+    _publish_too_early, _keep_rejected_drafts,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", FAULTS)
 def test_a_planted_fault_is_found(kit, plant, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
     variants = plant is _names_without_variant  # with them fewer prompts share blocks, and others would hide
+    swaps = plant is _keep_the_cache_at_a_swap
     chosen = {"num_blocks": 40, "token_budget": 6, "max_batch": 6, "context_length": 70, "repetitive": True}
     with pytest.raises((AssertionError, CacheIntegrityError, IndexError)):
-        several_traces(kit, {"speculation": "auto", "bursts": True, "variants": variants, **chosen})
+        several_traces(
+            kit, {"speculation": "auto", "bursts": True, "variants": variants, "swaps": swaps, **chosen}
+        )
 
 
 def test_keys_never_share_a_block(kit) -> None:
