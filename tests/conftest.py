@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import uuid
@@ -13,6 +14,7 @@ import pytest
 
 from postgresql_server import PostgresServer
 from postgresql_server import missing as missing_postgres
+from small_disk import LimitedFiles, SmallDisk
 from tuition.books.books import open_books
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.spec.shape import ModelShape
@@ -184,6 +186,21 @@ def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         server.empty(name)
         monkeypatch.setenv("TUITION_DATABASE_URL", server.url_of(name))
     return request.param
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk | LimitedFiles]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if request.param == "limit":
+        made: SmallDisk | LimitedFiles = LimitedFiles(folder)
+    else:
+        try:
+            made = SmallDisk(folder)
+        except (OSError, subprocess.SubprocessError):
+            pytest.skip("mounting a tmpfs is not allowed here; the other form of this test ran")
+    yield made
+    made.remove()
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ _TAKE_TURN = text(
     "FROM pg_advisory_xact_lock(hashtextextended('tuition books ' || current_schema(), 0))"
 )
 _OUTCOME = text("SELECT pg_xact_status(CAST(:xid AS xid8))")
+_CONNECT = {"connect_timeout": 10, "client_encoding": "utf8"}
+"""For the driver, where the URL does not say otherwise."""
 _SYNC = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
@@ -46,7 +48,7 @@ class PostgresStore:
     def __init__(self, url: str, *, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         parsed = _parse(url)
         self.name = _shown(parsed)
-        self._password = parsed.password or ""
+        self._password = parsed.password or str(parsed.query.get("password", ""))
         try:
             self._writer = _open_engine(parsed, lock_timeout_s)
             self._readers = _open_engine(parsed, None)
@@ -149,7 +151,7 @@ def _open_engine(url: URL, lock_timeout_s: float | None) -> Engine:
     try:
         engine = create_engine(
             url,
-            connect_args={"connect_timeout": 10, "client_encoding": "utf8"} | dict(url.query),
+            connect_args={name: value for name, value in _CONNECT.items() if name not in url.query},
             execution_options=options,
             pool_size=4 if is_reader else 1,
             max_overflow=0,

@@ -3,22 +3,18 @@
 `tmpfs` is a real small file system (where mounting is allowed); `limit` lets no file grow, on any system.
 """
 
-import resource
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from small_disk import LimitedFiles, SmallDisk, grow_log
 from tuition.books import sqlite
 from tuition.books.books import Books, open_books
 from tuition.books.schema import requests
-from tuition.books.scores import insert_score
 from tuition.core.errors import BooksError
-from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
+from tuition.core.records import SequenceWork, StepRecord, StepTrace
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
@@ -34,68 +30,6 @@ SHAPE = ModelShape(
     context_length=64,
 )  # fmt: skip
 MACHINE = Machine("test", "cpu", 2, 1 << 34, 1e12, 1e10, 7.3, 31.7, 0.0837, False, 0.21, 1.3, 400.0)
-SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-
-class SmallDisk:
-    """A file system of 12 MB of its own."""
-
-    says = "disk is full"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filler = folder / "filler"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], check=True, timeout=10)
-
-    def fill(self, leave: int) -> None:
-        self._filler.write_bytes(bytes(max(0, shutil.disk_usage(self.folder).free - leave)))
-
-    def empty(self) -> None:
-        self._filler.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        subprocess.run(["umount", "-l", self.folder], check=True, timeout=10)
-
-
-class LimitedFiles:
-    """A folder whose files may not grow: needs no rights, and looks like an I/O error."""
-
-    says = "disk I/O error"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def fill(self, leave: int) -> None:
-        largest = max(path.stat().st_size for path in self.folder.rglob("books.sqlite*"))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + leave, HARD))
-
-    def empty(self) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SOFT, HARD))
-
-    def remove(self) -> None:
-        self.empty()
-
-
-@pytest.fixture(params=["tmpfs", "limit"])
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk | LimitedFiles]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if request.param == "limit":
-        made: SmallDisk | LimitedFiles = LimitedFiles(folder)
-    else:
-        try:
-            made = SmallDisk(folder)
-        except (OSError, subprocess.SubprocessError):
-            pytest.skip("mounting a tmpfs is not allowed here; the other form of this test ran")
-    yield made
-    made.remove()
-
-
-def grow(books: Books, until: Path, size: int) -> None:
-    """Write scores with long texts until a file has grown to `size`, almost."""
-    score = Score("t", 1.0, None, "u", "y" * 40_000, 1)
-    while not until.exists() or until.stat().st_size < size - 100_000:
-        books.write_now(lambda connection: connection.execute(insert_score("m", 1, score)) and None)
 
 
 def with_a_long_log(disk: SmallDisk | LimitedFiles) -> Books:
@@ -103,9 +37,9 @@ def with_a_long_log(disk: SmallDisk | LimitedFiles) -> Books:
     workspace = Workspace(disk.folder / "home")
     log = Path(f"{workspace.books}-wal")
     with open_books(workspace) as books:
-        grow(books, log, 3 << 20)
+        grow_log(books, log, 3 << 20)
     books = open_books(workspace)
-    grow(books, log, sqlite.CHECKPOINT_BYTES)
+    grow_log(books, log, sqlite.CHECKPOINT_BYTES)
     return books
 
 
@@ -181,7 +115,7 @@ def test_a_full_disk_does_not_harm_closing_and_refuses_opening(disk: SmallDisk |
     disk.fill(leave=0)
     books.close()
     if isinstance(disk, LimitedFiles):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, HARD))
+        disk.limit(1_000)
     with pytest.raises(BooksError, match=disk.says):
         open_books(fresh)
     disk.empty()

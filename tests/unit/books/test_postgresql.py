@@ -282,6 +282,11 @@ def test_several_workspaces_share_a_database_by_schemas(
             assert names(books) == {account}
 
 
+def test_the_first_host_of_several_that_answers_is_used(url: str) -> None:
+    with Books(PostgresStore(url.replace("?host=", "?host=/nowhere&host="))) as books:
+        assert books.write_now(add("a")) == "a"
+
+
 def test_books_whose_server_went_away_refuse_and_heal(tmp_path: Path) -> None:
     server = PostgresServer("-cfsync=off")
     try:
