@@ -36,7 +36,7 @@ from tuition.data.tokenize import EncodedUnit, choose_workers, encode_units
 from tuition.data.units import SplitBy, plan_split, split_units
 from tuition.tokenizer.tokenizer import Tokenizer
 
-_FORMAT = 2
+_FORMAT = 3
 _MATTERS = (
     "field",
     "title_field",

@@ -52,6 +52,13 @@ class Counts:
     def num_skipped(self) -> int:
         return sum(self.skipped.values())
 
+    def leave_out(self, reason: str, path: Path, problem: str, line: int | None = None) -> None:
+        """Count something that is left out, and remember the first ones."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+        if len(self.examples) < 20:
+            place = shown_path(path) + ("" if line is None else f", line {line:,}")
+            self.examples.append(f"{place}: {problem}")
+
 
 def sources_of(settings: DataSettings) -> list[Source]:
     """The files of the corpus that `settings` ask for."""
@@ -81,10 +88,7 @@ def _leave_out(bad: BadInput, source: Source, settings: DataSettings, counts: Co
     if settings.on_bad == "fail":
         way_out = f"{bad.way_out}; {_SKIP}"
         raise DataError(source.path, bad.problem, line=bad.line, way_out=way_out)
-    counts.skipped[bad.reason] = counts.skipped.get(bad.reason, 0) + 1
-    if len(counts.examples) < 20:
-        line = "" if bad.line is None else f", line {bad.line:,}"
-        counts.examples.append(f"{shown_path(source.path)}{line}: {bad.problem}")
+    counts.leave_out(bad.reason, source.path, bad.problem, bad.line)
 
 
 def _text_document(source: Source, settings: DataSettings, counts: Counts) -> Iterator[Document]:

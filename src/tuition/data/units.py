@@ -69,11 +69,27 @@ def plan_split(settings: DataSettings, sources: list[Source]) -> UnitPlan:
 def split_units(
     settings: DataSettings, sources: list[Source], plan: UnitPlan, counts: Counts | None = None
 ) -> Iterator[Unit]:
-    """All text with its part."""
+    """All text with its part. Of copies in a part that is scored only one comes, that which is named: a
+    second one would make the score look surer than it is."""
+    counts = counts if counts is not None else Counts()
     last: Part | None = None
+    names = {"heldout": settings.heldout, "validation": settings.validation, "train": ()}
+    seen: set[int] = set()
+    is_copy = False
     for document, text, begins in _pieces(settings, sources, plan.block_bytes, counts):
-        is_new = begins or plan.block_bytes > 0
-        part = plan.split.part_of(identity(text)) if is_new or last is None else last
+        part: Part = last or "train"
+        if begins or plan.block_bytes:
+            key = identity(text)
+            part = plan.split.part_of(key)
+            is_unnamed = bool(names[part]) and document.id not in names[part]
+            is_copy = part != "train" and (is_unnamed or key in seen)
+            if is_copy:
+                counts.leave_out(f"copy in the {part} part", document.path, "is there already", document.line)
+            elif part != "train":
+                seen.add(key)
+        if is_copy:
+            last = None
+            continue
         yield Unit(part, text, document.id, begins=begins or part != last)
         last = part
 

@@ -19,7 +19,7 @@ from tuition.registry.lineage import Lineage
 from tuition.registry.registry import Registry, Version
 from tuition.tokenizer.tokenizer import Tokenizer
 
-_CHANGED = "the text has changed since training"
+_CHANGED = "the text has changed since training, or this version splits it in another way"
 _WAY_OUT = "restore that text, or name text that was never taught with --data.paths"
 
 
