@@ -1,5 +1,5 @@
 """Arguments of a verb: a frozen dataclass, filled from `--settings file.toml` and then from the command line.
-What the file says is checked together with what the command line says, so either may complete the other.
+File and command line are checked together, so either may complete the other.
 
 A verb's dataclass derives from `Common` and may mark a field `Flat`: its settings stand on the top level, on
 the command line (`--budget`, not `--train.budget`) and in the file, so that a run's settings can be fed back.
@@ -43,8 +43,8 @@ class Common:
     settings: Path | None = None
     """TOML file with settings of this verb; the command line overrides it, unknown keys are refused."""
     print_settings: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the resolved settings as TOML, which --settings reads back, and stop. What is given without the
-    name of an option, a model for one, is no setting: it is neither needed nor printed."""
+    """Print the resolved settings as TOML, which --settings reads back, and stop. Arguments without the name
+    of an option, like a model, are not settings: they may be left out, and are not printed."""
     debug: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show the traceback when something fails."""
 
@@ -133,13 +133,13 @@ def positionals(kind: type[Common]) -> set[str]:
 
 
 def blanks(kind: type[Common]) -> dict[str, Any]:
-    """An empty value for each positional without default, for where nothing is done with it."""
+    """An empty value for each positional argument without a default."""
     hints, names = get_type_hints(kind), positionals(kind)
     return {f.name: hints[f.name]() for f in dataclasses.fields(kind) if f.name in names and is_required(f)}
 
 
 def draft(cls: type[D], values: Mapping[str, Any], prefix: str = "") -> D:
-    """An instance without its checks: the command line is still to come, and is asked for what is missing."""
+    """An instance without its checks; the command line fills in what is missing."""
     found = object.__new__(cls)
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value: Any
@@ -156,7 +156,7 @@ def draft(cls: type[D], values: Mapping[str, Any], prefix: str = "") -> D:
 
 
 def read_file(kind: type[Common], path: Path) -> dict[str, Any]:
-    """What a settings file says of a verb's arguments, unchecked. Raises: SettingsError for unknown keys."""
+    """The arguments of a verb in a settings file, unchecked. Raises: SettingsError for unknown keys."""
     table = read_table(path)
     hints, flat = get_type_hints(kind), flat_fields(kind)
     if common := COMMON & set(table):
@@ -167,7 +167,7 @@ def read_file(kind: type[Common], path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name in flat:
         known = {field.name for field in dataclasses.fields(hints[name])}
-        if last := name == flat[-1]:  # what nobody knows is refused by the last, which names what it knows
+        if last := name == flat[-1]:  # the last one refuses unknown keys, and names the known ones
             known |= set(table) - top
         own = {key: table.pop(key) for key in list(table) if key in known}
         values[name] = from_table(hints[name], own, build=draft)

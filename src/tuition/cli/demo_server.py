@@ -1,4 +1,4 @@
-"""The demo's view of a server: the real `tuition serve` in a process of its own, asked over HTTP.
+"""The demo's server: the real `tuition serve` in a process of its own, called over HTTP.
 
 Every reply is streamed through the OpenAI protocol; the request's receipt is then read from the books by the
 id that the server gave it.
@@ -26,7 +26,7 @@ from tuition.serve.settings import read_api_key
 from tuition.spec.settings import MachineSettings
 
 START_S = 300.0
-"""Loading on a slow disk or a busy machine included: only a server that hangs is given up."""
+"""Includes loading on a slow disk or a busy machine."""
 STOP_S = 30.0
 POLL_S = 0.05
 SERVING = re.compile(r"^serving .* at (http://\S+)/v1$", re.MULTILINE)
@@ -79,8 +79,7 @@ class Server:
 def serving(reference: str, workspace: Workspace, machine: MachineSettings) -> Iterator[Server]:
     """Start `tuition serve` on a free port; end it with SIGTERM afterwards, by its own pid.
 
-    It charges the rate of the `machine` on which the model was taught. What it says goes into a file, since a
-    pipe that nobody empties would stop it.
+    It charges the rate of `machine`. Its output goes into a file: a full pipe would stop it.
     Raises: TuitionError if it does not start, or does not end well.
     """
     settings, log = workspace.root / "demo-serve.toml", workspace.root / "demo-serve.log"

@@ -1,6 +1,6 @@
-"""`tuition <verb> ...`: find the verb, run it, and turn what went wrong into one line.
+"""`tuition <verb> ...`: find the verb, run it, and turn an error into one line.
 
-Only the file of the verb that was asked for is imported, so that help comes at once.
+Only the file of that verb is imported, so that help is quick.
 """
 
 import errno
@@ -18,7 +18,7 @@ VERBS = {
     "train": "teach a model from your own text",
     "serve": "answer over HTTP (OpenAI protocol) and show the chat page",
     "chat": "talk to a model in the terminal",
-    "generate": "continue one prompt, or a file of them",
+    "generate": "answer one prompt, or a file of them",
     "eval": "measure a model on text: bits per byte, with its uncertainty",
     "models": "list, show, add or remove models",
     "bill": "what runs, requests and models have cost",
@@ -29,14 +29,14 @@ VERBS = {
 USAGE, FAILURE, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
-"""Set before anything optional is imported: no library of ours calls home."""
+"""Set before any optional import, so that no library contacts a network service."""
 
 DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""What a disk may answer at any moment, and no code of ours can help."""
+"""Errors of a disk, which are not bugs of this program."""
 
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Set before torch is imported: a thread that waits for another one sleeps. Where it spins, as is usual, two
-threads on a machine that does anything else lose most of their speed (lab log)."""
+"""Set before torch is imported: a waiting thread sleeps. The usual spinning makes two threads lose most of
+their speed on a machine that does anything else (lab log)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(name, value)
     try:
         status = dispatch(words)
-        sys.stdout.flush()  # a reader that went away shows here, not at exit
+        sys.stdout.flush()  # a closed pipe raises here, not at exit
         return status
     except TuitionError as error:
         complain(str(error), debug)
@@ -60,16 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except Exception as error:
         text = " ".join(str(error).split()) or "no message"
-        of_ours = not isinstance(error, OSError) or error.errno not in DISK_TROUBLE
-        where = " (a defect of ours; --debug shows where)" if of_ours else ""
+        is_bug = not isinstance(error, OSError) or error.errno not in DISK_TROUBLE
+        where = " (this is a bug; rerun with --debug for the traceback)" if is_bug else ""
         complain(f"{type(error).__name__}: {text}{where}", debug)
         return FAILURE
 
 
 def complain(message: str, debug: bool) -> None:
-    """One line on stderr, after the traceback if that was asked for.
+    """One line on stderr, after the traceback if `debug`.
 
-    A message may quote a model's files, whose line ends and orders to the terminal are not carried out.
+    A message may quote a file; its line ends and terminal control codes are replaced.
     """
     if debug:
         traceback.print_exc()
@@ -106,7 +106,7 @@ def overview() -> str:
 
 
 def installed_version() -> str:
-    from importlib import metadata  # a twentieth of a second that only this needs
+    from importlib import metadata  # takes 50 ms, and only this needs it
 
     try:
         return metadata.version("tuition")

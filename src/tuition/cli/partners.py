@@ -1,6 +1,6 @@
-"""Who answers in `tuition chat`: a model loaded in this process, or one behind a running server.
+"""The model that answers in `tuition chat`: loaded in this process, or of a running server.
 
-Both print a reply as it comes and then one line of what it cost; Ctrl-C stops a reply, not the conversation.
+Both print a reply as it arrives and then one line with its cost; Ctrl-C stops a reply, not the conversation.
 """
 
 import os
@@ -25,19 +25,19 @@ Message = dict[str, str]
 
 
 class Partner(Protocol):
-    """Who answers."""
+    """A model that answers."""
 
     name: str
     has_chat: bool
     """False: it has no chat template and continues text."""
 
     def reply(self, messages: list[Message]) -> str:
-        """Print the reply as it comes and then its cost; return its text."""
+        """Print the reply as it arrives and then its cost; return its text."""
         ...
 
 
 class LocalPartner:
-    """A model in this process; its engine has a thread of its own, which Ctrl-C does not reach."""
+    """A model in this process. Its engine runs in another thread, which Ctrl-C does not interrupt."""
 
     def __init__(self, biller: Biller, choices: Mapping[str, Any]) -> None:
         self.biller, self.choices = biller, choices
@@ -47,7 +47,7 @@ class LocalPartner:
         self.service = EngineService(opened.engine.loop, opened.account.add)
 
     def reply(self, messages: list[Message]) -> str:
-        """What was generated before Ctrl-C is billed and stays in the conversation."""
+        """Text generated before Ctrl-C is billed and stays in the conversation."""
         engine = self.biller.opened.engine
         prompt = engine.encode(messages if self.has_chat else messages[-1]["content"])
         stream = self.service.submit(engine.request(prompt, priority="interactive", **self.choices))
@@ -74,7 +74,7 @@ class LocalPartner:
 
 
 class RemotePartner:
-    """A model behind a server: the one of this name, or the first that it offers."""
+    """A model of a server: the one of this name, or the first."""
 
     def __init__(self, url: str, choices: Mapping[str, Any], wanted: str | None = None) -> None:
         self.url, self.choices, self.key = url, choices, os.environ.get("TUITION_API_KEY")

@@ -1,4 +1,4 @@
-"""Live progress bars where there is a terminal, plain lines where there is none."""
+"""Live progress bars on a terminal, plain lines elsewhere."""
 
 import sys
 import threading
@@ -18,14 +18,13 @@ from tuition.core.units import format_duration
 
 
 def open_progress(stream: TextIO | None = None) -> ProgressProtocol:
-    """Bars on a terminal, lines elsewhere; on stderr unless told otherwise: stdout is for the result."""
+    """Bars on a terminal, lines elsewhere; on stderr by default, since stdout is for the result."""
     chosen = stream or sys.stderr
     return LiveProgress(chosen) if chosen.isatty() else LineProgress(chosen)
 
 
 class HeldBack:
-    """`core.progress.Progress` whose details are shown only once the work has taken `slow_s`: who has to wait
-    may want to know what for, and who has not wants the answer alone."""
+    """A `core.progress.Progress` that shows details only after the work has taken `slow_s`."""
 
     def __init__(self, progress: ProgressProtocol, slow_s: float = 3.0) -> None:
         self._progress, self._slow_at = progress, time.monotonic() + slow_s
@@ -73,8 +72,8 @@ class _Elapsed(TextColumn):
 
 
 class LiveProgress:
-    """`core.progress.Progress` drawn by rich: bars at the bottom, said lines above them. A bar that was full
-    within `quick_s` goes again."""
+    """A `core.progress.Progress` drawn by rich: bars at the bottom, lines above them. A bar that was full
+    within `quick_s` is removed."""
 
     def __init__(self, stream: TextIO, quick_s: float = QUICK_S) -> None:
         self.console = Console(file=stream, highlight=False)

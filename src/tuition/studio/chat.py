@@ -1,7 +1,7 @@
 """Mount the pages on the server's application, under `/`.
 
-Everything a page needs comes from this server: scripts, styles and fonts are files of the package, and a
-content security policy keeps the browser from asking anybody else, whatever a model may write.
+Scripts, styles and fonts are files of the package. A content security policy keeps the browser from calling
+any other server, whatever a model writes.
 """
 
 import warnings
@@ -16,9 +16,9 @@ from tuition.serve.context import ServeContext
 from tuition.studio.page import ChatPage
 
 RECONNECT_S = 30.0
-"""A page whose connection is lost without a farewell is kept so long for its browser."""
+"""How long a page is kept whose connection was lost; one that was closed is deleted at once."""
 RESPONSE_S = 30.0
-"""For the first answer of a page: a busy server has many to give."""
+"""For the first answer of a page on a busy server."""
 PAGE_PATHS = ("/", "/favicon.ico")
 PAGE_PREFIXES = ("/_nicegui/", "/_nicegui_ws/")
 POLICY = "; ".join(
@@ -48,8 +48,7 @@ def mount_studio(app: FastAPI, context: ServeContext) -> None:
     key if there is one; a browser shows that key once, on the sign-in page, and gets a session cookie for
     the pages only. `/?model=name` opens with that model.
 
-    Raises: SettingsError if pages were mounted before: the library behind them keeps one application in a
-    process.
+    Raises: SettingsError if pages were mounted before: NiceGUI keeps one application in a process.
     """
     if core.app.config.has_run_config:
         raise SettingsError("pages", got="a second mount", wanted="one server with pages in a process")
@@ -64,7 +63,7 @@ def mount_studio(app: FastAPI, context: ServeContext) -> None:
             core.app.on_shutdown(apis[url].close)
         await ChatPage(apis[url], model).build()
 
-    # NiceGUI looks at every object in the process for its server; torch answers that look with a warning.
+    # NiceGUI searches all objects of the process for its server; torch answers that with a warning.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed", category=FutureWarning)
     app.state.access.admit_pages(PAGE_PATHS, PAGE_PREFIXES)
     app.add_middleware(PagePolicyMiddleware)
@@ -81,13 +80,13 @@ def mount_studio(app: FastAPI, context: ServeContext) -> None:
 
 
 def _own_url(request: Request) -> str:
-    """Where this server listens, from inside: the address that the connection came in on."""
+    """The address of this server that the connection came in on."""
     host, port = request.scope["server"]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class PagePolicyMiddleware:
-    """Adds the policy to every HTML reply that has none."""
+    """Adds the policy to every HTML reply without one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

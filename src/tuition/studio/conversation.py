@@ -1,4 +1,4 @@
-"""A conversation: its turns, what of it a model is told, and its form as JSON in the browser's storage."""
+"""A conversation: its turns, the messages sent to the model, and its JSON in the browser's storage."""
 
 import secrets
 from dataclasses import dataclass, field, replace
@@ -62,7 +62,7 @@ class Conversation:
         return first if len(first) <= TITLE_CHARACTERS else first[: TITLE_CHARACTERS - 1] + "…"
 
     def messages(self) -> list[dict[str, str]]:
-        """What a chat model is told: the turns that have an answer, and the last question."""
+        """The messages for a chat model: the turns that have an answer, and the last question."""
         told = []
         for turn in self.turns:
             last = turn is self.turns[-1]

@@ -23,7 +23,7 @@ class Kept:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.has_room = True
-        """False once the browser has refused to store: what is said from then on lives in the page only."""
+        """False after the browser refused to store: the conversation is then only in the page."""
 
     async def current(self) -> Conversation | None:
         """The conversation of this tab, if it had one before it was loaded again."""

@@ -1,9 +1,9 @@
-"""Markdown of a model's reply as HTML that cannot do harm.
+"""Markdown of a model's reply as harmless HTML.
 
-In: text that nobody should trust.  Out: HTML made of a few tags of ours around escaped text.
+In: untrusted text.  Out: HTML with a few fixed tags around escaped text.
 No raw HTML passes, no image is loaded (its description is shown), links lead to http, https or mailto only.
-Every scan is linear, so no text can make it slow. A reply is cut into blocks, so that while it grows only
-its last block is drawn again.
+Every scan is linear in the length of the text. A reply is cut into blocks, so that only its last block is
+drawn again while it grows.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The chat page: a conversation with a model, or a text that it continues, and under each reply what it took.
+"""The chat page: a conversation with a model, or a text that it continues, and the cost under each reply.
 
 One `ChatPage` is one open page. It lives on the server; the browser draws it and keeps its conversations
 (`studio/kept`).

@@ -1,4 +1,4 @@
-"""What is seen of a turn: the question, the reply as it grows, and its meter."""
+"""How a turn is shown: the question, the growing reply, and its meter."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -33,7 +33,7 @@ def split_passage(text: str) -> list[str]:
 
 
 class GrowingText:
-    """Draws a text that grows; what has not changed is not sent again."""
+    """Draws a growing text; blocks that have not changed are not sent again."""
 
     def __init__(
         self, parent: ui.element, split: Callable[[str], list[str]], render: Callable[[str], str]
@@ -99,7 +99,7 @@ class ReplyView:
 
 
 def show_question(parent: ui.element, text: str) -> None:
-    """What the reader asked."""
+    """Show the question."""
     with parent, ui.element("div").classes("turn asked"), ui.element("div"):
         ui.label(text)
 

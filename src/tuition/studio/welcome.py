@@ -1,4 +1,4 @@
-"""What an empty page says: what can be done here, and what the figures under a reply mean."""
+"""The empty page: suggestions, earlier conversations, and what the figures under a reply mean."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any

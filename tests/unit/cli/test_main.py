@@ -32,7 +32,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (
             ValueError("two\nlines"),
             FAILURE,
-            "tuition: ValueError: two lines (a defect of ours; --debug shows where)",
+            "tuition: ValueError: two lines (this is a bug; rerun with --debug for the traceback)",
         ),
         (KeyboardInterrupt(), INTERRUPTED, "tuition: stopped"),
     ],

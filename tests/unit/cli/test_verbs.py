@@ -314,7 +314,7 @@ def test_a_message_carries_no_orders_to_the_terminal(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "tuition: the template says: \ufffd[31mred\ufffdand more\n"
 
 
-def test_a_full_disk_is_no_defect_of_ours(tuition, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_not_called_a_bug(tuition, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.safetensors")
 
@@ -322,7 +322,7 @@ def test_a_full_disk_is_no_defect_of_ours(tuition, monkeypatch: pytest.MonkeyPat
     status, _, err = tuition("models", "add", "other", str(tmp_path))
     assert status == FAILURE
     assert "No space left on device" in err
-    assert "defect" not in err
+    assert "bug" not in err
 
 
 def test_bills_of_a_model_without_any_do_not_say_that_none_was_made(tuition) -> None:
