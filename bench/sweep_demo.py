@@ -50,9 +50,9 @@ from tuition.train.recipes.demo import demo_recipe, demo_settings
 from tuition.train.recipes.pretrain import Prepared, Pretrain
 from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.recipes.pretrain_sizes import complete
-from tuition.train.samples import write_sample
+from tuition.train.samples import Drawing, write_sample
 from tuition.train.schedule import BudgetSpan, Span
-from tuition.train.scoring import TokenBytes, bits_per_byte, score_documents
+from tuition.train.scoring import TokenBytes, beginnings, bits_per_byte, score_documents
 from tuition.train.settings import TrainSettings
 from tuition.train.state import TrainState
 
@@ -139,25 +139,17 @@ def run(row: Row, tokenizer: Tokenizer, corpus: Corpus, span: Span) -> dict[str,
     validation = corpus.validation
     if validation is None:
         raise RuntimeError("the corpus has no validation text")
+    documents = [validation.document(index) for index in range(validation.info.num_documents)]
+    tokens = TokenBytes.of(tokenizer)
     scores = score_documents(
         task.model,
-        [validation.document(index) for index in range(validation.info.num_documents)],
-        TokenBytes.of(tokenizer),
+        beginnings(documents, tokens, 150_000),
+        tokens,
         window=sizes.seq_len,
         stride=sizes.seq_len // 2,
         precision=state.precision,
-        max_bytes=150_000,
     )
-    sample = write_sample(
-        task.model,
-        tokenizer,
-        "",
-        num_tokens=120,
-        temperature=0.8,
-        top_p=0.95,
-        seed=0,
-        precision=state.precision,
-    )
+    sample = write_sample(task.model, tokenizer, "", Drawing(120), state.precision)
     score = bits_per_byte(scores, "held-out bits per byte", "the beginnings of the documents")
     return {
         "bits_per_byte": round(score.value, 4),

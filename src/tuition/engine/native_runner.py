@@ -228,7 +228,7 @@ def room_for_blocks(shape: ModelShape, settings: EngineSettings, formats: Format
         limit = max(int(free * AUTO_CACHE_SHARE), contexts * one)
     blocks = cache_blocks(
         shape, block_size=block_size, max_batch=settings.max_batch, token_budget=settings.token_budget,
-        bytes_per_value=bytes_per_value, free=free, limit=limit, weights_loaded=True,
+        bytes_per_value=bytes_per_value, free=free, limit=limit,
     ).num_blocks  # fmt: skip
     if blocks < 1:
         raise CapacityError("the cache", need=1, free=0, unit="blocks", way_out="raise cache_bytes")

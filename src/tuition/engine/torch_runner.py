@@ -197,5 +197,4 @@ def room_for_blocks(decoder: Decoder, settings: EngineSettings) -> int:
         bytes_per_value=weight.element_size(),
         free=free,
         limit=limit,
-        weights_loaded=True,
     ).num_blocks

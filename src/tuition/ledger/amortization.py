@@ -36,7 +36,7 @@ def true_up(cost_nusd: int, residual_nusd: int, charged_nusd: int, remaining_tok
 def crossover_tokens(fixed_nusd: int, marginal_nusd: Number) -> Number | None:
     """Tokens at which the variable cost has grown to the fixed cost; None where a token costs nothing.
 
-    Exact for a `Fraction`. With the margin of a token instead of its cost: the break-even of plan/breakeven.
+    Exact for a `Fraction`. With the margin of a token instead of its cost: the break-even.
     """
     return fixed_nusd / marginal_nusd if marginal_nusd > 0 else None
 

@@ -38,10 +38,8 @@ _STAT_FILES = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"
 
 @dataclass(frozen=True)
 class ServingMemory:
-    """What serving a model takes."""
+    """What serving a model takes beside its weights."""
 
-    weights: int
-    """Bytes."""
     workspace: int
     """Bytes of a step's activations and logits."""
     cache: int
@@ -50,7 +48,7 @@ class ServingMemory:
 
     @property
     def total(self) -> int:
-        return self.weights + self.workspace + self.cache
+        return self.workspace + self.cache
 
 
 def available_memory(device_free: int | None = None) -> int:
@@ -197,42 +195,30 @@ def cache_blocks(
     block_size: int,
     max_batch: int,
     token_budget: int,
-    precision: str = "bf16",
     bytes_per_value: int = 2,
     free: int | None = None,
-    limit: int | None = None,
-    weights_loaded: bool = False,
-    reserve: float = 0.5,
+    limit: int,
 ) -> ServingMemory:
-    """How many cache blocks there is room for, beside weights and a step's workspace.
+    """How many cache blocks there is room for, beside a step's workspace; the weights are in memory already.
 
-    `free`: bytes that can be taken (None: asked of the machine). `limit`: most bytes for the cache; None for
-    what is left after a share of `reserve` is kept for everything else (main memory is shared with
-    training, the page cache and other programs; a GPU's can be used further). `weights_loaded`: the weights
-    are in memory already, so `free` is without them. Never more blocks than `max_batch` full contexts fill.
+    `free`: bytes that can be taken (None: asked of the machine). `limit`: most bytes for the cache. Never
+    more blocks than `max_batch` full contexts fill.
     Raises: CapacityError if not even one full context fits, or `limit` is more than is free.
     """
-    available = available_memory(free)
-    weights = weight_bytes(shape, precision)
     workspace = step_bytes(shape, token_budget, max_batch)
-    taken = workspace if weights_loaded else weights + workspace
+    room = available_memory(free) - workspace
+    if limit > room:
+        raise CapacityError(
+            "the cache asked for, beside the weights", need=limit, free=max(room, 0), unit="bytes",
+            way_out="lower cache_bytes or use fewer bits per weight",
+        )  # fmt: skip
     one = block_bytes(shape, block_size, bytes_per_value)
     context_blocks = math.ceil(shape.context_length / block_size)
-    room = available - taken
-    if limit is None:
-        room -= int(available * reserve)
-    else:
-        if limit > room:
-            raise CapacityError(
-                "the cache asked for, beside the weights", need=limit, free=max(room, 0), unit="bytes",
-                way_out="lower cache_bytes or use fewer bits per weight",
-            )  # fmt: skip
-        room = limit
-    num_blocks = min(room // one, max_batch * context_blocks)
+    num_blocks = min(limit // one, max_batch * context_blocks)
     if num_blocks < context_blocks:
         raise CapacityError(
             f"a cache for one context of {shape.context_length:,} tokens", need=context_blocks * one,
-            free=max(room, 0), unit="bytes",
+            free=limit, unit="bytes",
             way_out="raise cache_bytes, use fewer bits per weight, or a model with a shorter context",
         )  # fmt: skip
-    return ServingMemory(weights=weights, workspace=workspace, cache=num_blocks * one, num_blocks=num_blocks)
+    return ServingMemory(workspace=workspace, cache=num_blocks * one, num_blocks=num_blocks)

@@ -1,9 +1,10 @@
-"""Short samples during training, so that one can read how a model gets better. The engine serves; this only
-looks.
+"""Short samples during training, so that one can read how a model gets better. Serving is the engine's work.
 
 In: a decoder, a tokenizer, a beginning.  Out: text. Keys and values are kept, so a sample costs one pass per
 token.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -48,36 +49,38 @@ class GrowingContext:
         return attended.transpose(1, 2)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How a sample is drawn."""
+
+    num_tokens: int
+    temperature: float = 0.8
+    top_p: float = 0.95
+    seed: int = 0
+
+
 @torch.no_grad()
 def write_sample(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    prompt: str,
-    *,
-    num_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    precision: Precision,
+    model: Decoder, tokenizer: Tokenizer, prompt: str, how: Drawing, precision: Precision
 ) -> str:
-    """Continue `prompt` (empty: begin a document) until `num_tokens`, the context or the document's end is
-    reached.
+    """Continue `prompt` (empty: begin a document) until `how.num_tokens`, the context or the document's end
+    is reached.
 
     Returns the prompt and what follows. The process' own random numbers are not touched.
     """
     device = model.embedding.weight.device
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(how.seed)
     ids = tokenizer.encode(prompt)
     start = () if tokenizer.bos_id is None else (tokenizer.bos_id,)
     given = [*start, *ids] if ids[:1] != list(start) else ids
     context, written, was_training = GrowingContext(device), list(given), model.training
     model.eval()
     fresh = given or [0]
-    for _ in range(min(num_tokens, model.shape.context_length - len(fresh))):
+    for _ in range(min(how.num_tokens, model.shape.context_length - len(fresh))):
         with torch.autocast(device.type, precision.dtype, enabled=precision.is_autocast):
             hidden = model(torch.tensor([fresh], device=device), context.begin(len(fresh)))
             logits = model.logits(hidden[0, -1]).float().cpu()
-        fresh = [draw(logits, temperature, top_p, generator)]
+        fresh = [draw(logits, how.temperature, how.top_p, generator)]
         if fresh[0] in tokenizer.eos_ids:
             break
         written += fresh

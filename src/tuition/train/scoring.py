@@ -94,16 +94,15 @@ def score_documents(
     window: int,
     stride: int,
     precision: Precision,
-    max_bytes: int | None = None,
     pool: ThreadPool = NO_POOL,
 ) -> list[DocumentScore]:
-    """Score each document, or with `max_bytes` about that many bytes, an equal share from the start of each.
+    """Score each document, or each of its `beginnings`.
 
     `documents`: ids as `TokenSet.document` gives them: the first is the mark that begins a document.
     """
     was_training = model.training
     model.eval()
-    texts = beginnings(documents, tokens, max_bytes)
+    texts = beginnings(documents, tokens, None)
     nats = partial(_nats, model, precision=precision)
     scores = list(score_texts(nats, texts, tokens, window=window, stride=stride, pool=pool))
     model.train(was_training)

@@ -46,7 +46,14 @@ def test_fewer_bits_take_fewer_bytes() -> None:
 def test_what_is_granted_fits_and_holds_at_least_one_context(free: int, batch: int, block_size: int) -> None:
     refusal = None
     try:
-        plan = cache_blocks(SMOLLM2, block_size=block_size, max_batch=batch, token_budget=512, free=free)
+        plan = cache_blocks(
+            SMOLLM2,
+            block_size=block_size,
+            max_batch=batch,
+            token_budget=512,
+            free=free,
+            limit=max(1, free // 2),
+        )
     except CapacityError as error:
         refusal = error
     if refusal is not None:

@@ -1,5 +1,7 @@
 """Samples: the kept keys and values change nothing, seeds repeat, ends are respected."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from tuition.runtime.device import Precision
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
-from tuition.train.samples import GrowingContext, draw, write_sample
+from tuition.train.samples import Drawing, GrowingContext, draw, write_sample
 
 FLOAT32 = Precision(torch.float32, "a test")
 
@@ -26,8 +28,8 @@ def model(tokenizer: Tokenizer) -> Decoder:
 
 
 def sample(model: Decoder, tokenizer: Tokenizer, prompt: str = "a rose", **changes) -> str:
-    chosen = {"num_tokens": 12, "temperature": 1.0, "top_p": 1.0, "seed": 0, "precision": FLOAT32} | changes
-    return write_sample(model, tokenizer, prompt, **chosen)
+    how = replace(Drawing(12, temperature=1.0, top_p=1.0), **changes)
+    return write_sample(model, tokenizer, prompt, how, FLOAT32)
 
 
 def test_token_by_token_is_the_same_as_all_at_once(model: Decoder) -> None:

@@ -22,6 +22,7 @@ from tuition.tokenizer.training import train_bpe
 from tuition.train.scoring import (
     DocumentScore,
     TokenBytes,
+    beginnings,
     bits_per_byte,
     nats_per_token,
     score_documents,
@@ -75,9 +76,8 @@ def test_one_window_scores_as_the_decoder_itself(model: Decoder) -> None:
 
 def test_a_limit_takes_an_equal_share_of_each_document(model: Decoder) -> None:
     documents = [np.ones(101, dtype=np.int64), np.ones(201, dtype=np.int64)]
-    scores = score_documents(
-        model, documents, plain_tokens(), window=32, stride=16, precision=FLOAT32, max_bytes=302
-    )
+    tokens = plain_tokens()
+    scores = score_documents(model, beginnings(documents, tokens, 302), tokens, **HOW)
     assert [score.num_tokens for score in scores] == pytest.approx([50, 100], abs=1)
     assert sum(score.num_bytes for score in scores) == pytest.approx(302, abs=4)
 

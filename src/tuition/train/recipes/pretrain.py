@@ -45,8 +45,15 @@ from tuition.train.losses import linear_cross_entropy
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
 from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.recipes.pretrain_sizes import Sizes, complete, evaluations, first_weights, is_open
-from tuition.train.samples import write_sample
-from tuition.train.scoring import HELDOUT_TASK, TokenBytes, bits_per_byte, score_documents, window_method
+from tuition.train.samples import Drawing, write_sample
+from tuition.train.scoring import (
+    HELDOUT_TASK,
+    TokenBytes,
+    beginnings,
+    bits_per_byte,
+    score_documents,
+    window_method,
+)
 
 SIZE = "size.json"
 """In the run's folder: the size that fills in what was left open."""
@@ -186,40 +193,34 @@ class PretrainTask:
 
     def evaluate(self, kind: EvaluationKind) -> Evaluated:
         """Held-out bits per byte, and continuations of the prompts."""
-        settings, seed, precision = (
-            self.settings.evaluation,
-            self.context.settings.seed,
-            self.context.precision,
-        )
-        window, heldout = self.sizes.seq_len, self.corpus.heldout
+        precision, window, heldout = self.context.precision, self.sizes.seq_len, self.corpus.heldout
         stride = max(1, window // 2)
         scores = score_documents(
             self.model,
-            [heldout.document(index) for index in range(heldout.info.num_documents)],
+            beginnings(
+                [heldout.document(index) for index in range(heldout.info.num_documents)],
+                self._token_bytes,
+                self.plan.probe_bytes if kind == "interim" else self.plan.final_bytes,
+            ),
             self._token_bytes,
             window=window,
             stride=stride,
             precision=precision,
-            max_bytes=self.plan.probe_bytes if kind == "interim" else self.plan.final_bytes,
             pool=self.context.pool,
         )
-        samples = tuple(
-            write_sample(
-                self.model,
-                self.tokenizer,
-                prompt,
-                num_tokens=settings.sample_tokens,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-                seed=seed + index,
-                precision=precision,
-            )
-            for index, prompt in enumerate(settings.sample_prompts if settings.sample_tokens else ())
-        )
+        samples = self._samples() if self.settings.evaluation.sample_tokens else ()
         method = window_method(window, stride, str(precision.dtype).removeprefix("torch."))
         score = bits_per_byte(scores, HELDOUT_TASK, method)
         score = replace(score, data_digest=self.corpus.digest)
         return Evaluated(score, samples, self._warning(score.value) if kind == "final" else None)
+
+    def _samples(self) -> tuple[str, ...]:
+        settings, seed = self.settings.evaluation, self.context.settings.seed
+        samples = []
+        for index, prompt in enumerate(settings.sample_prompts):
+            how = Drawing(settings.sample_tokens, settings.temperature, settings.top_p, seed + index)
+            samples.append(write_sample(self.model, self.tokenizer, prompt, how, self.context.precision))
+        return tuple(samples)
 
     def _warning(self, bits_per_byte: float) -> str | None:
         """Whether the model was taught too briefly to write words: it is hardly better than guessing."""
