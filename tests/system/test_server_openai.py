@@ -334,7 +334,10 @@ def test_each_sequence_has_one_row_and_the_sum_is_what_the_client_was_told(
 
 def test_a_receipt_can_be_asked_for_later(http: httpx.Client) -> None:
     reply = http.post("/v1/completions", json={"model": "tiny", "prompt": "To be", "max_tokens": 4, "n": 2})
-    receipt = http.get(f"/v1/receipts/{reply.headers['x-request-id']}").json()
+    receipt, usage = http.get(f"/v1/receipts/{reply.headers['x-request-id']}").json(), reply.json()["usage"]
+    assert receipt["prompt_tokens"] == usage["prompt_tokens"], "one prompt was sent, for two replies"
+    assert receipt["cached_tokens"] == usage["prompt_tokens_details"]["cached_tokens"]
+    assert receipt["computed_tokens"] >= usage["prompt_tokens"]
     assert receipt["cost_usd"] == pytest.approx(reply.json()["usage"]["cost_usd"])
     assert receipt["completion_tokens"] == 8
     assert http.get("/v1/receipts/req_none").status_code == 404

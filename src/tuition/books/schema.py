@@ -4,9 +4,12 @@ Double entry: a transaction has entries whose wall_ns, energy_uj and cost_nusd e
 APPEND_ONLY have triggers that refuse changes. Column types are from `types`: alike in SQLite and PostgreSQL.
 """
 
+from typing import Any
+
 from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, false
 
 from tuition.books.types import BigInteger, Float, String, Text
+from tuition.core.request_record import StoredField, stored_fields
 
 metadata = MetaData(
     naming_convention={
@@ -117,37 +120,22 @@ run_costs = Table(
     Column("cost_nusd", BigInteger, nullable=False),
 )
 
-requests = Table(
-    "requests",
-    metadata,
-    Column("id", String(120), primary_key=True),
-    Column("model", String(200), nullable=False, index=True),
-    Column("version", Integer),
-    Column("weights_digest", String(64)),
-    Column("api_key_id", String(80), index=True),
-    Column("created_unix_ns", BigInteger, nullable=False, index=True),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("generated_tokens", BigInteger, nullable=False),
-    Column("queue_ns", BigInteger),
-    Column("first_token_ns", BigInteger),
-    Column("total_ns", BigInteger, nullable=False),
-    Column("finish_reason", String(16), nullable=False),
-    Column("rate_id", ForeignKey("rates.id"), nullable=False),
-    Column("rule", String(24), nullable=False),
-    Column("num_steps", BigInteger, nullable=False),
-    Column("flops", BigInteger, nullable=False),
-    Column("kv_bytes", BigInteger, nullable=False),
-    Column("computed_tokens", BigInteger, nullable=False),
-    Column("wasted_tokens", BigInteger, nullable=False),
-    Column("energy_method", String(16)),
-    Column("account", String(32)),  # see periods; NULL in rows from before accounts had names
-    *(
-        Column(f"{part}_{unit}", BigInteger, nullable=unit == "energy_uj")
-        for part in ("total", "prefill", "decode", "waste")  # total = prefill + decode; waste is inside them
-        for unit in ("machine_ns", "energy_uj", "cost_nusd")
-    ),
-)
+
+def _columns(stored: StoredField) -> list[Column[Any]]:
+    """The columns of a field of core/request_record."""
+    how = stored.how
+    if stored.is_amount:
+        return [Column(name, BigInteger, nullable=name.endswith("energy_uj")) for name in stored.columns]
+    (name,) = stored.columns
+    if how.references is not None:
+        return [Column(name, ForeignKey(how.references), nullable=False)]
+    kind = String(how.length) if how.length is not None else Integer if how.small else BigInteger
+    if how.primary_key:
+        return [Column(name, kind, primary_key=True)]
+    return [Column(name, kind, nullable=stored.nullable, index=how.index or None)]
+
+
+requests = Table("requests", metadata, *(column for each in stored_fields() for column in _columns(each)))
 
 periods = Table(
     "periods",

@@ -12,10 +12,11 @@ import tyro
 
 from tuition.cli.arguments import Common, choose, parse
 from tuition.core.errors import NotFoundError, SettingsError, TuitionError
+from tuition.core.units import parse_time_ns
 from tuition.core.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from tuition.ledger.sheets import RequestReceipt, TrainingReceipt
+    from tuition.ledger.sheets import Span, TrainingReceipt
 
 ACTIONS = {
     "statement": "fixed and variable cost of each model, and where they cross",
@@ -35,16 +36,33 @@ class CheckSheet(Common):
     """`tuition bill check`, and what every sheet takes."""
 
     format: Format = "table"
-    """table for people, json and csv for programs: the same figures, each with how it is known. A list of
-    receipts is a JSON array, also of one or none; the one receipt that an id names is an object."""
+    """table for people, json and csv for programs: the same figures. Requests are one row each, with stable
+    names; a list is a JSON array, also of one or none; the one receipt that an id names is an object."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatementSheet(CheckSheet):
-    """`tuition bill statement`."""
+    """`tuition bill`, `tuition bill statement`."""
 
     model: str | None = None
-    """Only this model, by name."""
+    """Only this model, by name; the statement then shows every figure of it."""
+    since: str | None = None
+    """Only what began at this time or later: 2026-11-01, 2026-11-01T14:30 (UTC), or 7d for that long ago."""
+    until: str | None = None
+    """Only what began before this time; written as `since`."""
+
+    def __post_init__(self) -> None:
+        since, until = self.span().since_unix_ns, self.span().until_unix_ns
+        if since is not None and until is not None and since >= until:
+            raise SettingsError("until", got=self.until, wanted=f"a time after since ({self.since})")
+
+    def span(self) -> "Span":
+        """The times as numbers. Raises: SettingsError."""
+        from tuition.ledger.sheets import Span
+
+        times = {name: getattr(self, name) for name in ("since", "until")}
+        ns = {name: None if text is None else parse_time_ns(text, name) for name, text in times.items()}
+        return Span(ns["since"], ns["until"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +73,8 @@ class RunSheet(StatementSheet):
     """Id of the run, as `tuition train` printed it; left out: every run."""
 
     def __post_init__(self) -> None:
-        if self.run is not None and self.model is not None:
-            raise SettingsError("model", got=self.model, wanted=f"nothing: the run is named ({self.run})")
+        super().__post_init__()
+        refuse_beside(self, "run", ("model", "since", "until"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +84,22 @@ class RequestSheet(StatementSheet):
     request: Annotated[str | None, tyro.conf.Positional] = None
     """Id of the request (the reply's x-request-id); left out: the latest ones."""
     limit: int | None = None
-    """How many of the latest requests to list; left out: 20."""
+    """How many of the latest requests to list; left out: 20, with since or until all."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and not 1 <= self.limit <= 1_000_000:
-            raise SettingsError("limit", got=self.limit, wanted="1 to 1,000,000")
-        for name in ("model", "limit"):
-            if self.request is not None and getattr(self, name) is not None:
-                wanted = f"nothing: the request is named ({self.request})"
-                raise SettingsError(name, got=getattr(self, name), wanted=wanted)
+        super().__post_init__()
+        if self.limit is not None and not 1 <= self.limit <= 1_000_000_000:
+            raise SettingsError("limit", got=self.limit, wanted="1 to 1,000,000,000")
+        refuse_beside(self, "request", ("model", "limit", "since", "until"))
+
+
+def refuse_beside(sheet: StatementSheet, kind: str, names: Sequence[str]) -> None:
+    """Raises: SettingsError for a filter where an id already says which receipt is meant."""
+    named = getattr(sheet, kind)
+    for name in names if named is not None else ():
+        if getattr(sheet, name) is not None:
+            wanted = f"nothing: the {kind} is named ({named})"
+            raise SettingsError(name, got=getattr(sheet, name), wanted=wanted)
 
 
 def run(argv: list[str]) -> int:
@@ -92,15 +117,21 @@ def run(argv: list[str]) -> int:
 
 def show_statement(arguments: StatementSheet) -> int:
     from tuition.books.books import open_books
+    from tuition.cli.bill_tables import overview
     from tuition.ledger.render import render
     from tuition.ledger.statements import statement
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
-        sheet = statement(books, arguments.model)
-    if not sheet.models and arguments.format == "table":
-        print("Nothing was spent yet; `tuition train` and `tuition serve` write into the books.")
-        return 0
-    write(render(sheet, arguments.format))
+        sheet = statement(books, arguments.model, arguments.span())
+    if arguments.format != "table":
+        write(render(sheet, arguments.format))
+    elif not sheet.models:
+        print("Nothing was spent in this time; `tuition train` and `tuition serve` write into the books.")
+    elif arguments.model is not None:
+        write(f"{overview(sheet)}\n\n{render(sheet)}")
+    else:
+        hint = "tuition bill --model <model> shows one in full, and how each figure is known"
+        write(f"{overview(sheet)}\n\n{hint}")
     return 0
 
 
@@ -112,26 +143,71 @@ def show_runs(arguments: RunSheet) -> int:
     with open_books(open_workspace(arguments.workspace).create()) as books:
         if arguments.run is not None:
             with found_or_hint("run", arguments.run):
-                return show_named((training_receipt(books, arguments.run),), arguments.format)
-        sheets = training_receipts(books, arguments.model)
+                return show_run_sheets(
+                    (training_receipt(books, arguments.run),), arguments.format, named=True
+                )
+        sheets = training_receipts(books, arguments.model, arguments.span())
+    if arguments.format != "table":
+        return show_run_sheets(sheets, arguments.format)
     nothing = nothing_of("run", arguments.model, "`tuition train` makes one")
-    return show_list(sheets, arguments.format, with_hint(run_table(sheets), "run") if sheets else nothing)
+    write(with_hint(run_table(sheets), "run") if sheets else nothing)
+    return 0
+
+
+def show_run_sheets(sheets: "Sequence[TrainingReceipt]", format: Format, *, named: bool = False) -> int:
+    """One JSON array, one CSV with a single head; or the one receipt that is named."""
+    from tuition.ledger.render import lines_of, render, render_lines
+
+    if named:
+        write(render(sheets[0], format))
+    elif format == "csv":
+        write(render_lines([line for sheet in sheets for line in lines_of(sheet)], "csv"))
+    else:
+        write(f"[{','.join(render(sheet, 'json') for sheet in sheets)}]")
+    return 0
 
 
 def show_requests(arguments: RequestSheet) -> int:
     from tuition.books.books import open_books
     from tuition.cli.bill_tables import request_table
-    from tuition.ledger.statements import call_receipts, request_receipts
+    from tuition.ledger.export import RequestWriter
+    from tuition.ledger.statements import each_request, in_span, of_model, request_receipts
 
+    if arguments.request is not None:
+        return show_call(arguments, arguments.request)
+    conditions = (*of_model(arguments.model), *in_span(arguments.span()))
+    limit = arguments.limit
+    if limit is None and arguments.since is None and arguments.until is None:
+        limit = LIMIT
     with open_books(open_workspace(arguments.workspace).create()) as books:
-        if arguments.request is not None:
-            with found_or_hint("request", arguments.request):
-                return show_named(call_receipts(books, arguments.request), arguments.format)
-        sheets = request_receipts(books, arguments.model, arguments.limit or LIMIT)
+        if arguments.format != "table":
+            with RequestWriter(sys.stdout, arguments.format) as rows:
+                each_request(books, rows.write, *conditions, limit=limit)
+            return 0
+        sheets = request_receipts(books, *conditions, limit=limit)
     nothing = nothing_of("request", arguments.model, "`tuition serve` answers some")
-    return show_list(
-        sheets, arguments.format, with_hint(request_table(sheets), "request") if sheets else nothing
-    )
+    write(with_hint(request_table(sheets), "request") if sheets else nothing)
+    return 0
+
+
+def show_call(arguments: RequestSheet, name: str) -> int:
+    """What an id names: one receipt, or those of a call that asked for several replies."""
+    from tuition.books.books import open_books
+    from tuition.ledger.export import RequestWriter, request_object
+    from tuition.ledger.render import render
+    from tuition.ledger.statements import call_receipts
+
+    with open_books(open_workspace(arguments.workspace).create()) as books, found_or_hint("request", name):
+        receipts = call_receipts(books, name)
+    if arguments.format == "table":
+        write("\n".join(map(render, receipts)))
+    elif arguments.format == "json" and len(receipts) == 1:
+        write(json.dumps(request_object(receipts[0]), indent=2, ensure_ascii=False))
+    else:
+        with RequestWriter(sys.stdout, arguments.format) as rows:
+            for receipt in receipts:
+                rows.write_receipt(receipt)
+    return 0
 
 
 @contextlib.contextmanager
@@ -151,27 +227,6 @@ def with_hint(table: str, kind: str) -> str:
 def nothing_of(kind: str, model: str | None, way_out: str) -> str:
     """What a table says where no receipt was found."""
     return f"No {kind}{f' of {model}' if model else ''} was billed yet; {way_out}."
-
-
-def show_named(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format) -> int:
-    """What an id names: one receipt, or the list of them where a call asked for several replies."""
-    from tuition.ledger.render import render
-
-    if len(sheets) > 1:
-        return show_list(sheets, format, "\n".join(map(render, sheets)))
-    write(render(sheets[0], format))
-    return 0
-
-
-def show_list(sheets: "Sequence[TrainingReceipt | RequestReceipt]", format: Format, table: str) -> int:
-    """The table, one JSON array, or one CSV with a single head."""
-    from tuition.ledger.render import lines_of, render, render_lines
-
-    if format == "csv":
-        write(render_lines([line for sheet in sheets for line in lines_of(sheet)], "csv"))
-        return 0
-    write(f"[{','.join(render(sheet, 'json') for sheet in sheets)}]" if format == "json" else table)
-    return 0
 
 
 def check(arguments: CheckSheet) -> int:

@@ -1,8 +1,8 @@
 """`tuition bill check` as text: each sum above its parts, the second clock, every finding by its place."""
 
 from tuition.cli.bill_tables import aligned
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.units import format_duration, format_energy, format_usd
-from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.reconciliation import Reconciliation
 from tuition.ledger.render import Line
 

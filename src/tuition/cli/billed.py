@@ -7,10 +7,10 @@ from functools import cached_property
 from tuition.books.books import Books
 from tuition.cli.serving import OpenModel
 from tuition.core.records import FinishReason
+from tuition.core.request_record import RequestCost, RequestRecord
 from tuition.core.units import format_duration, format_energy, format_usd
 from tuition.engine.request import Completion
-from tuition.ledger.costs import RequestCost
-from tuition.ledger.receipts import RequestRow, record_request
+from tuition.ledger.receipts import record_request
 
 
 class Biller:
@@ -18,7 +18,8 @@ class Biller:
 
     def __init__(self, opened: OpenModel, books: Books) -> None:
         self.opened, self.books = opened, books
-        self._run = f"cli-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+        run = f"cli-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+        opened.engine.id_prefix = f"{run}-request"
         opened.engine.on_reply = self.bill
 
     @cached_property
@@ -32,28 +33,28 @@ class Biller:
         Of the completion only the counts, the times and the end are read.
         """
         cost = self.opened.account.close(completion.request_id)
-        record_request(self.books, self._row(completion, cost)).result()
+        record_request(self.books, self._record(completion, cost)).result()
         return cost
 
-    def _row(self, completion: Completion, cost: RequestCost) -> RequestRow:
+    def _record(self, completion: Completion, cost: RequestCost) -> RequestRecord:
         timing = completion.timing
         total = timing.finished_ns - timing.submitted_ns if timing else 0
         first = timing.first_token_ns if timing else None
-        return RequestRow(
-            request_id=f"{self._run}-{completion.request_id}",
+        return RequestRecord(
+            cost=cost,
             model=self.opened.name,
             version=self.opened.version,
             weights_digest=self._digest,
             api_key_id=None,
             created_unix_ns=time.time_ns() - total,
             prompt_tokens=completion.num_prompt_tokens,
+            input_tokens=completion.num_prompt_tokens,
             cached_tokens=completion.num_cached_tokens,
             generated_tokens=completion.num_generated,
             queue_ns=timing.admitted_ns - timing.submitted_ns if timing else None,
             first_token_ns=first - timing.submitted_ns if timing and first is not None else None,
             total_ns=total,
             finish_reason=completion.finish_reason,
-            cost=cost,
             rate_id=self.opened.rate_id,
         )
 

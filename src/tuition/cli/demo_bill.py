@@ -15,7 +15,7 @@ def training_line(receipt: TrainingReceipt) -> str:
         newest = receipt.scores[-1]
         error = "" if newest.stderr is None else f" +- {newest.stderr:.3f}"
         score = f"; held-out {newest.value:.3f}{error} {newest.unit}"
-    how = _how(how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine))
+    how = _how(how_energy(receipt.energy_method, *receipt.machines), how_money(*receipt.machines))
     return (
         f"[receipt: {receipt.num_steps:,} steps, {format_count(receipt.num_tokens)} tokens{score}; "
         f"{totals_line(receipt.total)}{how}]"
@@ -26,7 +26,7 @@ def request_line(receipt: RequestReceipt) -> str:
     """What a request read and wrote, and its cost."""
     first = receipt.first_token_ns
     told = "" if first is None else f", first token after {format_duration(first / 1e9)}"
-    how = _how(how_energy(receipt.energy_method, receipt.machine), how_money(receipt.machine))
+    how = _how(how_energy(receipt.cost.energy_method, receipt.machine), how_money(receipt.machine))
     return (
         f"[receipt: {receipt.prompt_tokens} tokens in, {receipt.generated_tokens} out{told}; "
         f"{totals_line(receipt.total)}{how}]"

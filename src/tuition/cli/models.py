@@ -250,7 +250,7 @@ def agreed(name: str, versions: "tuple[Version, ...]") -> bool:
 
 def told(name: str, value: str | Mapping[str, Any]) -> str:
     """A value of a lineage as text; values from a file are quoted, so that they cannot control a terminal."""
-    from tuition.ledger.amount import Amount
+    from tuition.core.amount import Amount
     from tuition.ledger.render import totals_line
 
     if isinstance(value, str):

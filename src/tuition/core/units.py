@@ -3,7 +3,10 @@
 Stored quantities are integers: time in ns, energy in uJ, money in nUSD (billionths of a US dollar).
 """
 
+import math
 import re
+import time
+from datetime import UTC, datetime
 
 from tuition.core.errors import SettingsError
 
@@ -37,17 +40,45 @@ def parse_duration_s(text: str, field: str = "duration") -> float:
     return seconds
 
 
+def parse_time_ns(text: str, field: str = "time") -> int:
+    """Unix ns of `2026-11-01`, `2026-11-01T14:30` (UTC unless it says otherwise), or `7d`: that long ago.
+
+    Raises: SettingsError.
+    """
+    if _QUANTITY.fullmatch(text):
+        return time.time_ns() - round(parse_duration_s(text, field) * NS_PER_S)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        wanted = "a date like 2026-11-01, a time like 2026-11-01T14:30, or 7d for that long ago"
+        raise SettingsError(field, got=text, wanted=wanted) from None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1_000) * 1_000_000
+
+
+def format_time(unix_ns: int) -> str:
+    """ISO 8601 in UTC, to the millisecond: `2026-11-30T19:20:33.512Z`."""
+    return (
+        time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(unix_ns // NS_PER_S))
+        + f".{unix_ns // 10**6 % 1000:03d}Z"
+    )
+
+
 def parse_bytes(text: str, field: str = "size") -> int:
     """Bytes in a text like `500MB` (10^6) or `2GiB` (2^30). The unit is required. Raises: SettingsError."""
     return int(_parse(text, {unit: float(size) for unit, size in _SIZE_BYTES.items()}, field, "2GiB"))
 
 
 def format_duration(seconds: float) -> str:
-    """`12.3 ms`, `4.2 s`, `3 min 07 s`, `2 h 05 min`."""
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
+    """`4 ms`, `12.3 ms`, `1.00 s`, `12.3 s`, `3 min 07 s`, `2 h 05 min`."""
+    if seconds < 0:
+        return "-" + format_duration(-seconds)
+    if seconds < 0.9995:
+        return f"{_three_digits(seconds * 1e3)} ms"
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
     if seconds < 60:
-        return f"{seconds:.3g} s"
+        return f"{_three_digits(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
@@ -85,5 +116,32 @@ def format_usd(nusd: int) -> str:
 
 
 def format_energy(energy_uj: int | None) -> str:
-    """Watt-hours, `1.9 Wh` or `0.0042 Wh`; `unknown` when nothing was measured or modelled."""
-    return "unknown" if energy_uj is None else f"{energy_uj / UJ_PER_WH:.3g} Wh"
+    """`0.0042 Wh`, `1.9 Wh`, `12.3 kWh`, `4.5 MWh`; `unknown` when nothing was measured or modelled."""
+    return "unknown" if energy_uj is None else format_wh(energy_uj / UJ_PER_WH)
+
+
+def format_wh(watt_hours: float) -> str:
+    """Energy to three digits, in the unit in which it is no long number."""
+    for size, unit in ((1e6, "MWh"), (1e3, "kWh")):
+        if abs(watt_hours) >= 0.9995 * size:
+            return f"{_three_digits(watt_hours / size)} {unit}"
+    return f"{_three_digits(watt_hours)} Wh"
+
+
+def format_grams(grams: float) -> str:
+    """Mass to three digits: `0.0012 g`, `12.3 kg`, `4.5 t`."""
+    for size, unit in ((1e6, "t"), (1e3, "kg")):
+        if abs(grams) >= 0.9995 * size:
+            return f"{_three_digits(grams / size)} {unit}"
+    return f"{_three_digits(grams)} g"
+
+
+def _three_digits(number: float) -> str:
+    """Three digits that count, without an exponent: `0.00000123`, `4.5`, `999`, `1,230`."""
+    if number == 0 or not math.isfinite(number):
+        return f"{number:.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(number))))
+    text = f"{number:,.{digits}f}"
+    if digits and abs(float(text.replace(",", ""))) >= 10 ** (3 - digits):  # rounding filled a place
+        text = f"{number:,.{digits - 1}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -86,6 +86,8 @@ class Engine:
         self.runner, self.choice = opened()
         self.loop = StepLoop(self.runner, self.tokenizer, self.settings)
         self._on_trace = on_trace
+        self.id_prefix = "request"
+        """Ids of requests begin with it; who bills them makes it one that no other process has."""
         self._ids = itertools.count(1)
 
     @property
@@ -183,7 +185,7 @@ class Engine:
                 value = asked.get(name, ())
                 asked[name] = (value,) if isinstance(value, (str, int)) else tuple(value)
             drawn = sampling_of(sampling, self.folder.generation)
-            request = Request(f"request-{next(self._ids)}", ids, max_tokens, drawn, **asked)
+            request = Request(f"{self.id_prefix}-{next(self._ids)}", ids, max_tokens, drawn, **asked)
             size = self.folder.shape.vocab_size  # the model's own list may say what it likes
             if "stop_ids" in fields and not all(0 <= token < size for token in request.stop_ids):
                 raise RequestError(

@@ -18,9 +18,12 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 
+from tuition.core.amount import Amount
 from tuition.core.busy import BusyMarks
-from tuition.ledger.amount import Amount, split_integer
-from tuition.ledger.costs import PeriodTotals, RequestCost, Snapshot, Tab, Units
+from tuition.core.request_record import RequestCost
+from tuition.ledger.amount import split_integer
+from tuition.ledger.costs import PeriodTotals, Snapshot, Tab, Units
+from tuition.ledger.load import MachineLoad
 from tuition.ledger.meter import Meter
 from tuition.ledger.shares import AS_PER_NS
 from tuition.ledger.window import PJ_PER_UJ, Mark, MeterWindow, Power
@@ -61,6 +64,7 @@ class Account(ABC):
         self._marks_itself = True
         self._clock = clock
         self._witness = witness or witness_of(clock)
+        self._load = None if self._witness is None else MachineLoad()
         self._power = Power.of(machine)
         self._lock = threading.RLock()
         self._mark_lock = threading.Lock()
@@ -128,7 +132,15 @@ class Account(ABC):
                 kv_bytes=tab.kv_bytes,
                 computed_tokens=tab.computed_tokens,
                 wasted_tokens=tab.wasted_tokens,
+                cpu_ns=None if self._witness is None else tab.cpu_ns,
+                other_load_ppm=self._other_load(tab),
             )
+
+    def _other_load(self, tab: Tab) -> int | None:
+        if self._load is None or tab.start_ns is None:
+            return None
+        self._load.sample(self._clock())
+        return self._load.others_ppm(tab.start_ns, tab.end_ns)
 
     # --- periods -------------------------------------------------------------------------------------------
 
@@ -220,6 +232,8 @@ class Account(ABC):
         if mark.time_ns < self._latest.mark.time_ns:
             return
         self._pass_time(max(mark.time_ns, self._cursor), None, mark.counter_uj)
+        if self._load is not None:
+            self._load.sample(mark.time_ns)
         self._latest = self._snapshot(mark)
         self._cursor, self._reading = mark.time_ns, mark.counter_uj
         self._energy = self._latest.meter.energy_uj or 0

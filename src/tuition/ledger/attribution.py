@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tuition.core.records import SequenceWork, StepTrace
+from tuition.core.records import StepTrace
 from tuition.ledger.account import FRACTION_BITS, Account, add, proportional
 from tuition.ledger.costs import Units
 from tuition.ledger.meter import Meter
@@ -52,6 +52,7 @@ class EngineAccount(Account):
         self._speeds = Speeds()
         self._pending: deque[tuple[StepTrace, int | None] | Mark] = deque()  # append and popleft are atomic
         self._num_settled = 0
+        self._cpu_seen = 0 if self._window.first.cpu_ns is None else self._window.first.cpu_ns
         self._loading_since: int | None = None
 
     def runs_on(self, weight_bytes: int, kv_bytes_per_value: int) -> None:
@@ -127,6 +128,7 @@ class EngineAccount(Account):
 
     def _settle(self, until_ns: int | None = None) -> None:
         """Split what was noted, in order; `until_ns`: only what had ended by then."""
+        cpu_ns, wall_ns = self._cpu_of_pending()
         while self._pending:
             noted = self._pending[0]
             if until_ns is not None and not isinstance(noted, Mark) and noted[0].end_ns > until_ns:
@@ -140,9 +142,24 @@ class EngineAccount(Account):
             self._worked_ns += step[0]
             self._num_settled += 1
             self._num_steps += trace.num_steps if trace.kind == "step" else 0
-            self._charge_step(trace, step)
+            self._charge_step(trace, step, cpu_ns * step[0] // wall_ns if wall_ns else 0)
 
-    def _charge_step(self, trace: StepTrace, step: Units) -> None:
+    def _cpu_of_pending(self) -> tuple[int, int]:
+        """CPU time of this process since the last time, and the length of the steps that it belongs to.
+
+        Read here and not with each step: it takes a system call.
+        """
+        if self._witness is None or not self._pending:
+            return 0, 0
+        before, self._cpu_seen = self._cpu_seen, self._witness()[1]
+        lengths = [
+            noted[0].end_ns - noted[0].start_ns
+            for noted in list(self._pending)
+            if not isinstance(noted, Mark)
+        ]
+        return self._cpu_seen - before, sum(lengths)
+
+    def _charge_step(self, trace: StepTrace, step: Units, cpu_ns: int) -> None:
         wall_ns, energy_uj, cost_nusd = step
         costs, num_steps = self._costs, trace.num_steps
         loads = [costs.load(work, num_steps) for work in trace.work]
@@ -157,7 +174,7 @@ class EngineAccount(Account):
         add(self._attributed, step)
         if len(loads) == 1:  # alone: it pays the whole step
             whole = (wall_ns * AS_PER_NS, energy_uj << FRACTION_BITS, cost_nusd << FRACTION_BITS)
-            self._charge(trace.work[0], loads[0], num_steps, whole)
+            self._charge(trace, 0, loads[0], whole, cpu_ns)
             return
         shares = split_step(
             loads, wall_ns, weight_bytes=weight_bytes, speeds=self._speeds, rule=self._split_rule
@@ -168,11 +185,12 @@ class EngineAccount(Account):
             weights = [int(bool(load.flops or load.kv_bytes)) for load in loads]
         energies = proportional(energy_uj << FRACTION_BITS, weights)
         moneys = proportional(cost_nusd << FRACTION_BITS, weights)
-        parts = zip(times, energies, moneys, strict=True)
-        for work, load, part in zip(trace.work, loads, parts, strict=True):
-            self._charge(work, load, num_steps, part)
+        for index, part in enumerate(zip(times, energies, moneys, strict=True)):
+            cpu = cpu_ns * part[0] // (wall_ns * AS_PER_NS) if wall_ns else 0
+            self._charge(trace, index, loads[index], part, cpu)
 
-    def _charge(self, work: SequenceWork, load: Load, num_steps: int, parts: Units) -> None:
+    def _charge(self, trace: StepTrace, index: int, load: Load, parts: Units, cpu_ns: int) -> None:
+        work = trace.work[index]
         if not (load.flops or load.kv_bytes):
             return
         tab = self._tab(work.request_id)
@@ -183,7 +201,11 @@ class EngineAccount(Account):
         if work.num_wasted:
             for unit, part in enumerate(parts):
                 tab.waste[unit] += part * work.num_wasted // work.num_tokens
-        tab.num_steps += num_steps
+        if tab.start_ns is None:
+            tab.start_ns = trace.start_ns
+        tab.end_ns = trace.end_ns
+        tab.cpu_ns += cpu_ns
+        tab.num_steps += trace.num_steps
         tab.flops += load.flops
         tab.kv_bytes += load.kv_bytes
         tab.computed_tokens += work.num_tokens

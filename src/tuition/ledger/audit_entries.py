@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Float, Subquery, case, cast, func, select
 
 from tuition.books.schema import accounts, entries, rates, requests, run_costs, runs, transactions
-from tuition.ledger.amount import NOTHING, Amount
+from tuition.core.amount import NOTHING, Amount
 from tuition.ledger.audit_periods import PeriodRow
 from tuition.ledger.finding import Finding
 from tuition.ledger.rates import PER_HOUR, Rate

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, func, select
 
 from tuition.books.schema import accounts, entries, periods, rates, requests, transactions
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.units import format_duration
-from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.finding import Finding
 from tuition.ledger.meter import LONGEST_EXTRAPOLATION_NS
 from tuition.ledger.periods import BEAT_S, PARTS, amount_of_row, subject_of
@@ -244,9 +244,7 @@ def _loss_of(row: PeriodRow, late: Amount, connection: Connection) -> str:
 
 
 def _has_receipt(connection: Connection, name: str) -> bool:
-    """Ids of the command line have a prefix in the books."""
-    found = select(requests.c.id).where((requests.c.id == name) | requests.c.id.endswith(f"-{name}"))
-    return connection.execute(found.limit(1)).first() is not None
+    return connection.execute(select(requests.c.id).where(requests.c.id == name)).first() is not None
 
 
 def _s(ns: int) -> str:

@@ -1,33 +1,13 @@
-"""What an account says: what a request cost or has run up so far, and the totals of a period."""
+"""What an account keeps: what a request has run up so far, and the totals of a period."""
 
 from dataclasses import dataclass, field
 
+from tuition.core.amount import Amount
 from tuition.core.records import EnergyMethod, Phase
-from tuition.ledger.amount import Amount
 from tuition.ledger.window import Mark
 
 Units = tuple[int, int, int]
 """ns (or attoseconds), uJ, nUSD (or their fixed point)."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestCost:
-    """What one request caused, without idle and overhead (the causal view). total = prefill + decode."""
-
-    request_id: str
-    account_id: str
-    rule: str
-    energy_method: EnergyMethod | None
-    total: Amount
-    prefill: Amount
-    decode: Amount
-    waste: Amount
-    """Inside total: rejected drafts, tokens behind a stop text, and tokens computed again."""
-    num_steps: int
-    flops: int
-    kv_bytes: int
-    computed_tokens: int
-    wasted_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +83,9 @@ class Tab:
     kv_bytes: int = 0
     computed_tokens: int = 0
     wasted_tokens: int = 0
+    cpu_ns: int = 0
+    start_ns: int | None = None
+    end_ns: int = 0
 
     def charge(self, phase: Phase, parts: Units) -> None:
         book = self.prefill if phase == "prefill" else self.decode

@@ -23,9 +23,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from tuition.books.books import Books
 from tuition.books.schema import periods as table
+from tuition.core.amount import Amount
 from tuition.core.records import EnergyMethod
 from tuition.ledger.account import Account
-from tuition.ledger.amount import Amount
 from tuition.ledger.costs import PeriodTotals
 from tuition.ledger.postings import post
 from tuition.ledger.process import has_ended, process_identity

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, func, insert, select
 
 from tuition.books.schema import accounts, entries, transactions
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import EnergyMethod
-from tuition.ledger.amount import NOTHING, Amount
 
 KINDS = {
     "machine": "source",

@@ -10,11 +10,26 @@ import psutil
 STALE_NS = 600 * 10**9
 """A run of another machine, whose processes cannot be seen, is taken for ended when its row is older."""
 
+CLOCK_STEP_S = 120.0
+"""Where only the time of day of a start is known: how far the clock may have been set since."""
+
 
 def process_identity(pid: int | None = None) -> str:
     """Host, boot, process namespace, pid and start time: no other process ever has the same."""
-    process = psutil.Process(pid)
-    return "|".join((*_place(), str(process.pid), f"{process.create_time():.2f}"))
+    pid = os.getpid() if pid is None else pid
+    return "|".join((*_place(), str(pid), started(pid)))
+
+
+def started(pid: int) -> str:
+    """When a process was started, by a clock that nobody sets. Raises: psutil.NoSuchProcess.
+
+    On Linux in ticks since the boot. The time of day that psutil makes of it moves when the clock is set.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    return "t" + stat.rpartition(")")[2].split()[19]
 
 
 def _place() -> tuple[str, str, str]:
@@ -28,12 +43,15 @@ def _place() -> tuple[str, str, str]:
 
 def has_ended(identity: str, updated_unix_ns: int) -> bool:
     """Whether the process is gone; for one elsewhere, whether it has been silent for long."""
-    *place, pid, started = identity.split("|")
+    *place, pid, begun = identity.split("|")
     if tuple(place) != _place():
         return place[:1] == [_place()[0]] or time.time_ns() - updated_unix_ns > STALE_NS
     try:
-        process = psutil.Process(int(pid))
-        return process.status() == psutil.STATUS_ZOMBIE or f"{process.create_time():.2f}" != started
+        if psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
+            return True
+        if not begun.startswith("t"):  # written before ticks were
+            return abs(psutil.Process(int(pid)).create_time() - float(begun)) > CLOCK_STEP_S
+        return started(int(pid)) != begun
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from tuition.books.books import Books
 from tuition.books.schema import requests, run_costs
-from tuition.ledger.amount import NOTHING, Amount
+from tuition.core.amount import NOTHING, Amount
 from tuition.ledger.audit_entries import check_entries, check_rates, check_requests, check_runs
 from tuition.ledger.audit_periods import PeriodRow, check_accounts, check_periods, read_periods
 from tuition.ledger.finding import Finding

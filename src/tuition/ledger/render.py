@@ -11,16 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tuition.core.amount import Amount
 from tuition.core.units import (
     NUSD_PER_USD,
-    UJ_PER_WH,
     format_bytes,
     format_count,
     format_duration,
     format_energy,
+    format_grams,
     format_usd,
+    format_wh,
 )
-from tuition.ledger.amount import Amount
 from tuition.ledger.sheets import ModelStatement, RequestReceipt, Statement, TrainingReceipt
 
 Format = Literal["table", "json", "csv"]
@@ -95,8 +96,8 @@ def show(value: int | float | str | None, unit: str) -> str:
         "bytes": format_bytes,
         "share": lambda v: f"{v:.1%}",
         "USD per Mtok": lambda v: format_usd(round(v * NUSD_PER_USD)),
-        "Wh per Mtok": lambda v: f"{v:,.3g} Wh",
-        "g CO2e": lambda v: f"{v:.3g} g",
+        "Wh per Mtok": format_wh,
+        "g CO2e": format_grams,
     }
     if unit in forms:
         return forms[unit](value)
@@ -107,22 +108,26 @@ def show(value: int | float | str | None, unit: str) -> str:
 # --- how figures were obtained -----------------------------------------------------------------------------
 
 
-def how_money(machine: Mapping[str, Any] | None) -> str:
-    """`rate assumed`, `rate from the catalogue`, `your rate`."""
-    return "" if machine is None else _how("rate", provenance(machine, "usd_per_hour"))
+def how_money(*machines: Mapping[str, Any]) -> str:
+    """`rate assumed`, `rate from the catalogue`, `your rate`; all that were valid, where several were."""
+    return _how_all("rate", "usd_per_hour", machines)
 
 
-def how_energy(method: str | None, machine: Mapping[str, Any] | None) -> str:
+def how_energy(method: str | None, *machines: Mapping[str, Any]) -> str:
     """`measured (nvml)`, or `modelled, power assumed`."""
     if method in ("nvml", "rapl"):
         return f"measured ({method})"
-    if method is None or machine is None:
+    if method is None or not machines:
         return ""
-    return "modelled, " + _how("power", provenance(machine, "full_watts"))
+    return "modelled, " + _how_all("power", "full_watts", machines)
 
 
-def _how_carbon(machine: Mapping[str, Any] | None) -> str:
-    return "" if machine is None else "with PUE; " + _how("grid", provenance(machine, "carbon_g_per_kwh"))
+def _how_carbon(*machines: Mapping[str, Any]) -> str:
+    return "with PUE; " + _how_all("grid", "carbon_g_per_kwh", machines) if machines else ""
+
+
+def _how_all(noun: str, figure: str, machines: Sequence[Mapping[str, Any]]) -> str:
+    return " and ".join(dict.fromkeys(_how(noun, provenance(machine, figure)) for machine in machines))
 
 
 def provenance(machine: Mapping[str, Any], figure: str) -> str:
@@ -150,12 +155,12 @@ def lines_of(sheet: Sheet) -> list[Line]:
 
 
 def _amount_lines(
-    section: str, name: str, amount: Amount, method: str | None, machine: Mapping[str, Any] | None
+    section: str, name: str, amount: Amount, method: str | None, *machines: Mapping[str, Any]
 ) -> list[Line]:
     return [
         Line(section, f"{name}, machine time", amount.wall_ns, "ns", "measured"),
-        Line(section, f"{name}, energy", amount.energy_uj, "uJ", how_energy(method, machine)),
-        Line(section, f"{name}, cost", amount.cost_nusd, "nUSD", how_money(machine)),
+        Line(section, f"{name}, energy", amount.energy_uj, "uJ", how_energy(method, *machines)),
+        Line(section, f"{name}, cost", amount.cost_nusd, "nUSD", how_money(*machines)),
     ]
 
 
@@ -190,77 +195,87 @@ def training_lines(receipt: TrainingReceipt) -> list[Line]:
         lines.append(Line(section, score.task.replace("_", " "), score.value, score.unit, f"measured{error}"))
     for kind, amount in receipt.parts.items():
         lines.append(Line(section, f"time: {kind}", amount.wall_ns, "ns", "measured"))
-    lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, receipt.machine)
-    return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(receipt.machine))]
+    lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, *receipt.machines)
+    return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(*receipt.machines))]
 
 
 def request_lines(receipt: RequestReceipt) -> list[Line]:
     """The receipt of one request."""
-    section = f"Request receipt: {receipt.request_id}"
+    section, cost = f"Request receipt: {receipt.request_id}", receipt.cost
     version = f"@{receipt.version}" if receipt.version is not None else ""
     lines = [
         Line(section, "model", receipt.model + version, "", ""),
         Line(section, "ended by", receipt.finish_reason, "", ""),
-        Line(section, "tokens in", receipt.prompt_tokens, "tokens", "counted"),
+        Line(section, "tokens in", receipt.prompt_tokens, "tokens", "counted, as sent"),
+    ]
+    if receipt.input_tokens != receipt.prompt_tokens:
+        again = "counted; the prompt was sent with another reply"
+        lines.append(Line(section, "prompt of this reply", receipt.input_tokens, "tokens", again))
+    lines += [
         Line(section, "of them cached", receipt.cached_tokens, "tokens", "counted"),
         Line(section, "tokens out", receipt.generated_tokens, "tokens", "counted"),
+        Line(section, "tokens computed", cost.computed_tokens, "tokens", "counted"),
         Line(section, "waiting", receipt.queue_ns, "ns", "measured"),
         Line(section, "first token after", receipt.first_token_ns, "ns", "measured"),
         Line(section, "whole reply after", receipt.total_ns, "ns", "measured"),
-        Line(section, "compute", receipt.flops, "FLOPs", "counted"),
-        Line(
-            section, "cost of reading the prompt", receipt.prefill.cost_nusd, "nUSD", f"rule: {receipt.rule}"
-        ),
-        Line(section, "cost of writing the reply", receipt.decode.cost_nusd, "nUSD", f"rule: {receipt.rule}"),
+        Line(section, "compute", cost.flops, "FLOPs", "counted"),
+        Line(section, "own CPU time", cost.cpu_ns, "ns", "measured, all threads"),
+        _load_line(section, cost.other_load_ppm),
+        Line(section, "cost of reading the prompt", cost.prefill.cost_nusd, "nUSD", f"rule: {cost.rule}"),
+        Line(section, "cost of writing the reply", cost.decode.cost_nusd, "nUSD", f"rule: {cost.rule}"),
     ]
-    if receipt.wasted_tokens:
+    if cost.wasted_tokens:
         lines.append(
-            Line(section, "of it waste", receipt.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed")
+            Line(section, "of it waste", cost.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed")
         )
-    lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, receipt.machine)
+    lines += _amount_lines(section, "total", cost.total, cost.energy_method, receipt.machine)
+    if receipt.cpu_nusd is not None:
+        how = f"its CPU time alone, of {receipt.machine['num_cores']} cores; {how_money(receipt.machine)}"
+        lines.append(Line(section, "by CPU time, cost", receipt.cpu_nusd, "nUSD", how))
     return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(receipt.machine))]
+
+
+BUSY_PPM = 100_000
+"""From this share of the machine on, other work is said to have slowed a request down."""
+
+
+def _load_line(section: str, ppm: int | None) -> Line:
+    """Why the same request takes longer, and costs more, at one time than at another."""
+    busy = ppm is not None and ppm >= BUSY_PPM
+    how = "measured; it slowed this request, which paid for the longer time" if busy else "measured"
+    return Line(section, "other work on the CPUs", None if ppm is None else ppm / 1e6, "share", how)
 
 
 def model_lines(model: ModelStatement) -> list[Line]:
     """The statement of one model: fixed cost, variable cost, crossover, causal and fully loaded."""
-    section, machine = f"Statement: {model.model}", model.machine
-    energy, money = how_energy(model.energy_method, machine), how_money(machine)
+    section, machines = f"Statement: {model.model}", model.machines
+    energy, money = how_energy(model.energy_method, *machines), how_money(*machines)
     runs = f"{len(model.training)} training run" + ("s" if len(model.training) != 1 else "")
-    fixed = model.fixed
+    fixed, taught = model.fixed, [machine for run in model.training for machine in run.machines]
     lines = [
         Line(section, "FIXED: training", fixed.cost_nusd if fixed else None, "nUSD",
-             f"{runs}; {how_money(model.training[-1].machine)}" if fixed else "not trained here"),
+             f"{runs}; {how_money(*taught)}" if fixed else "not trained here"),
         Line(section, "training time", fixed.wall_ns if fixed else None, "ns", "measured" if fixed else ""),
         Line(section, "training energy", fixed.energy_uj if fixed else None, "uJ",
-             how_energy(model.training[-1].energy_method, model.training[-1].machine) if fixed else ""),
+             how_energy(model.training[-1].energy_method, *taught) if fixed else ""),
         Line(section, "requests", model.num_requests, "", "counted"),
-        Line(section, "tokens in", model.prompt_tokens, "tokens", "counted"),
+        Line(section, "tokens in", model.prompt_tokens, "tokens", "counted, as sent"),
+        Line(section, "prompts of replies", model.input_tokens, "tokens", "counted once for each reply"),
         Line(section, "of them cached", model.cached_tokens, "tokens", "counted"),
         Line(section, "tokens out", model.generated_tokens, "tokens", "counted"),
         Line(section, "VARIABLE: inference", model.causal.cost_nusd, "nUSD", f"causal; {money}"),
+        Line(section, "per request", model.nusd_per_request, "nUSD", f"causal; {money}"),
         Line(section, "inference energy", model.causal.energy_uj, "uJ", energy),
         Line(section, "of it waste", model.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed"),
         Line(section, "idle", model.idle.cost_nusd, "nUSD", money),
         Line(section, "overhead", model.overhead.cost_nusd, "nUSD", money),
         Line(section, "fully loaded", model.loaded.cost_nusd, "nUSD", "causal + idle + overhead"),
         Line(section, "fully loaded energy", model.building_uj, "uJ", f"with PUE; {energy}"),
-        Line(section, "fully loaded carbon", model.carbon_g, "g CO2e", _how_carbon(machine)),
+        Line(section, "fully loaded carbon", model.carbon_g, "g CO2e", _how_carbon(*machines)),
         Line(section, "utilisation", model.utilisation, "share", "measured"),
     ]  # fmt: skip
     for view, loaded in (("causal", False), ("fully loaded", True)):
-        for which in ("all", "input", "output"):
-            value = model.usd_per_mtok(which, loaded=loaded)
-            name = f"{which} tokens" if which != "all" else "tokens"
-            lines.append(Line(section, f"per million {name}, {view}", value, "USD per Mtok", money))
-        value = model.wh_per_mtok(loaded=loaded)
-        how = f"with PUE; {energy}" if loaded else energy
-        lines.append(Line(section, f"energy per million tokens, {view}", value, "Wh per Mtok", how))
-        tokens = model.crossover(loaded=loaded)
-        lines.append(
-            Line(
-                section, f"CROSSOVER, {view}", round(tokens) if tokens else None, "tokens", "fixed / marginal"
-            )
-        )
+        lines += _per_token_lines(section, model, view, loaded=loaded)
     return [
         *lines,
         Line(section, "latency, median", model.latency_p50_ns, "ns", "measured"),
@@ -268,7 +283,29 @@ def model_lines(model: ModelStatement) -> list[Line]:
     ]
 
 
+SHORT_PROMPT = "a prompt is one step at least: short ones cost much per token; see per request"
+
+
+def _per_token_lines(section: str, model: ModelStatement, view: str, *, loaded: bool) -> list[Line]:
+    """Price and energy of a million tokens, and where use has cost as much as training."""
+    energy, money = how_energy(model.energy_method, *model.machines), how_money(*model.machines)
+    lines = []
+    for which in ("all", "input", "output"):
+        value = model.usd_per_mtok(which, loaded=loaded)
+        name = f"{which} tokens" if which != "all" else "tokens"
+        how = f"{money}; {SHORT_PROMPT}" if which == "input" and model.reading_is_dear else money
+        lines.append(Line(section, f"per million {name}, {view}", value, "USD per Mtok", how))
+    value, tokens = model.wh_per_mtok(loaded=loaded), model.crossover(loaded=loaded)
+    how = f"with PUE; {energy}" if loaded else energy
+    crossover = round(tokens) if tokens else None
+    return [
+        *lines,
+        Line(section, f"energy per million tokens, {view}", value, "Wh per Mtok", how),
+        Line(section, f"CROSSOVER, {view}", crossover, "tokens", "fixed / marginal"),
+    ]
+
+
 def totals_line(total: Amount) -> str:
     """One line: `3.2 s, 0.004 Wh, $0.00012`."""
-    energy = "unknown energy" if total.energy_uj is None else f"{total.energy_uj / UJ_PER_WH:.3g} Wh"
+    energy = "unknown energy" if total.energy_uj is None else format_energy(total.energy_uj)
     return f"{format_duration(total.seconds)}, {energy}, {format_usd(total.cost_nusd)}"

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from tuition.books.schema import run_costs, runs
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.errors import BusyError, NotFoundError
-from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.periods import close_cut_periods, write_period
 from tuition.ledger.postings import post
 from tuition.ledger.process import has_ended, process_identity

@@ -1,13 +1,35 @@
 """What receipts and statements say, as values with their derived figures; `ledger/statements` fills them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import Score
+from tuition.core.request_record import RequestRecord
 from tuition.core.units import UJ_PER_WH
 from tuition.ledger.amortization import crossover_tokens
-from tuition.ledger.amount import NOTHING, Amount
+from tuition.ledger.rates import PER_HOUR, Rate
+
+
+@dataclass(frozen=True)
+class RateUse:
+    """What one model was charged at one rate. History keeps the figures and labels that were valid then."""
+
+    machine: Mapping[str, Any]
+    causal: Amount
+    loaded: Amount
+
+    @property
+    def building_uj(self) -> int | None:
+        """Fully loaded energy of the building: the machine's times its PUE."""
+        energy = self.loaded.energy_uj
+        return None if energy is None else round(energy * self.machine["pue"])
+
+    @property
+    def carbon_g(self) -> float | None:
+        """Grams of CO2 equivalent, fully loaded, the building's energy counted."""
+        return carbon_g(self.loaded, self.machine)
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,14 @@ class TrainingReceipt:
     total: Amount
     energy_method: str | None
     machine: Mapping[str, Any]
-    """Machine.to_table() of the rate that was charged."""
+    """Machine.to_table() of the newest rate that was charged."""
+    rates: tuple[RateUse, ...]
+    """What its processes were charged at each rate; empty for a run from before this was recorded."""
+
+    @property
+    def machines(self) -> tuple[Mapping[str, Any], ...]:
+        """Of all rates that were charged."""
+        return tuple(use.machine for use in self.rates) or (self.machine,)
 
     @property
     def goodput(self) -> float | None:
@@ -62,44 +91,31 @@ class TrainingReceipt:
 
     @property
     def carbon_g(self) -> float | None:
-        """Grams of CO2 equivalent, the building's energy counted."""
-        return carbon_g(self.total, self.machine)
+        """Grams of CO2 equivalent, the building's energy counted, with the factors that were valid."""
+        if not self.rates:
+            return carbon_g(self.total, self.machine)
+        return sum_known([use.carbon_g for use in self.rates])
 
 
-@dataclass(frozen=True)
-class RequestReceipt:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReceipt(RequestRecord):
     """What one request cost: the causal view, idle and overhead apart."""
 
-    request_id: str
-    model: str
-    version: int | None
-    weights_digest: str | None
-    created_unix_ns: int
-    prompt_tokens: int
-    """Sent by the client: further replies to one prompt count none."""
-    cached_tokens: int
-    generated_tokens: int
-    computed_tokens: int
-    """Rows that the model computed: of the prompt what was not cached, generated ones, and waste."""
-    queue_ns: int | None
-    first_token_ns: int | None
-    total_ns: int
-    finish_reason: str
-    rule: str
-    energy_method: str | None
-    total: Amount
-    prefill: Amount
-    decode: Amount
-    waste: Amount
-    flops: int
-    kv_bytes: int
-    wasted_tokens: int
     machine: Mapping[str, Any]
+    """Machine.to_table() of the rate that was charged."""
 
     @property
     def carbon_g(self) -> float | None:
         """Grams of CO2 equivalent, the building's energy counted."""
         return carbon_g(self.total, self.machine)
+
+    @property
+    def cpu_nusd(self) -> int | None:
+        """Money for its own CPU time alone: its part of the hourly price of the cores. None if unknown."""
+        if self.cost.cpu_ns is None or self.machine["device"] != "cpu":
+            return None
+        hourly = Rate.from_table(self.machine).nusd_per_hour
+        return hourly * self.cost.cpu_ns // (PER_HOUR * self.machine["num_cores"])
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,11 @@ class ModelStatement:
     """All its training runs; None where it was not trained here, so its fixed cost is unknown."""
     num_requests: int
     prompt_tokens: int
+    """As callers have sent them."""
+    input_tokens: int
+    """Prompt tokens that replies were based on: a prompt with n replies counts n times."""
     cached_tokens: int
+    """Of input_tokens."""
     generated_tokens: int
     causal: Amount
     """What its requests caused."""
@@ -124,13 +144,18 @@ class ModelStatement:
     energy_method: str | None
     latency_p50_ns: int | None
     latency_p99_ns: int | None
-    machine: Mapping[str, Any] | None
-    """The newest rate charged; None before anything was charged."""
+    rates: tuple[RateUse, ...]
+    """Oldest first."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens that were computed: prompt tokens that were not cached, and generated ones."""
-        return self.prompt_tokens - self.cached_tokens + self.generated_tokens
+        return self.input_tokens - self.cached_tokens + self.generated_tokens
+
+    @property
+    def machines(self) -> tuple[Mapping[str, Any], ...]:
+        """Of all rates that were charged."""
+        return tuple(use.machine for use in self.rates)
 
     @property
     def loaded(self) -> Amount:
@@ -139,14 +164,13 @@ class ModelStatement:
 
     @property
     def building_uj(self) -> int | None:
-        """Fully loaded energy of the building: the machine's times its PUE."""
-        energy = self.loaded.energy_uj
-        return None if energy is None or self.machine is None else round(energy * self.machine["pue"])
+        """Fully loaded energy of the building: at each rate the machine's energy times its PUE."""
+        return sum_known([use.building_uj for use in self.rates])
 
     @property
     def carbon_g(self) -> float | None:
         """Grams of CO2 equivalent, fully loaded, the building's energy counted."""
-        return None if self.machine is None else carbon_g(self.loaded, self.machine)
+        return sum_known([use.carbon_g for use in self.rates])
 
     @property
     def loading(self) -> float | None:
@@ -158,11 +182,22 @@ class ModelStatement:
         """Machine time that requests caused over all machine time."""
         return _ratio(self.causal.wall_ns, self.loaded.wall_ns)
 
+    @property
+    def nusd_per_request(self) -> int | None:
+        """Mean causal money of a request."""
+        return round(self.causal.cost_nusd / self.num_requests) if self.num_requests else None
+
+    @property
+    def reading_is_dear(self) -> bool:
+        """Whether a token that is read costs more than one that is written: so it is with short prompts."""
+        read, written = self.usd_per_mtok("input"), self.usd_per_mtok("output")
+        return read is not None and written is not None and read > written
+
     def usd_per_mtok(self, which: str = "all", *, loaded: bool = False) -> float | None:
         """US dollars per million tokens: `input` (not cached), `output`, `all`; None without any."""
         amount, tokens = {
             "all": (self.causal, self.num_tokens),
-            "input": (self.prefill, self.prompt_tokens - self.cached_tokens),
+            "input": (self.prefill, self.input_tokens - self.cached_tokens),
             "output": (self.decode, self.generated_tokens),
         }[which]
         factor = (self.loading or 1.0) if loaded else 1.0
@@ -182,14 +217,35 @@ class ModelStatement:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A span of time, by the clock on the wall; None is open."""
+
+    since_unix_ns: int | None = None
+    until_unix_ns: int | None = None
+
+
+ALL_TIME = Span()
+
+
+@dataclass(frozen=True)
 class Statement:
     """All models that cost something, or the one that was asked for."""
 
     models: tuple[ModelStatement, ...]
+    span: Span = ALL_TIME
 
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+N = TypeVar("N", int, float)
+
+
+def sum_known(parts: Sequence[N | None]) -> N | None:
+    """The sum; None if a part of it is unknown."""
+    known = [part for part in parts if part is not None]
+    return sum(known[1:], known[0]) if known and len(known) == len(parts) else None
 
 
 def carbon_g(amount: Amount, machine: Mapping[str, Any]) -> float | None:

@@ -22,9 +22,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from tuition.books.books import Books
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.errors import TuitionError
 from tuition.core.records import StepRecord, Window
-from tuition.ledger.amount import NOTHING, Amount, amount_of
+from tuition.ledger.amount import amount_of
 from tuition.ledger.meter import Meter
 from tuition.ledger.periods import run_columns
 from tuition.ledger.process import process_identity

@@ -8,8 +8,9 @@ parts: a window that the bill was never told, or was told twice, makes the two d
 import threading
 from dataclasses import dataclass
 
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import EnergyMethod, Window
-from tuition.ledger.amount import NOTHING, Amount, amount_of
+from tuition.ledger.amount import amount_of
 from tuition.ledger.meter import Instant, Meter
 
 

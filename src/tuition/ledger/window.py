@@ -9,7 +9,7 @@ these totals and the sum of all shares is a measurement: the residual.
 
 from dataclasses import dataclass
 
-from tuition.ledger.amount import Amount
+from tuition.core.amount import Amount
 from tuition.ledger.rates import Rate
 from tuition.spec.machine import Machine
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from tuition.core.errors import BooksError
 from tuition.core.records import EnergyMethod
+from tuition.core.request_record import RequestCost, RequestRecord
 from tuition.engine.request import Request, TokenEvent
-from tuition.ledger.costs import RequestCost
 from tuition.ledger.periods import Periods
-from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.receipts import record_rate, record_request
 from tuition.serve.context import ServeContext, ServedModel
 
 log = logging.getLogger("tuition.serve")
@@ -57,7 +57,7 @@ async def settle(
     cost = model.account.close(request.id)
     total = cost.total
     try:
-        future = record_request(context.books, _row(context, model, request, last, cost, sent_before))
+        future = record_request(context.books, _record(context, model, request, last, cost, sent_before))
         written = asyncio.wrap_future(future)
         await asyncio.wait({written}, timeout=context.settings.books_timeout_seconds)
         if not written.done() and future.cancel():
@@ -75,33 +75,33 @@ async def settle(
     return Bill(total.cost_nusd, total.energy_uj, cost.energy_method, basis)
 
 
-def _row(
+def _record(
     context: ServeContext,
     model: ServedModel,
     request: Request,
     last: TokenEvent,
     cost: RequestCost,
     sent_before: bool,
-) -> RequestRow:
+) -> RequestRecord:
     timing, now = last.timing, time.monotonic_ns()
     submitted = timing.submitted_ns if timing is not None else now
     first = timing.first_token_ns if timing is not None else None
     total_ns = max(0, (timing.finished_ns if timing is not None else now) - submitted)
-    return RequestRow(
-        request_id=request.id,
+    return RequestRecord(
+        cost=cost,
         model=model.name,
         version=model.version,
         weights_digest=model.weights_digest,
         api_key_id=None if context.api_key is None else API_KEY_ID,
         created_unix_ns=time.time_ns() - total_ns,
         prompt_tokens=0 if sent_before else len(request.prompt),
-        cached_tokens=0 if sent_before else last.num_cached_tokens,
+        input_tokens=last.num_prompt_tokens or len(request.prompt),
+        cached_tokens=last.num_cached_tokens,
         generated_tokens=last.num_generated,
         queue_ns=None if timing is None else max(0, timing.admitted_ns - submitted),
         first_token_ns=None if first is None else max(0, first - submitted),
         total_ns=total_ns,
         finish_reason=last.finish_reason or "error",
-        cost=cost,
         rate_id=rate_of(context, model),
     )
 

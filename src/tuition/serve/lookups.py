@@ -11,9 +11,9 @@ from sqlalchemy import Connection, text
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tuition.core.amount import NOTHING
 from tuition.core.errors import NotFoundError, RequestError, TuitionError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
-from tuition.ledger.amount import NOTHING
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.render import provenance
 from tuition.ledger.statements import call_receipts, statement
@@ -142,11 +142,11 @@ class Lookups:
                 "finish_reasons": [receipt.finish_reason for receipt in found],
                 "prompt_tokens": sum(receipt.prompt_tokens for receipt in found),
                 "completion_tokens": sum(receipt.generated_tokens for receipt in found),
-                "cached_tokens": sum(receipt.cached_tokens for receipt in found),
-                "computed_tokens": sum(receipt.computed_tokens for receipt in found),
+                "computed_tokens": sum(receipt.cost.computed_tokens for receipt in found),
+                "cached_tokens": sum(receipt.cached_tokens for receipt in found if receipt.prompt_tokens),
                 "cost_usd": total.usd,
                 "energy_wh": total.energy_wh,
-                "energy_method": found[0].energy_method,
+                "energy_method": found[0].cost.energy_method,
                 "cost_basis": provenance(found[0].machine, "usd_per_hour"),
             }
         )

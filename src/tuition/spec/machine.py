@@ -106,7 +106,8 @@ def detect_machine(
     `device`: what the caller has chosen (runtime/device), stronger than overrides.device. `workspace`:
     where a measured probe may lie. A machine in no catalogue gets a rate from its number of cores, with
     provenance `assumed`.
-    Raises: SettingsError for an unknown country, a missing GPU that was asked for, or a damaged probe file.
+    Raises: SettingsError for an unknown country, a missing GPU that was asked for, an idle power above full
+    power, or a damaged probe file.
     """
     settings = overrides or MachineSettings()
     processor = find_processor()
@@ -140,13 +141,20 @@ def detect_machine(
         electricity_in_rate=in_rate,
         gpu_index=card.index if card else None,
         origins={key: origin for key, (_, origin) in figures.items()},
-        **_consistent({key: value for key, (value, _) in figures.items()}),
+        **_consistent({key: value for key, (value, _) in figures.items()}, settings),
     )
 
 
-def _consistent(values: dict[str, float]) -> dict[str, Any]:
-    """Where the user gave only one of the two powers, keep idle at most full."""
-    return values | {"idle_watts": min(values["idle_watts"], values["full_watts"])}
+def _consistent(values: dict[str, float], settings: MachineSettings) -> dict[str, Any]:
+    """Idle power is at most full power. An assumed idle power gives way; one that the user gave does not.
+
+    Raises: SettingsError.
+    """
+    idle, full = values["idle_watts"], values["full_watts"]
+    if settings.idle_watts is not None and idle > full:
+        wanted = f"at most full_watts ({full:.3g}, not yours); set full_watts as well"
+        raise SettingsError("idle_watts", got=settings.idle_watts, wanted=wanted)
+    return values | {"idle_watts": min(idle, full)}
 
 
 def _site_figures(processor: Processor) -> Figures:

@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 from tuition.books.books import open_books
+from tuition.core.request_record import RequestRecord
 from tuition.core.workspace import Workspace
 from tuition.engine.request import Completion, complete
 from tuition.engine.service import EngineService
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.periods import Periods
-from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.receipts import record_rate, record_request
 from tuition.spec.machine import Machine
 
 MACHINE = Machine("test", "cpu", 2, 1 << 34, 1e12, 1e10, 7.3, 31.7, 0.0837, False, 0.21, 1.3, 400.0)
@@ -75,9 +76,12 @@ class Load:
 
     def settle(self, done: Completion, name: str) -> None:
         cost = self.account.close(name)
-        row = RequestRow(
-            name, "m", 1, None, None, time.time_ns(), done.num_prompt_tokens, done.num_cached_tokens,
-            done.num_generated, None, None, 1, done.finish_reason, cost, self.rate_id,
+        row = RequestRecord(
+            cost=cost, rate_id=self.rate_id, model="m", version=1, weights_digest=None, api_key_id=None,
+            created_unix_ns=time.time_ns(), prompt_tokens=done.num_prompt_tokens,
+            input_tokens=done.num_prompt_tokens, cached_tokens=done.num_cached_tokens,
+            generated_tokens=done.num_generated, queue_ns=None, first_token_ns=None, total_ns=1,
+            finish_reason=done.finish_reason,
         )  # fmt: skip
         record_request(self.books, row).result()
 

@@ -15,11 +15,12 @@ from tuition.books.books import Books, open_books
 from tuition.books.schema import requests
 from tuition.core.errors import BooksError
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.core.request_record import RequestRecord
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.periods import Periods
-from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.receipts import record_rate, record_request
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.training import RunInfo, TrainingBill
 from tuition.spec.machine import Machine
@@ -43,13 +44,17 @@ def with_a_long_log(disk: SmallDisk | LimitedFiles) -> Books:
     return books
 
 
-def row_of(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
+def row_of(account: EngineAccount, name: str, rate_id: int) -> RequestRecord:
     now = time.monotonic_ns()
     time.sleep(0.001)
     work = SequenceWork(name, "prefill", 5, 0, 1)
     account.add(StepTrace(now, time.monotonic_ns(), (work,)))
     cost = account.close(name)
-    return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
+    return RequestRecord(
+        cost=cost, rate_id=rate_id, model="m", version=1, weights_digest=None, api_key_id=None,
+        created_unix_ns=time.time_ns(), prompt_tokens=5, input_tokens=5, cached_tokens=0, generated_tokens=1,
+        queue_ns=1, first_token_ns=2, total_ns=3, finish_reason="stop",
+    )  # fmt: skip
 
 
 def recorded(books: Books) -> set[str]:

@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from postgresql_server import PostgresServer
 from tuition.books.books import Books, open_books
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.workspace import Workspace
-from tuition.ledger.amount import NOTHING, Amount
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.statements import PROCESS_ENDED, training_receipt, training_receipts
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 
 from tuition.books.books import Books, open_books
 from tuition.books.sqlite import SqliteStore
+from tuition.core.amount import Amount
 from tuition.core.workspace import Workspace
-from tuition.ledger.amount import Amount
 from tuition.ledger.postings import post
 from tuition.ledger.receipts import record_rate
 from tuition.spec.machine import Machine

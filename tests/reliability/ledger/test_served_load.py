@@ -14,8 +14,8 @@ from sqlalchemy import func, select
 
 from tuition.books.books import Books, open_books
 from tuition.books.schema import periods, requests
+from tuition.core.amount import NOTHING
 from tuition.core.workspace import Workspace
-from tuition.ledger.amount import NOTHING
 from tuition.ledger.reconciliation import reconcile
 
 SCRIPT = Path(__file__).with_name("served_load.py")

@@ -20,11 +20,12 @@ from tuition.books.books import Books, open_books, open_store
 from tuition.books.store import Store
 from tuition.core.errors import BooksError, BusyError
 from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.core.request_record import RequestRecord
 from tuition.core.workspace import Workspace
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.periods import Periods
-from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.receipts import record_rate, record_request
 from tuition.ledger.training import RunInfo, TrainingBill
 from tuition.spec.machine import Machine
 from tuition.spec.shape import ModelShape
@@ -65,9 +66,13 @@ def write_requests(root: Path, log: int, number: int, books: Books | None = None
         threading.Thread(target=serve, args=(thread,)).start()
 
 
-def _row(account: EngineAccount, name: str, rate_id: int) -> RequestRow:
+def _row(account: EngineAccount, name: str, rate_id: int) -> RequestRecord:
     cost = account.close(name)
-    return RequestRow(name, "m", 1, None, None, time.time_ns(), 5, 0, 1, 1, 2, 3, "stop", cost, rate_id)
+    return RequestRecord(
+        cost=cost, rate_id=rate_id, model="m", version=1, weights_digest=None, api_key_id=None,
+        created_unix_ns=time.time_ns(), prompt_tokens=5, input_tokens=5, cached_tokens=0, generated_tokens=1,
+        queue_ns=1, first_token_ns=2, total_ns=3, finish_reason="stop",
+    )  # fmt: skip
 
 
 class HastyStore:

@@ -17,8 +17,8 @@ from tuition.books.books import open_books
 from tuition.books.schema import requests
 from tuition.cli.bill_check import MOST_SHOWN
 from tuition.cli.main import main
+from tuition.core.amount import NOTHING
 from tuition.core.workspace import open_workspace
-from tuition.ledger.amount import NOTHING
 from tuition.ledger.reconciliation import reconcile
 
 

@@ -1,5 +1,7 @@
 """Units: what people write is understood or refused, and a split never loses a unit."""
 
+import time
+
 import pytest
 
 from tuition.core.errors import SettingsError
@@ -8,9 +10,13 @@ from tuition.core.units import (
     format_count,
     format_duration,
     format_energy,
+    format_grams,
+    format_time,
     format_usd,
+    format_wh,
     parse_bytes,
     parse_duration_s,
+    parse_time_ns,
 )
 
 
@@ -50,3 +56,44 @@ def test_formats_are_for_people() -> None:
     assert format_bytes(4_928_307) == "4.7 MiB"
     assert format_energy(None) == "unknown"
     assert format_energy(3_600_000_000) == "1 Wh"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.004, "4 ms"), (0.0000123, "0.0123 ms"), (0.9994, "999 ms"), (0.99951, "1.00 s"), (1.0, "1.00 s"),
+        (4.2, "4.20 s"), (9.999, "10 s"), (59.7, "59.7 s"), (60.0, "1 min 00 s"), (-0.5, "-500 ms"),
+        (0.0, "0 ms"), (7_200.0, "2 h 00 min"),
+    ],
+)  # fmt: skip
+def test_a_duration_has_no_exponent_and_reads_as_something(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("watt_hours", "text"),
+    [
+        (12_300, "12.3 kWh"), (999.4, "999 Wh"), (999.9, "1 kWh"), (0.0042, "0.0042 Wh"), (1.9, "1.9 Wh"),
+        (0.00000123, "0.00000123 Wh"), (4.5e6, "4.5 MWh"), (0, "0 Wh"), (2.5e9, "2,500 MWh"),
+    ],
+)  # fmt: skip
+def test_energy_has_no_exponent(watt_hours: float, text: str) -> None:
+    assert format_wh(watt_hours) == text
+    assert format_energy(round(watt_hours * 3.6e9)) == text
+
+
+def test_mass_has_no_exponent() -> None:
+    assert [format_grams(g) for g in (0.000012, 1_500, 0)] == ["0.000012 g", "1.5 kg", "0 g"]
+
+
+@pytest.mark.parametrize("text", ["2026-11-01", "2026-11-01T00:00", "2026-11-01 01:00+01:00"])
+def test_a_time_is_utc_unless_it_says_otherwise(text: str) -> None:
+    assert parse_time_ns(text) == 1_793_491_200 * 10**9
+    assert format_time(parse_time_ns(text)) == "2026-11-01T00:00:00.000Z"
+
+
+def test_a_time_may_be_so_long_ago_and_anything_else_is_refused() -> None:
+    assert abs(time.time_ns() - 86_400 * 10**9 - parse_time_ns("24h")) < 10**9
+    for bad in ("yesterday", "2026-13-01", "7", ""):
+        with pytest.raises(SettingsError, match="since"):
+            parse_time_ns(bad, "since")

@@ -1,6 +1,6 @@
 """Laws L9 and L11: what is written into the books has two sides, sums to zero, and is all there is."""
 
-import time
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -10,13 +10,14 @@ from sqlalchemy import func, insert, select
 
 from tuition.books.books import Books
 from tuition.books.schema import entries
-from tuition.ledger.amount import NOTHING, Amount
+from tuition.core.amount import NOTHING, Amount
 from tuition.ledger.postings import KINDS, balanced, balances, post
-from tuition.ledger.receipts import RequestRow, record_rate, write_request
+from tuition.ledger.receipts import record_rate, write_request
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.statements import statement
 from tuition.spec.machine import Machine
 from tuition.spec.shape import ModelShape
+from unit.ledger.rows import record_of
 from unit.ledger.traces import EVENTS, RULE, play, write_periods
 
 UNITS = st.integers(-(10**15), 10**15)
@@ -85,11 +86,8 @@ def test_laws_9_and_11_hold_in_the_books_for_any_trace(
 
     def write(connection) -> None:
         for cost in outcome.costs:
-            row = RequestRow(
-                f"{model}/{cost.request_id}", model, None, None, None, time.time_ns(), 1, 0, 1, None, None,
-                1, "stop", cost, rate_id,
-            )  # fmt: skip
-            write_request(connection, row)
+            named = replace(cost, request_id=f"{model}/{cost.request_id}")
+            write_request(connection, record_of(named, rate_id, model=model))
 
         write_periods(connection, model, rate_id, outcome.periods)
 

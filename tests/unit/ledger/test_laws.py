@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import SequenceWork, StepTrace
-from tuition.ledger.amount import NOTHING, Amount, split_integer
+from tuition.ledger.amount import split_integer
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.shares import Load, Speeds, StepCosts, split_step

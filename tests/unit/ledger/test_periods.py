@@ -13,9 +13,9 @@ from sqlalchemy import select, update
 
 from tuition.books.books import Books
 from tuition.books.schema import periods, transactions
+from tuition.core.amount import NOTHING
 from tuition.core.errors import BusyError
 from tuition.core.records import SequenceWork, StepTrace
-from tuition.ledger.amount import NOTHING
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.periods import Periods, subject_of

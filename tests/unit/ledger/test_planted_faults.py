@@ -13,11 +13,12 @@ from tuition.ledger import attribution
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import CounterMeter, Meter, ModelledMeter
 from tuition.ledger.periods import Periods
-from tuition.ledger.receipts import RequestRow, record_rate, record_request
+from tuition.ledger.receipts import record_rate, record_request
 from tuition.ledger.reconciliation import Reconciliation, reconcile
 from tuition.ledger.reported import ReportedAccount
 from tuition.ledger.shares import Share
 from tuition.ledger.training import RunInfo, TrainingBill
+from unit.ledger.rows import record_of
 
 MS = 1_000_000
 
@@ -44,11 +45,7 @@ class Life:
             self.account.add(StepTrace(begun, self.clock(), work))
 
     def charge(self, name: str) -> None:
-        row = RequestRow(
-            name, "bard", 1, None, None, 1, 3, 0, 1, None, None, 5, "stop", self.account.close(name),
-            self.rate_id,
-        )  # fmt: skip
-        record_request(self.books, row).result()
+        record_request(self.books, record_of(self.account.close(name), self.rate_id)).result()
 
     def period(self, number: int) -> None:
         """A period with a gap before, between and after its steps."""
@@ -405,10 +402,7 @@ def test_a_reported_account_shares_time_among_those_under_way(books: Books, mach
     account.end("b")
     costs = [account.close(name) for name in ("a", "b", "never")]
     for cost in costs:
-        row = RequestRow(
-            cost.request_id, "far", None, None, None, 1, 7, 0, 3, None, None, 9, "stop", cost, rate_id
-        )
-        record_request(books, row).result()
+        record_request(books, record_of(cost, rate_id, model="far")).result()
     clock.sleep(2 * MS)
     writer.close()
     assert [cost.total.wall_ns for cost in costs] == [20 * MS, 15 * MS, 0]

@@ -3,17 +3,22 @@
 import csv
 import io
 import json
+import os
 import time
+import tracemalloc
 from dataclasses import replace
 from fractions import Fraction
 
 import pytest
+from sqlalchemy import insert
 
 from tuition.books.books import Books
+from tuition.books.schema import requests
 from tuition.books.scores import insert_score
 from tuition.core.errors import BooksError, NotFoundError
 from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
-from tuition.core.units import UJ_PER_WH
+from tuition.core.request_record import to_columns
+from tuition.core.units import UJ_PER_WH, format_time
 from tuition.ledger.amortization import (
     crossover_tokens,
     straight_line,
@@ -21,18 +26,22 @@ from tuition.ledger.amortization import (
     units_of_production,
 )
 from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.export import FIELDS, RequestWriter, request_object
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.periods import Periods
 from tuition.ledger.receipts import (
-    RequestRow,
     record_price,
     record_rate,
     record_request,
 )
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.render import how_energy, render, show
+from tuition.ledger.sheets import Span
 from tuition.ledger.statements import (
     call_receipts,
+    each_request,
+    in_span,
+    of_model,
     percentile,
     request_receipt,
     request_receipts,
@@ -40,6 +49,8 @@ from tuition.ledger.statements import (
     training_receipt,
 )
 from tuition.ledger.training import RunInfo, TrainingBill
+from tuition.spec.machine import Origin
+from unit.ledger.rows import record_of
 
 MS = 1_000_000
 
@@ -64,23 +75,20 @@ def filled(books: Books, shape, machine, clock) -> Books:
         begin = clock.now
         clock.sleep((i + 1) * 5 * MS)
         account.add(StepTrace(begin, clock.now, (SequenceWork(name, "decode", 2, 20, 2, 1),)))
-        row = RequestRow(
-            name, "bard", 1, "d" * 64, None, time.time_ns() + i, 24, 4, 3, MS, 2 * MS, (i + 1) * 100 * MS,
-            "stop", account.close(name), rate_id,
-        )  # fmt: skip
-        record_request(books, row).result()
+        figures = {"created_unix_ns": time.time_ns() + i, "prompt_tokens": 24, "cached_tokens": 4}
+        figures |= {"generated_tokens": 3, "total_ns": (i + 1) * 100 * MS, "weights_digest": "d" * 64}
+        record_request(books, record_of(account.close(name), rate_id, **figures)).result()
     clock.sleep(50 * MS)
     periods.close()
     elsewhere = EngineAccount(shape, machine, meter, clock=clock)
-    other = RequestRow("x0", "smollm2", None, None, "key", time.time_ns(), 1, 0, 0, None, None, 5,
-                       "cancelled", elsewhere.close("x0"), rate_id)  # fmt: skip
-    record_request(books, other).result()
+    figures = {"model": "smollm2", "api_key_id": "key", "finish_reason": "cancelled", "generated_tokens": 0}
+    record_request(books, record_of(elsewhere.close("x0"), rate_id, **figures)).result()
     return books
 
 
 def test_the_statement_puts_fixed_and_variable_cost_together(filled: Books) -> None:
     (model,) = statement(filled, "bard").models
-    receipts = request_receipts(filled, "bard")
+    receipts = request_receipts(filled, *of_model("bard"))
     assert model.fixed == training_receipt(filled, "bard").total
     assert model.causal.cost_nusd == sum(receipt.total.cost_nusd for receipt in receipts)
     assert (model.num_requests, model.num_tokens) == (3, 3 * (24 - 4 + 3))
@@ -89,6 +97,107 @@ def test_the_statement_puts_fixed_and_variable_cost_together(filled: Books) -> N
     assert model.usd_per_mtok() == pytest.approx(marginal / 1e9 * 1e6)
     assert model.prefill + model.decode == model.causal
     assert (model.latency_p50_ns, model.latency_p99_ns) == (200 * MS, 300 * MS)
+
+
+def test_history_keeps_the_factors_and_labels_that_were_valid(
+    books: Books, shape, machine, make_machine, clock
+) -> None:
+    """One call on dirty electricity at an assumed rate, one on clean electricity at the user's own."""
+    yours = {"usd_per_hour": Origin("user", "your settings"), "carbon_g_per_kwh": Origin("user", "yours")}
+    dirty = make_machine(carbon_g_per_kwh=1_000.0, pue=2.0, electricity_in_rate=True)
+    clean = make_machine(carbon_g_per_kwh=0.0, pue=1.0, electricity_in_rate=True, origins=yours)
+    receipts = []
+    for number, used in enumerate((dirty, clean)):
+        account = EngineAccount(shape, used, ModelledMeter(used, clock), clock=clock)
+        begun = clock.now
+        clock.sleep(400 * MS)
+        account.add(StepTrace(begun, clock.now, (SequenceWork(f"r{number}", "decode", 1, 3, 1),)))
+        rate_id = record_rate(books, used)
+        record_request(books, record_of(account.close(f"r{number}"), rate_id)).result()
+        Periods(books, account, rate_id, "bard").close()
+        receipts.append(request_receipt(books, f"r{number}"))
+    (model,) = statement(books).models
+    energy_uj = receipts[0].total.energy_uj
+    assert receipts[1].carbon_g == 0
+    assert receipts[0].carbon_g == pytest.approx(energy_uj / UJ_PER_WH / 1e3 * 2.0 * 1_000.0)
+    assert model.carbon_g == pytest.approx(sum(receipt.carbon_g for receipt in receipts))
+    assert model.building_uj == 3 * energy_uj
+    table = render(model)
+    assert "rate assumed and your rate" in table
+    assert "with PUE; your grid" in render(receipts[1])
+
+
+def test_a_span_takes_what_began_in_it(filled: Books) -> None:
+    newest, *_, oldest = request_receipts(filled, *of_model("bard"))
+    (model,) = statement(filled, "bard", Span(newest.created_unix_ns)).models
+    assert (model.num_requests, model.fixed) == (1, None)
+    assert len(request_receipts(filled, *in_span(Span(None, newest.created_unix_ns)), limit=None)) == 3
+    with pytest.raises(NotFoundError):
+        statement(filled, "bard", Span(None, oldest.created_unix_ns - 10**12))
+
+
+def test_a_receipt_says_when_the_machine_was_busy_with_other_work(
+    books: Books, shape, machine, clock
+) -> None:
+    account = EngineAccount(shape, machine, ModelledMeter(machine, clock), clock=clock)
+    cost = account.close("r")
+    quiet, busy = (
+        replace(cost, request_id=name, cpu_ns=3 * MS, other_load_ppm=ppm)
+        for name, ppm in (("quiet", 20_000), ("busy", 730_000))
+    )
+    for each in (quiet, busy):
+        record_request(books, record_of(each, record_rate(books, machine))).result()
+    table = render(request_receipt(books, "busy"))
+    assert "73.0%  measured; it slowed this request, which paid for the longer time" in table
+    assert "slowed" not in render(request_receipt(books, "quiet"))
+    receipt = request_receipt(books, "busy")
+    assert receipt.cpu_nusd == round(0.0837e9) * 3 * MS // (3_600 * 10**9 * machine.num_cores)
+    assert "its CPU time alone, of 2 cores" in table
+
+
+def test_requests_come_as_one_row_each_with_stable_names(filled: Books) -> None:
+    """The same fields in CSV and JSON; time, model, version, key, tokens, USD and Wh among them."""
+    texts = {}
+    for format in ("csv", "json"):
+        file = io.StringIO()
+        with RequestWriter(file, format) as rows:
+            each_request(filled, rows.write)
+        texts[format] = file.getvalue()
+    listed, table = json.loads(texts["json"]), list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert (
+        [row["request_id"] for row in listed]
+        == ["r2", "r1", "r0", "x0"]
+        == [row["request_id"] for row in table]
+    )
+    assert tuple(listed[0]) == tuple(table[0]) == FIELDS
+    wanted = {"time_utc", "model", "version", "api_key_id", "prompt_tokens", "generated_tokens", "cost_usd"}
+    assert wanted | {"energy_wh", "total_cost_nusd", "total_energy_uj", "cpu_ns"} <= set(FIELDS)
+    receipt = request_receipt(filled, "r1")
+    assert request_object(receipt) == listed[1]
+    assert (listed[1]["cost_usd"], listed[1]["energy_wh"]) == (receipt.total.usd, receipt.total.energy_wh)
+    assert table[1]["cost_usd"] == f"{receipt.total.cost_nusd / 1e9:.9f}"
+    assert listed[1]["time_utc"] == format_time(receipt.created_unix_ns)
+    empty = io.StringIO()
+    with RequestWriter(empty, "json"):
+        pass
+    assert json.loads(empty.getvalue()) == []
+
+
+def test_a_table_of_many_requests_is_written_in_constant_memory(books: Books, shape, machine, clock) -> None:
+    account = EngineAccount(shape, machine, ModelledMeter(machine, clock), clock=clock)
+    cost, rate_id, many = account.close("r"), record_rate(books, machine), 20_000
+
+    def write(connection) -> None:
+        rows = [to_columns(record_of(replace(cost, request_id=f"r{i}"), rate_id)) for i in range(many)]
+        connection.execute(insert(requests), rows)
+
+    books.write_now(write)
+    tracemalloc.start()
+    with RequestWriter(open(os.devnull, "w"), "csv") as rows:
+        each_request(books, rows.write)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 12e6, "600 bytes a row: less than the rows themselves would take"
 
 
 def test_law_9_loaded_is_causal_with_idle_and_overhead(filled: Books) -> None:
@@ -128,11 +237,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones(filled: Books) -> None:
 def test_a_request_is_recorded_once(filled: Books, shape, machine, clock) -> None:
     """The same row again changes nothing; another row under an id that is taken is refused."""
     account = EngineAccount(shape, machine, ModelledMeter(machine, clock), clock=clock)
-    row = RequestRow("new", "bard", 1, None, None, 1, 1, 0, 0, 0, 0, 1, "stop", account.close("new"), 1)
+    row = record_of(account.close("new"), 1)
     record_request(filled, row).result()
     before = reconcile(filled)
     record_request(filled, row).result()
-    for other in (replace(row, request_id="r0"), replace(row, generated_tokens=1)):
+    for other in (record_of(account.close("r0"), 1), replace(row, generated_tokens=9)):
         with pytest.raises(BooksError, match="other figures"):
             record_request(filled, other).result()
     assert reconcile(filled) == before
@@ -144,10 +253,7 @@ def test_replies_of_a_call_come_by_number_and_nothing_else_does(books: Books, sh
     account = EngineAccount(shape, machine, ModelledMeter(machine, clock), clock=clock)
     rate_id = record_rate(books, machine)
     for name in ("req_a-10", "req_a-2", "req_a-0", "req_ab-0", "cli-a-request-1", "cli-a-request-10"):
-        row = RequestRow(
-            name, "bard", 1, None, None, 7, 1, 0, 0, 0, 0, 1, "stop", account.close(name), rate_id
-        )
-        record_request(books, row).result()
+        record_request(books, record_of(account.close(name), rate_id)).result()
     assert [one.request_id for one in call_receipts(books, "req_a")] == ["req_a-0", "req_a-2", "req_a-10"]
     assert [one.request_id for one in call_receipts(books, "req_a-2")] == ["req_a-2"]
     assert [one.request_id for one in call_receipts(books, "cli-a-request-1")] == ["cli-a-request-1"]

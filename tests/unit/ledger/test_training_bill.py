@@ -12,10 +12,10 @@ from sqlalchemy import update
 
 from tuition.books.books import Books
 from tuition.books.schema import runs
+from tuition.core.amount import NOTHING
 from tuition.core.errors import BooksError, BusyError, NotFoundError
 from tuition.core.records import StepRecord
 from tuition.ledger import training
-from tuition.ledger.amount import NOTHING
 from tuition.ledger.meter import CounterMeter, ModelledMeter
 from tuition.ledger.process import has_ended, process_identity
 from tuition.ledger.reconciliation import reconcile
@@ -231,10 +231,22 @@ def test_another_process_with_the_same_number_is_another_process() -> None:
     assert not has_ended(own, 0)
     host, boot, namespace, pid, started = own.split("|")
     assert int(pid) == os.getpid()
-    assert has_ended("|".join((host, boot, namespace, pid, f"{float(started) - 60:.2f}")), 0)
+    assert has_ended("|".join((host, boot, namespace, pid, "t1")), 0)
     assert has_ended("|".join((host, "another boot", namespace, pid, started)), 0)
     unused = max(psutil.pids()) + 100_000
     assert has_ended("|".join((host, boot, namespace, str(unused), started)), 0)
+
+
+def test_a_clock_that_is_set_ends_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's time of boot moves with the clock, and with it the time of day of a process's start."""
+    own = process_identity()
+    host, boot, namespace, pid, _ = own.split("|")
+    old_form = "|".join((host, boot, namespace, pid, f"{psutil.Process().create_time():.2f}"))
+    create_time = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + 37)
+    assert process_identity() == own
+    assert not has_ended(own, 0)
+    assert not has_ended(old_form, 0), "as books from before hold it"
 
 
 def test_a_run_on_another_host_counts_as_running_until_it_is_silent_for_long() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
+from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import SequenceWork, StepTrace
-from tuition.ledger.amount import NOTHING, Amount
+from tuition.core.request_record import RequestCost
 from tuition.ledger.attribution import EngineAccount
-from tuition.ledger.costs import PeriodTotals, RequestCost
+from tuition.ledger.costs import PeriodTotals
 from tuition.ledger.meter import CounterMeter, ModelledMeter
 from tuition.ledger.periods import columns_of, write_period
 from tuition.ledger.process import process_identity

@@ -2,9 +2,9 @@
 
 import pytest
 
+from tuition.core.amount import Amount
 from tuition.core.records import SequenceWork, StepTrace
 from tuition.core.units import NS_PER_S
-from tuition.ledger.amount import Amount
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import ModelledMeter
 from tuition.serve.lookups import busy_hour

@@ -211,6 +211,17 @@ def test_settings_that_cannot_be_are_refused(bad: dict) -> None:
         from_table(MachineSettings, bad)
 
 
+def test_an_idle_power_above_an_assumed_full_power_is_refused_not_changed(hardware) -> None:
+    hardware(XEON)
+    full = detect_machine().full_watts
+    with pytest.raises(SettingsError, match=r"idle_watts.*500.*set full_watts as well"):
+        detect_machine(MachineSettings(idle_watts=500.0))
+    assert detect_machine(MachineSettings(idle_watts=500.0, full_watts=900.0)).idle_watts == 500.0
+    assert detect_machine(MachineSettings(idle_watts=full / 2)).idle_watts == full / 2
+    low = detect_machine(MachineSettings(full_watts=0.5))
+    assert low.idle_watts == low.full_watts == 0.5, "an assumed idle power gives way"
+
+
 def test_an_unknown_country_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError, match=r"XX.*FR.*carbon_g_per_kwh"):
         detect_machine(MachineSettings(country="XX"))
