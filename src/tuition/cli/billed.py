@@ -3,9 +3,11 @@
 import secrets
 import time
 from functools import cached_property
+from typing import Any
 
 from tuition.books.books import Books
 from tuition.cli.serving import OpenModel
+from tuition.core.amount import NOTHING
 from tuition.core.records import FinishReason
 from tuition.core.request_record import RequestCost, RequestRecord
 from tuition.core.units import format_duration, format_energy, format_usd
@@ -20,7 +22,22 @@ class Biller:
         self.opened, self.books = opened, books
         run = f"cli-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         opened.engine.id_prefix = f"{run}-request"
-        opened.engine.on_reply = self.bill
+        self._costs: dict[str, RequestCost] = {}
+        self.total = NOTHING
+        """Of all requests so far."""
+        opened.engine.on_reply = self._keep
+
+    def _keep(self, completion: Completion) -> None:
+        self._costs[completion.request_id] = self.bill(completion)
+
+    def bill_of(self, request_id: str) -> dict[str, Any]:
+        """What a reply of the engine has cost, as fields for a program; asked for once."""
+        cost = self._costs.pop(request_id)
+        return {
+            "cost_usd": cost.total.usd,
+            "energy_wh": cost.total.energy_wh,
+            "energy_method": cost.energy_method,
+        }
 
     @cached_property
     def _digest(self) -> str:
@@ -34,6 +51,7 @@ class Biller:
         """
         cost = self.opened.account.close(completion.request_id)
         record_request(self.books, self._record(completion, cost)).result()
+        self.total += cost.total
         return cost
 
     def _record(self, completion: Completion, cost: RequestCost) -> RequestRecord:

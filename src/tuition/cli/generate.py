@@ -153,6 +153,7 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
 def whole_file(arguments: Generate, biller: "Biller", progress: Progress) -> int:
     """Answer every line of the file."""
     from tuition.engine.offline import generate_file
+    from tuition.ledger.render import totals_line
 
     if arguments.prompts is None or arguments.out is None:
         raise SettingsError("prompts", got=arguments.prompts, wanted="a file, and --out")
@@ -161,12 +162,13 @@ def whole_file(arguments: Generate, biller: "Biller", progress: Progress) -> int
         arguments.prompts,
         arguments.out,
         progress=progress,
+        bill_of=biller.bill_of,
         **fields_of(arguments),
     )
     print(
         f"{report.num_done:,} replies written to {arguments.out}, {report.num_reused:,} were there, "
         f"{report.num_failed:,} failed; {report.num_prompt_tokens:,} tokens read, "
-        f"{report.num_generated:,} generated",
+        f"{report.num_generated:,} generated; {totals_line(biller.total)}",
         file=sys.stderr,
     )
     return 1 if report.num_failed else 0

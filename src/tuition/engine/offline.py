@@ -9,7 +9,7 @@ prompt or with other settings is refused, and so is a file that holds anything b
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,14 @@ OWN_FIELDS = ("id", "prompt", "messages", "max_tokens")
 _FIRST_BYTES = b'{"id": '
 REQUEST_FIELDS = ("stop", "stop_ids", "ignore_eos", "logprobs", "prompt_logprobs", "cache_salt", "priority",
                   "variant")  # fmt: skip
+
+
+BillOf = Callable[[str], Mapping[str, Any]]
+
+
+def no_bill(request_id: str) -> Mapping[str, Any]:
+    """What a request has cost where nobody bills."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,17 @@ class _Line:
 
 
 def generate_file(
-    engine: Engine, source: Path, target: Path, *, progress: Progress | None = None, **defaults: Any
+    engine: Engine,
+    source: Path,
+    target: Path,
+    *,
+    progress: Progress | None = None,
+    bill_of: BillOf = no_bill,
+    **defaults: Any,
 ) -> FileReport:
     """Answer every line of `source` into `target`. `defaults`: fields for lines that do not set them.
+
+    `bill_of`: gives what the request of an id has cost, as fields of its line.
 
     Every line of `source` is checked before anything is computed. Raises: DataError with file and line, also
     when `target` is `source`, holds anything but replies, or cannot be written; BusyError while another run
@@ -86,7 +102,8 @@ def generate_file(
             way_out = "choose another output file"
             raise DataError(target, f"cannot be written: {error.strerror}", way_out=way_out) from error
         lines = (line for line in _read(source, defaults, known) if line.id not in finished)
-        return _answer(engine, lines, out, len(digests), len(finished), progress or SilentProgress())
+        counts = len(digests), len(finished)
+        return _answer(engine, lines, out, counts, progress or SilentProgress(), bill_of)
 
 
 class _NotWrittenError(Exception):
@@ -107,9 +124,15 @@ def _open_to_append(target: Path) -> Iterator[TextIO]:
 
 
 def _answer(
-    engine: Engine, lines: Iterator[_Line], out: TextIO, num_lines: int, num_reused: int, progress: Progress
+    engine: Engine,
+    lines: Iterator[_Line],
+    out: TextIO,
+    numbers: tuple[int, int],
+    progress: Progress,
+    bill_of: BillOf,
 ) -> FileReport:
-    """Answer these lines into `out`, which others have filled with `num_reused` of `num_lines` replies."""
+    """Answer these lines into `out`. `numbers`: of all lines, and of replies that are in `out` already."""
+    num_lines, num_reused = numbers
     counts = dict.fromkeys(("done", "failed", "prompt", "cached", "generated"), 0)
     with progress.task("generate", num_lines, "replies") as task:
         task.advance(num_reused, "taken over")
@@ -129,7 +152,7 @@ def _answer(
 
         try:
             for reply in engine.run(requests()):
-                _write(out, waiting[reply.request_id], reply, reply.error)
+                _write(out, waiting[reply.request_id], reply, reply.error, bill_of(reply.request_id))
                 del waiting[reply.request_id]
                 counts["failed" if reply.finish_reason == "error" else "done"] += 1
                 counts["prompt"] += reply.num_prompt_tokens
@@ -205,10 +228,13 @@ def _request(engine: Engine, line: _Line) -> Request:
     return engine.request(engine.encode(prompt), **fields)
 
 
-def _write(out: Any, line: _Line, reply: Completion | None, error: str | None) -> None:
-    row: dict[str, Any] = {"id": line.id, "line": line.number, "request": line.digest}
+def _write(
+    out: Any, line: _Line, reply: Completion | None, error: str | None, bill: Mapping[str, Any] | None = None
+) -> None:
+    row: dict[str, Any] = {"id": line.id, "line": line.number, "digest": line.digest}
     if reply is not None:
         row |= {
+            "request": reply.request_id,
             "text": reply.text,
             "finish_reason": reply.finish_reason,
             "prompt_tokens": reply.num_prompt_tokens,
@@ -219,6 +245,7 @@ def _write(out: Any, line: _Line, reply: Completion | None, error: str | None) -
             row["logprobs"] = [asdict(score) for score in reply.logprobs]
         if reply.prompt_logprobs is not None:
             row["prompt_logprobs"] = [asdict(score) for score in reply.prompt_logprobs]
+    row |= bill or {}
     if error is not None:
         row |= {"finish_reason": "error", "error": error}
     try:
@@ -250,7 +277,7 @@ def _keep_finished(target: Path, digests: Mapping[str, str]) -> set[str]:
                 )
             if not isinstance(row, dict) or row.get("finish_reason") in (None, "error", "cancelled"):
                 continue
-            if digests.get(str(row.get("id"))) != row.get("request"):
+            if digests.get(str(row.get("id"))) != _digest_of(row):
                 staged.unlink()
                 raise DataError(
                     target,
@@ -267,9 +294,14 @@ def _keep_finished(target: Path, digests: Mapping[str, str]) -> set[str]:
     return finished
 
 
+def _digest_of(row: Mapping[str, Any]) -> Any:
+    """Of the prompt and settings that a reply was made with; `request` was its name in older files."""
+    return row.get("digest", row.get("request"))
+
+
 def _is_ours(raw: bytes, row: Any) -> bool:
     """The line is a reply, the beginning of one that was cut off, or zeros that a crash has left."""
     if row is not None:
-        return isinstance(row, dict) and {"id", "request"} <= set(row)
+        return isinstance(row, dict) and "id" in row and ("digest" in row or "request" in row)
     begin = raw.strip(b"\0\r\n")[: len(_FIRST_BYTES)]
     return _FIRST_BYTES.startswith(begin)

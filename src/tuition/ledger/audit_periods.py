@@ -18,8 +18,9 @@ from tuition.ledger.process import has_ended
 from tuition.ledger.rates import PER_HOUR, Rate
 
 WITNESS_SLACK_NS = 50_000_000
-WITNESS_SHARE = 1_000
-"""The meter's clock may differ from the second clock by this, and by one part in so many: it is steered."""
+WITNESS_SHARE = 10
+"""The meter's clock may differ from the raw clock by this, and by one part in so many: a time service may
+steer it by 8 % for a while. A clock that jumps differs by more."""
 
 
 _CUT_OFF = f"its process ended without closing it: up to {BEAT_S:.1f} s of its meter are missing"

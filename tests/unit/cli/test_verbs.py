@@ -94,8 +94,15 @@ def test_a_file_is_answered_once_and_its_replies_are_billed(tuition, tmp_path: P
     source.write_text("".join(json.dumps({"id": f"q{i}", "prompt": "The dog"}) + "\n" for i in range(3)))
     words = ("generate", "tiny", "--prompts", str(source), "--out", str(target), "--max-tokens", "4")
     words += ("--engine.runner", "torch")
-    assert tuition(*words)[0] == 0
-    assert {json.loads(line)["id"] for line in target.read_text().splitlines()} == {"q0", "q1", "q2"}
+    status, _, err = tuition(*words)
+    assert status == 0
+    assert re.search(r"12 generated; .* Wh, \$0\.0", err)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert {row["id"] for row in rows} == {"q0", "q1", "q2"}
+    for row in rows:  # one id in file and books, and the cost on the line
+        receipt = json.loads(tuition(*RECEIPTS, row["request"])[1])
+        assert receipt["generated_tokens"] == row["generated_tokens"] == 4
+        assert (receipt["cost_usd"], receipt["energy_wh"]) == (row["cost_usd"], row["energy_wh"])
     status, _, err = tuition(*words)
     assert status == 0
     assert "0 replies written" in err
