@@ -140,7 +140,13 @@ def test_a_file_goes_on_where_it_was_stopped(engine: Engine, tmp_path: Path) -> 
     broken.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # killed while it wrote
     report = generate_file(engine, source, broken, max_tokens=6, temperature=0)
     assert (report.num_reused, report.num_done) == (4, 5)
-    assert read_lines(broken) == read_lines(whole)
+    replies, again = read_lines(whole), read_lines(broken)
+    requests = [row.pop("request") for row in replies.values()]
+    requests += [again[name].pop("request") for name in list(again)[4:]]
+    assert len(set(requests)) == 14, "each reply that was made names its request"
+    assert {name: row | {"request": None} for name, row in again.items()} == {
+        name: row | {"request": None} for name, row in replies.items()
+    }
 
 
 def test_replies_to_other_settings_are_never_mixed_in(engine: Engine, tmp_path: Path) -> None:
