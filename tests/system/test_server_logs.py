@@ -91,6 +91,9 @@ def rude_connections(url: str) -> None:
     ):
         with socket.create_connection((host, int(port)), 10) as connection:
             connection.sendall(request)
+            if request == asked and not read:
+                connection.shutdown(socket.SHUT_WR)  # half closed: taken for a client that has gone
+                connection.recv(64)
             if read:
                 connection.recv(64)
             connection.setsockopt(
