@@ -1,4 +1,4 @@
-"""Values that pass between packages: frozen, without behaviour.
+"""Values that pass between packages, without behaviour; frozen, but for those that every engine step makes.
 
 `Window` -> `Posting` is the way of a cost; `StepTrace` tells the ledger who was in an engine step; `Score` is
 a measured quality of a model.
@@ -34,9 +34,12 @@ class Window:
         return self.start_ns + self.wall_ns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SequenceWork:
-    """What one request did in one engine step."""
+    """What one request did in one engine step.
+
+    Not frozen: a frozen dataclass takes 5x longer to construct, and one is made for each request and step.
+    """
 
     request_id: str
     phase: Phase
@@ -52,9 +55,12 @@ class SequenceWork:
     preemption."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepTrace:
-    """One engine step, or a burst of them: its time on the monotonic clock, and who was in it."""
+    """One engine step, or a burst of them: its time on the monotonic clock, and who was in it.
+
+    Not frozen, see `SequenceWork`.
+    """
 
     start_ns: int
     end_ns: int
