@@ -171,6 +171,23 @@ def test_float32_is_the_torch_decoder(name: str) -> None:
         np.testing.assert_allclose(alone(decoder, packed, tokens, isa)[0], want, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(("format", "bound"), [("float32", 1e-4), ("bf16", 2e-2), ("int8", 6e-2)])
+@pytest.mark.parametrize("head_dim", [2, 8, 20, 24])
+def test_heads_of_any_even_size_are_filled_up(head_dim: int, format: str, bound: float) -> None:
+    """Zeros change nothing but, in int8, which weights share a scale."""
+    shape = replace(EVERYTHING, head_dim=head_dim, qk_norm=False)
+    decoder = make_decoder(shape)
+    tokens = draw_tokens(shape, 1)
+    want = torch_logits(decoder, tokens[0])
+    got = alone(decoder, pack(decoder, format), tokens)[0]
+    assert np.sqrt(np.mean((got - want) ** 2)) < bound * want.std()
+
+
+def test_a_head_that_is_normed_by_itself_is_not_filled_up() -> None:
+    with pytest.raises(ValueError, match="head_dim"):
+        pack(make_decoder(replace(EVERYTHING, head_dim=8)), "float32")
+
+
 # bf16 rounds activations, keys, values, queries and weights of attention to 8 bits of mantissa; the integer
 # formats round activations to 8 bits of the largest in 32, which on random weights is the coarser of the two.
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import tuition_kernels
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tuition.core.errors import ModelError
 from tuition.core.progress import Task
-from tuition.engine.native_weights import Formats, kernel_config
+from tuition.engine.native_weights import Formats, kernel_config, padded_head
 from tuition.model.digest import weights_digest
 from tuition.model.folder import ModelFolder
 from tuition.model.formats import BITS, IntegerFormat, from_blocks
+from tuition.model.gguf_model import QuantisedRows
 from tuition.model.quantize import quantize
 from tuition.spec.shape import ModelShape
 
@@ -40,7 +42,8 @@ def _places(shape: ModelShape) -> dict[str, _Place]:
         "norm.weight": _Place("norm"),
         "head.weight": _Place("head"),
     }
-    query, key = shape.query_size // _BLOCK_ROWS, shape.kv_size // _BLOCK_ROWS
+    head = padded_head(shape)
+    query, key = shape.num_heads * head // _BLOCK_ROWS, shape.num_kv_heads * head // _BLOCK_ROWS
     for layer in range(shape.num_layers):
         at = f"layers.{layer}."
         for ours, part, first, step in (
@@ -70,17 +73,44 @@ def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: T
     def packed() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in folder.tensors():
             _require_finite(folder, name, tensor)
-            place = places[name]
+            place, filled = places[name], _with_padded_heads(name, tensor, folder.shape)
             format, offset, size = parts[place.part]
             if tensor.dim() == 1:
                 vector = buffer[offset : offset + size].view(np.float32)
-                _place_vector(vector, tensor.float().numpy(), place)
+                _place_vector(vector, filled.float().numpy(), place)
             else:
-                _pack_matrix(buffer, offset, format, folder, name, tensor, place)
+                kept = None if filled is not tensor else folder.quantised_rows(name)
+                _pack_matrix(buffer, offset, format, kept, filled, place)
             task.advance(tensor.numel() * 4, name)
             yield name, tensor
 
     return weights_digest(packed())
+
+
+def _with_padded_heads(name: str, tensor: Tensor, shape: ModelShape) -> Tensor:
+    """The tensor as it is, or with zeros in each head up to the size that the kernels take.
+
+    Query and key turn in pairs of their halves, so each half is filled up. The kernels scale scores by the
+    padded size; the query makes up for it.
+    """
+    size, padded = shape.head_dim, padded_head(shape)
+    part = name.rpartition(".attention.")[2]
+    if size == padded or part == name:
+        return tensor
+    values = tensor.float()
+    if part == "output.weight":  # (hidden, heads * size): its columns are the values' rows
+        return pad(values.unflatten(1, (-1, size)), (0, padded - size)).flatten(1)
+    if part.startswith("value."):
+        return (
+            pad(values.unflatten(0, (-1, size)).movedim(1, -1), (0, padded - size))
+            .movedim(-1, 1)
+            .flatten(0, 1)
+        )
+    if not part.startswith(("query.", "key.")):
+        return tensor
+    halves = values.unflatten(0, (-1, 2, size // 2)).movedim(2, -1)  # (heads, 2, ..., size / 2)
+    filled = pad(halves, (0, (padded - size) // 2)).movedim(-1, 2).flatten(0, 2)
+    return filled * (padded / size) ** 0.5 if part.startswith("query.") else filled
 
 
 def _require_finite(folder: ModelFolder, name: str, tensor: Tensor) -> None:
@@ -100,8 +130,7 @@ def _pack_matrix(
     buffer: np.ndarray,
     offset: int,
     format: str,
-    folder: ModelFolder,
-    name: str,
+    kept: QuantisedRows | None,
     tensor: Tensor,
     place: _Place,
 ) -> None:
@@ -109,7 +138,6 @@ def _pack_matrix(
         values = np.ascontiguousarray(tensor.float().numpy())
         tuition_kernels.pack_float(buffer, offset, format, values, place.first, place.step)
         return
-    kept = folder.quantised_rows(name)
     quantised = None if kept is None else from_blocks(kept.type, kept.rows)
     if quantised is None or quantised.format != format:
         wanted: IntegerFormat = "int8" if format == "int8" else "int4" if format == "int4" else "int4min"

@@ -26,6 +26,7 @@ from tuition.engine.native_weights import (
     choose_formats,
     kernel_config,
     load_packed,
+    padded_head,
 )
 from tuition.engine.request import Sampling
 from tuition.engine.sampler import PoisonedLogitsError
@@ -83,7 +84,7 @@ class NativeRunner:
         self.kv_bytes_per_value = 4 if packed.formats.body == "float32" else 2
         self.threads = threads or usable_cores()
         self._packed: PackedWeights | None = packed
-        cos, sin = angle_table(shape)
+        cos, sin = _padded_angles(shape)
         self._model: tuition_kernels.Model | None = tuition_kernels.Model(
             packed.config, packed.buffer, cos, sin, num_blocks=num_blocks, block_size=block_size,
             num_threads=self.threads, isa=isa, pin=pin,
@@ -214,6 +215,13 @@ class NativeRunner:
         if self._packed is None:
             raise ValueError("the runner is closed")
         return self._packed
+
+
+def _padded_angles(shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
+    """The angles of all positions; those of zeros that fill up a head do not matter."""
+    missing = (padded_head(shape) - shape.head_dim) // 2
+    cos, sin = (np.pad(table, ((0, 0), (0, missing))) for table in angle_table(shape))
+    return cos, sin
 
 
 def room_for_blocks(shape: ModelShape, settings: EngineSettings, formats: Formats, block_size: int) -> int:

@@ -31,6 +31,9 @@ from tuition.model.folder import ModelFolder
 from tuition.model.formats import ROUNDING_VERSION
 from tuition.spec.shape import ModelShape
 
+HEAD_STEP = 16
+"""Heads of the kernels are multiples of this."""
+
 _WEIGHTS, _LABEL = "weights.bin", "packed.json"
 
 _HUGE_PAGE = 2 << 20
@@ -90,11 +93,21 @@ def _four_bits(source: str | None) -> tuple[str, str]:
     return ("int4min" if source == "Q4_1" else "int4"), "int8"
 
 
+def padded_head(shape: ModelShape) -> int:
+    """The size of a head in the kernels: other even sizes are filled up with zeros, which change nothing.
+
+    A head that is normed by itself stays as it is: zeros would change its mean.
+    """
+    if shape.head_dim % 2 or shape.qk_norm:
+        return shape.head_dim
+    return -(-shape.head_dim // HEAD_STEP) * HEAD_STEP
+
+
 def kernel_config(shape: ModelShape, formats: Formats) -> tuition_kernels.Config:
     """The shape as the kernels take it. Raises: ValueError with the reason if they cannot compute it."""
     return tuition_kernels.Config(
         vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, num_layers=shape.num_layers,
-        num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, head_dim=shape.head_dim,
+        num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, head_dim=padded_head(shape),
         mlp_size=shape.mlp_size, context_length=shape.context_length, tied_head=shape.tied_head,
         norm_eps=shape.norm_eps, qk_norm=shape.qk_norm, qkv_bias=shape.qkv_bias,
         output_bias=shape.output_bias, mlp_bias=shape.mlp_bias,
