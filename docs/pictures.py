@@ -6,6 +6,7 @@ Needs Chromium and playwright (the extra `test`); `make pictures` runs it.
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,9 @@ from tuition.studio.welcome import CHAT_EXAMPLES
 FOLDER = Path(__file__).resolve().parent / "pictures"
 CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 WIDTH, HEIGHT = 1120, 720
-COLUMNS = 112
 REPLY_MS = 120_000
 MOST_BYTES = 300_000
+FONT_FROM_THE_WEB = re.compile(r"\s*@font-face\s*\{[^}]*\}")
 QUESTIONS = (CHAT_EXAMPLES[0], "Write two lines about the sea.")
 THEME = TerminalTheme(
     (22, 23, 22), (232, 230, 224),
@@ -78,13 +79,18 @@ def ask(page: Page, question: str, number: int) -> None:
 
 
 def take_terminal(target: Path) -> None:
-    """Run a few verbs and draw what they print."""
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
-    for words in (("generate", PRETRAINED, QUESTIONS[0]), ("models",), ("bill",)):
+    """Run a few verbs and draw what they print, as wide as its longest line."""
+    told = []
+    for words in (("generate", PRETRAINED, QUESTIONS[0]), ("models",), ("bill", "request")):
         shown = " ".join(f'"{word}"' if " " in word else word for word in words)
-        console.print(f"[bold]$ tuition {shown}[/bold]")
-        console.print(tuition(*words), markup=False, soft_wrap=True)
-    target.write_text(console.export_svg(title="tuition", theme=THEME), encoding="utf-8")
+        told.append((f"$ tuition {shown}", tuition(*words)))
+    width = max(len(line) for command, output in told for line in (command, *output.splitlines()))
+    console = Console(record=True, width=width, file=io.StringIO(), highlight=False)
+    for command, output in told:
+        console.print(command, style="bold", markup=False)
+        console.print(output, markup=False)
+    svg = console.export_svg(title="tuition", theme=THEME, unique_id="terminal")
+    target.write_text(FONT_FROM_THE_WEB.sub("", svg), encoding="utf-8")
 
 
 def tuition(*words: str) -> str:
