@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from tuition.books.books import Books
-from tuition.books.schema import runs
+from tuition.books.schema import runs, transactions
 from tuition.core.amount import NOTHING
 from tuition.core.errors import BooksError, BusyError, NotFoundError
 from tuition.core.records import StepRecord
@@ -81,6 +81,26 @@ def test_a_save_is_durable_while_the_run_goes_on(books: Books, meter, step) -> N
     receipt = training_receipt(books, bill.run_id)
     assert (receipt.status, receipt.num_steps) == ("running", 1)
     assert receipt.parts["step"].wall_ns == 10 * MS
+
+
+def test_the_same_state_saved_twice_is_posted_once(books: Books, meter, step) -> None:
+    """A save whose answer was lost may be written again."""
+    bill = TrainingBill.open(books, meter, RunInfo("bard"))
+    step(bill, 1)
+
+    def num_postings() -> int:
+        query = select(func.count()).where(transactions.c.subject == bill.run_id)
+        return books.read(lambda connection: connection.execute(query).scalar_one())
+
+    bill.save()
+    before, posted = reconcile(books), num_postings()
+    bill.save()
+    assert (num_postings(), reconcile(books).training) == (posted, before.training)
+    step(bill, 2)
+    bill.save()
+    assert num_postings() == posted + 1
+    bill.close("finished")
+    assert reconcile(books).holds
 
 
 def test_a_run_saves_itself_now_and_then(
