@@ -56,7 +56,7 @@ def teach(budget: str, workspace: Workspace, books: Books, machine: Machine, scr
         scribe.say(f"{known.reference} was taught other text than {corpus.version} holds now; taught again.")
     scribe.say(f"Teaching for {budget} (Ctrl-C saves the model so far and bills it):")
     host = Host(workspace, books, machine, scribe)
-    result = run_training(settings, recipe, host, resume="newest", other_settings="begin anew")
+    result = run_training(settings, recipe, host, resume="newest", other_settings="begin a new run")
     scribe.say(training_line(training_receipt(books, result.run_id)))
     if result.status == "stopped":
         scribe.say("Stopped: the model so far is saved and billed; the next demo continues with the rest.")

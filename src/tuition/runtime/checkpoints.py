@@ -103,7 +103,7 @@ def load_latest(folder: Path) -> Checkpoint | None:
         return Checkpoint(step_of(path), tensors, state, path, tuple(skipped))
     if skipped:
         problems = "; ".join(f"{damage.path.name}: {damage.problem}" for damage in skipped)
-        raise ModelError(folder, f"every checkpoint is damaged ({problems})", way_out="start the run anew")
+        raise ModelError(folder, f"every checkpoint is damaged ({problems})", way_out="begin a new run")
     return None
 
 

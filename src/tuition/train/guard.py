@@ -1,9 +1,7 @@
-"""When a step is too strange to be taken: a loss or gradient that is not a number, or far from the recent
-ones.
+"""When to skip an optimizer step: its loss or gradient is not a number, or is far from the recent ones.
 
-In: loss and gradient norm of a step that was computed and not yet taken.  Out: what is wrong with it, or
-nothing.
-A step that is skipped leaves the weights as they were and is counted; too many of them end the run.
+In: loss and gradient norm of a step that is computed and not yet applied.  Out: the problem, or None.
+A skipped step changes no weight and is counted; too many skipped steps end the run.
 """
 
 import math
@@ -16,29 +14,29 @@ from tuition.train.settings import GuardSettings
 
 
 class DivergedError(TuitionError):
-    """Training does not get anywhere: too many steps in a short stretch had to be skipped."""
+    """Training diverged: too many steps within a window had to be skipped."""
 
     def __init__(self, step: int, problems: list[str], window: int) -> None:
         self.step, self.problems = step, problems
         super().__init__(
             f"step {step:,}: {len(problems)} steps within {window:,} were skipped ({'; '.join(problems)}); "
-            "lower optimizer.lr and optimizer.muon_lr, or look at the text around there, "
-            "then start anew"
+            "lower optimizer.lr and optimizer.muon_lr, or check the data of these steps, "
+            "and begin a new run"
         )
 
 
 class Guard:
-    """Remembers good steps and judges the next one by their medians."""
+    """Keeps the losses and norms of recent good steps, and compares the next step with their medians."""
 
     def __init__(self, settings: GuardSettings) -> None:
         self.settings = settings
         self.losses: deque[float] = deque(maxlen=settings.history)
         self.norms: deque[float] = deque(maxlen=settings.history)
         self.skipped: list[tuple[int, str]] = []
-        """Step and problem of every step that was not taken, over the whole run."""
+        """Step and problem of every skipped step, over the whole run."""
 
     def problem(self, loss: float, grad_norm: float) -> str | None:
-        """What is wrong with this step, None when it can be taken."""
+        """Why to skip this step; None: it can be applied."""
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(grad_norm):
@@ -58,7 +56,7 @@ class Guard:
         self.norms.append(grad_norm)
 
     def skip(self, step: int, problem: str) -> None:
-        """Remember a step that was not taken. Raises: DivergedError when there are too many of them."""
+        """Remember a skipped step. Raises: DivergedError when there are too many of them."""
         self.skipped.append((step, problem))
         recent = [text for at, text in self.skipped if at > step - self.settings.window]
         if len(recent) >= self.settings.most_skipped:

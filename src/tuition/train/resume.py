@@ -17,7 +17,7 @@ from tuition.train.recipe import Recipe
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.settings import TrainSettings
 
-OtherSettings = Literal["refuse", "begin anew"]
+OtherSettings = Literal["refuse", "begin a new run"]
 """What to do when the newest run has other settings."""
 
 

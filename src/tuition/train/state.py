@@ -1,7 +1,7 @@
 """Everything that changes while a model is taught, in one place, and its way into a checkpoint and back.
 
 In: any model and the settings, or a checkpoint.  Out: named tensors and a JSON state; with equal settings,
-threads and machine, a run that goes on from them makes the same bits as one that was never stopped.
+threads and machine, a run that continues from them gives the same bits as one that was never stopped.
 """
 
 from collections.abc import Mapping

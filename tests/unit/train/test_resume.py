@@ -59,7 +59,7 @@ def test_resume_with_other_settings_is_refused_with_both_values(home: Home) -> N
     leave_unfinished(home)
     with pytest.raises(SettingsError, match=r"batch_size: got 3, wanted 2 as in tiny-"):
         home.run(resume="newest", batch_size=3)
-    assert home.run(resume="newest", other_settings="begin anew", batch_size=3).status == "finished"
+    assert home.run(resume="newest", other_settings="begin a new run", batch_size=3).status == "finished"
     assert any("has other settings (batch_size)" in line for line in home.heard.lines)
 
 
@@ -75,7 +75,7 @@ def test_resume_with_other_text_is_refused_or_begins_anew(home: Home) -> None:
     (row,) = home.rows()
     assert (row["status"], row["reason"][:19]) == ("stopped", "corpus: got 'digest"), "no step of it failed"
     assert row["corpus_digest"] == before["corpus_digest"] is not None
-    anew = home.run(resume="newest", other_settings="begin anew")
+    anew = home.run(resume="newest", other_settings="begin a new run")
     assert anew.status == "finished"
     assert anew.run_id != first.run_id
     said = f"{first.run_id} is unfinished and its data has changed"
@@ -88,7 +88,7 @@ def test_a_run_killed_before_its_first_checkpoint_knows_its_text_too(home: Home)
     shutil.rmtree(first.folder / "checkpoints")
     (path,) = home.taught.data.paths
     path.write_text("another play of another king\n" * 500)
-    assert home.run(resume="newest", other_settings="begin anew").run_id != first.run_id
+    assert home.run(resume="newest", other_settings="begin a new run").run_id != first.run_id
 
 
 def toml(home: Home, **changes: Any) -> str:
