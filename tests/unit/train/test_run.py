@@ -240,6 +240,8 @@ def test_sizes_that_are_left_open_follow_the_budget_and_stay_for_a_resume(
 ) -> None:
     """On a machine that has become a thousand times quicker, and with a longer budget."""
     home.taught, clock = open_sizes(home), Clock()
+    (path,) = home.taught.data.paths
+    path.write_text("".join(f"{number} roses of the king\n" for number in range(6_000)))  # room for more
     monkeypatch.setattr(pretrain, "product_flops_per_s", lambda *given: 1e9)
     stopped = home.run_timed(clock, {"step_s": 1.0}, (At(2, interrupt),), budget="4s")
     (said,) = [line for line in home.heard.lines if line.startswith("sizes for 4 s, ")]
