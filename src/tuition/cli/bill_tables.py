@@ -24,7 +24,7 @@ def overview(sheet: Statement) -> str:
         if ns is not None
     ]
     rows = [
-        ("  training", f"{runs:,} runs", *cells(training)),
+        ("  training runs", f"{runs:,}", *cells(training)),
         ("  requests", f"{number:,}", *cells(requests)),
         ("  idle and overhead", "", *cells(unused)),
         ("  in all", "", *cells(training + requests + unused)),

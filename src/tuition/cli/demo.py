@@ -90,7 +90,7 @@ def bill(books: "Books", scribe: "Scribe") -> None:
     scribe.heading("4  Bill: the cost of each model")
     for model in statement(books).models:
         scribe.say(statement_line(model))
-    if not reconcile(books).holds:
+    if reconcile(books).faults:
         raise TuitionError("the books do not agree with the meter; run: tuition bill check")
     scribe.say("The books agree with the meter: attributed + idle + overhead = metered, to the last unit.")
 

@@ -1,7 +1,7 @@
 """Values that pass between packages, without behaviour; frozen, but for those that every engine step makes.
 
-`Window` -> `Posting` is the way of a cost; `StepTrace` tells the ledger who was in an engine step; `Score` is
-a measured quality of a model.
+`Window` is measured machine time; `StepTrace` tells the ledger who was in an engine step; `Score` is a
+measured quality of a model. A billed request has a file of its own, `request_record`.
 """
 
 from dataclasses import dataclass
@@ -69,17 +69,6 @@ class StepTrace:
     """`load` is overhead: nobody's request."""
     num_steps: int = 1
     """Passes over the weights: more in a burst of decodes, in each of which everybody computed one token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """What a piece of work cost: a request's share, a training run, idle time. Shares sum to their window."""
-
-    num_tokens: int
-    wall_ns: int
-    energy_uj: int | None
-    energy_method: EnergyMethod | None
-    cost_nusd: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Measured windows -> postings that balance -> statements: rates, meters, attribution, amortization."""
+"""Measured windows -> postings that balance -> statements: rates, meters, attribution, the check."""

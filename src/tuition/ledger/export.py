@@ -15,12 +15,15 @@ from tuition.core.units import NUSD_PER_USD, UJ_PER_WH, format_time
 from tuition.ledger.render import provenance
 from tuition.ledger.sheets import RequestReceipt
 
+FIRST = (
+    "time_utc", "request_id", "model", "version", "api_key_id", "prompt_tokens", "cached_tokens",
+    "generated_tokens", "cost_usd", "energy_wh", "carbon_g_co2e", "cost_basis", "machine",
+)  # fmt: skip
+"""What most programs want, in everyday units, and how the hourly price is known."""
+
 COLUMNS = [column for each in stored_fields() for column in each.columns if column != "id"]
 
-FIRST = ("time_utc", "request_id", "cost_usd", "energy_wh", "carbon_g_co2e", "cost_basis", "machine")
-"""Figures in everyday units, and how the hourly price is known."""
-
-FIELDS = (*FIRST, *COLUMNS)
+FIELDS = (*FIRST, *(name for name in COLUMNS if name not in FIRST))
 
 
 class RequestWriter:
@@ -69,7 +72,7 @@ def flat(row: Mapping[Any, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
     energy_uj = row["total_energy_uj"]
     energy_wh = None if energy_uj is None else energy_uj / UJ_PER_WH
     carbon = None if energy_wh is None else energy_wh / 1e3 * machine["pue"] * machine["carbon_g_per_kwh"]
-    values = {
+    values: dict[str, Any] = {
         "time_utc": format_time(row["created_unix_ns"]),
         "request_id": row["id"],
         "cost_usd": row["total_cost_nusd"] / NUSD_PER_USD,
@@ -78,6 +81,4 @@ def flat(row: Mapping[Any, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
         "cost_basis": provenance(machine, "usd_per_hour"),
         "machine": machine["name"],
     }
-    for name in COLUMNS:
-        values[name] = row[name]
-    return values
+    return {name: values[name] if name in values else row[name] for name in FIELDS}

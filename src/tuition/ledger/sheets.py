@@ -8,7 +8,6 @@ from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import Score
 from tuition.core.request_record import RequestRecord
 from tuition.core.units import UJ_PER_WH
-from tuition.ledger.amortization import crossover_tokens
 from tuition.ledger.rates import PER_HOUR, Rate
 
 
@@ -213,7 +212,8 @@ class ModelStatement:
         if self.fixed is None or not self.num_tokens:
             return None
         variable = self.loaded if loaded else self.causal
-        return crossover_tokens(self.fixed.cost_nusd, variable.cost_nusd / self.num_tokens)
+        marginal = variable.cost_nusd / self.num_tokens
+        return self.fixed.cost_nusd / marginal if marginal > 0 else None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tuition.books.books import Books
 from tuition.core.errors import NotFoundError
 from tuition.engine.batch import Runner
 from tuition.engine.request import Request, TokenEvent
-from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.account import Account
 from tuition.ledger.periods import Periods
 from tuition.model.generation import GenerationDefaults
 from tuition.serve.errors import overloaded
@@ -51,7 +51,7 @@ class ServedModel:
     service: Service
     tokenizer: Tokenizer
     shape: ModelShape
-    account: EngineAccount
+    account: Account
     weights_digest: str
     runner: Runner | None = None
     stop_ids: tuple[int, ...] | None = None

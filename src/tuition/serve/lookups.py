@@ -14,7 +14,7 @@ from starlette.responses import Response
 from tuition.core.amount import NOTHING
 from tuition.core.errors import NotFoundError, RequestError, TuitionError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
-from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.account import Account
 from tuition.ledger.render import provenance
 from tuition.ledger.statements import call_receipts, statement
 from tuition.serve.body import parse_body
@@ -210,7 +210,7 @@ class Lookups:
         return first
 
 
-def busy_hour(account: EngineAccount) -> dict[str, Any]:
+def busy_hour(account: Account) -> dict[str, Any]:
     """What an hour of work costs, for estimates before the bill. Replies made together share it."""
     machine, rate = account.machine, account.meter.rate
     energy_uj = round(machine.full_watts * UJ_PER_WH)
