@@ -244,6 +244,29 @@ def test_the_bill_says_the_same_in_every_format_and_adds_up(tuition) -> None:
     assert "every identity holds to the last unit" in out
 
 
+def test_the_bill_begins_with_five_lines_that_add_up(tuition) -> None:
+    title, *lines = tuition("bill")[1].splitlines()
+    assert title == "What tiny costs"
+    costs = [float(line.split("$")[1]) for line in lines[:4]]
+    assert lines[3].startswith("  in all")
+    assert costs[3] == pytest.approx(sum(costs[:3]), rel=0.02)  # shown to three digits
+    assert len(lines) < 12
+    assert "CROSSOVER" in tuition("bill", "--model", "tiny")[1]
+
+
+def test_the_bill_takes_a_span_of_time(tuition) -> None:
+    assert tuition("bill", "--since", "1h")[1].startswith("What tiny costs since ")
+    assert tuition("bill", "--until", "2020-01-01")[1].startswith("Nothing was spent in this time")
+    assert json.loads(tuition("bill", "run", "--until", "2020-01-01", "--format", "json")[1]) == []
+    assert tuition("bill", "request", "--since", "1h", "--format", "csv")[1].startswith(
+        "time_utc,request_id,model"
+    )
+    for words in (("--since", "soon"), ("--since", "1h", "--until", "2h")):
+        status, out, err = tuition("bill", *words)
+        assert (status, out) == (USAGE, "")
+        assert words[-2].removeprefix("--") in err
+
+
 @pytest.mark.parametrize("kind", ["run", "request"])
 def test_a_list_is_a_line_for_each_and_a_receipt_is_whole_where_it_is_named(tuition, kind: str) -> None:
     assert tuition("generate", "tiny", "The cat", "--max-tokens", "2", "--engine.runner", "torch")[0] == 0
