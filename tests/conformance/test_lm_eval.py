@@ -21,7 +21,7 @@ from tuition.books.books import open_books
 from tuition.cli.serving import open_served
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
-from tuition.engine.request import Request
+from tuition.engine.request import Request, Sampling
 from tuition.engine.settings import EngineSettings
 from tuition.model.decoder import Decoder
 from tuition.model.save import save_model
@@ -137,6 +137,7 @@ def own_score(model: Any, begin: str, end: str) -> tuple[float, bool]:
 
 def test_log_likelihoods_are_the_engines_own(served: tuple[str, Any], tmp_path: Path) -> None:
     url, model = served
+    own: dict[tuple[str, str], tuple[float, bool]] = {}
     ended = 0
     for batch in (1, 8):
         samples = run_lm_eval(url, model, tmp_path, batch)
@@ -144,17 +145,23 @@ def test_log_likelihoods_are_the_engines_own(served: tuple[str, Any], tmp_path: 
         wrong, compared = [], 0
         for sample in samples:
             for argument, reply in zip(sample["arguments"].values(), sample["resps"], strict=True):
-                begin, end = argument["arg_0"], argument["arg_1"]
-                (logprob, greedy) = reply[0]
-                own = own_score(model, begin, end)
+                asked = argument["arg_0"], argument["arg_1"]
+                if asked not in own:
+                    own[asked] = own_score(model, *asked)
+                    ended += is_end_next(model, *asked)
+                logprob, greedy = reply[0]
                 compared += 1
-                if (float(logprob), greedy in (True, "True")) != own:
-                    wrong.append((begin, end, reply, own))
-                if batch == 1:
-                    ids = tuple(model.tokenizer.encode(begin + end, add_bos=False))
-                    drawn = model.service.submit(Request(f"next-{compared}", ids, 1, stop_ids=model.end_ids))
-                    ended += drawn.result().finish_reason == "stop"
+                if (float(logprob), greedy in (True, "True")) != own[asked]:
+                    wrong.append((asked, reply, own[asked]))
         print(f"lm-eval, batches of {batch}: {compared} scores of {len(samples)} items, {len(wrong)} differ")
         assert not wrong, wrong[:3]
-    print(f"{model.name}: an end token was next for about {ended} of {ITEMS * CHOICES}")
-    assert ended, "else this test could not fail"
+    print(f"{model.name}: an end token was next for {ended} of {len(own)}")
+    if model.name == "bard":
+        assert ended > len(own) / 10, "else an end token without an entry would not be found"
+
+
+def is_end_next(model: Any, begin: str, end: str) -> bool:
+    """Whether the token that lm-eval lets the server generate, and drops, is an end token."""
+    ids = tuple(model.tokenizer.encode(begin + end, add_bos=False))
+    request = Request(f"next-{hash((begin, end))}", ids, 1, Sampling(temperature=0), stop_ids=model.end_ids)
+    return model.service.submit(request).result().finish_reason == "stop"
