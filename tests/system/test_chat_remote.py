@@ -50,3 +50,15 @@ def test_every_kind_of_model_answers_with_and_without_a_limit(
     assert (told.out == whole) == (limit == ())
     assert told.out
     assert told.err.count("$") == 2, "each reply has its cost line"
+
+
+def test_a_model_of_the_server_can_be_named(
+    serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = serve("yes", "--model", "one", "--model", "two-base")
+    for name, status, told in (("two-base", 0, "yes\n"), ("three", 1, "")):
+        monkeypatch.setattr(chat.sys, "stdin", io.StringIO("Once upon a time\n"))
+        assert main(["chat", name, "--url", f"{url}/v1"]) == status
+        out, err = capsys.readouterr()
+        assert out == told
+        assert status == 0 or ("three" in err and "two-base" in err), "the error names the models there are"
