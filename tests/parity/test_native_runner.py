@@ -264,7 +264,7 @@ def test_an_unknown_precision_is_refused(model_path: Path) -> None:
 
 def test_shapes_that_the_kernels_lack_are_refused_with_a_reason() -> None:
     assert refusal(SHAPE, settings()) is None
-    odd = replace(SHAPE, head_dim=24)
+    odd = replace(SHAPE, head_dim=24, qk_norm=True)
     assert "head_dim: got 24, wanted a multiple of 16" in str(refusal(odd, settings()))
 
 

@@ -152,6 +152,8 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def show_model(arguments: ShowModel) -> int:
     from tuition.books.books import open_books
     from tuition.core.errors import NotFoundError
+    from tuition.engine.runner_choice import choose_runner
+    from tuition.engine.settings import EngineSettings
     from tuition.model.folder import open_model
     from tuition.registry.registry import Registry
     from tuition.spec.counts import kv_bytes_per_token, num_parameters
@@ -176,6 +178,9 @@ def show_model(arguments: ShowModel) -> int:
     )
     print(f"  vocabulary        {shape.vocab_size:,} tokens; context {shape.context_length:,} tokens")
     print(f"  cache             {format_bytes(kv_bytes_per_token(shape))} per token in bf16")
+    print(f"  sampling          {folder.generation.describe()}")
+    runner = choose_runner(shape, EngineSettings())
+    print(f"  runner            {runner.kind}: {runner.reason}")
     if version is not None:
         print(f"  digest            {version.digest}")
         print(f"  made              {when(version.created_unix_ns)}")

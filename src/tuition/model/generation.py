@@ -49,6 +49,13 @@ class GenerationDefaults:
         """What the model says, under the names of the fields of `engine.request.Sampling`."""
         return {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
 
+    def describe(self) -> str:
+        """One line: the values and where they were read."""
+        values = [f"{name} {value:g}" for name, value in self.sampling().items()]
+        if self.max_new_tokens is not None:
+            values.append(f"at most {self.max_new_tokens:,} tokens")
+        return f"{', '.join(values) or 'no defaults'} ({self.origin})"
+
 
 _LLAMA_CPP: dict[str, Any] = {
     "temperature": 0.8,

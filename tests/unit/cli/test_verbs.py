@@ -67,6 +67,8 @@ def tuition(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_the_run_is_listed_with_its_settings(tuition, home: Path) -> None:
     status, out, _ = tuition("models", "show", "tiny")
+    assert "sampling          no defaults" in out
+    assert "runner            " in out
     assert status == 0
     assert 'name = "tiny"' in out
     assert out.count("heldout bits per byte") == out.count("bits per byte") == 1, "a score is shown once"

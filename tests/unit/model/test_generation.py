@@ -18,6 +18,8 @@ def test_a_folder_says_what_it_says_and_nothing_more() -> None:
     assert found == GenerationDefaults(0.6, 0.95, 20, origin="generation_config.json")
     assert found.sampling() == {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
     assert Sampling(**found.sampling()).temperature == 0.6
+    assert found.describe() == "temperature 0.6, top_p 0.95, top_k 20 (generation_config.json)"
+    assert GenerationDefaults().describe() == "no defaults (the model names none)"
 
 
 def test_do_sample_false_is_greedy_whatever_else_is_there() -> None:
