@@ -1,5 +1,7 @@
 """The file lock: one holder among threads and processes, freed by the kernel when its holder is killed."""
 
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -62,4 +64,21 @@ def test_an_error_inside_frees_the_lock(tmp_path: Path) -> None:
 def test_a_busy_thread_lock_is_told_apart(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock", timeout_s=0.05)
     with lock, pytest.raises(BusyError, match="another thread"), lock:
+        pass
+
+
+def test_a_release_that_fails_does_not_undo_what_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close(2) may report an error of the disk; the lock is free all the same."""
+    lock, close = FileLock(tmp_path / "lock", timeout_s=1.0), os.close
+
+    def close_badly(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with lock:
+        monkeypatch.setattr(os, "close", close_badly)
+    monkeypatch.undo()
+    with lock:
         pass
