@@ -1,15 +1,15 @@
 """Teach a model, use it, and know what every run, request and token cost.
 
-`from tuition import Engine` is the short way to use a model from a program; everything else is in the rooms,
-see ARCHITECTURE.md. The public names below are loaded when they are first asked for, so that importing the
-package costs nothing.
+`from tuition import Engine` is the short way to use a model from a program; its requests are billed.
+Everything else is in the packages, see ARCHITECTURE.md. The public names below are loaded when they are first
+used, so importing `tuition` is quick.
 """
 
 import importlib
 from typing import Any
 
 _PLACES = {
-    "Engine": "tuition.engine.engine",
+    "Engine": "tuition.desk.engine",
     "EngineSettings": "tuition.engine.settings",
     "Request": "tuition.engine.request",
     "Sampling": "tuition.engine.request",

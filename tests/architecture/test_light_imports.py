@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "tuition"
 LIGHT_PACKAGES = ("core", "spec", "books", "ledger", "tokenizer", "plan", "registry", "client")
 LIGHT_FILES = (
-    "cli/serving.py", "engine/engine.py", "engine/offline.py", "engine/service.py", "engine/step.py",
+    "desk/engine.py", "desk/desk.py",
+    "engine/engine.py", "engine/offline.py", "engine/service.py", "engine/step.py",
     "engine/runner_choice.py", "model/folder.py", "model/formats.py", "model/rope.py", "runtime/cores.py",
 )  # fmt: skip
 """The way of a token from kept weights, and what it stands on."""

@@ -18,7 +18,6 @@ import pytest
 import torch
 
 from tuition.books.books import open_books
-from tuition.cli.serving import open_served
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
 from tuition.engine.request import Request, Sampling
@@ -26,6 +25,7 @@ from tuition.engine.settings import EngineSettings
 from tuition.model.decoder import Decoder
 from tuition.model.save import save_model
 from tuition.serve.context import ServeContext
+from tuition.serve.served import open_served
 from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
 from tuition.spec.machine import detect_machine

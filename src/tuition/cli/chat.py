@@ -111,22 +111,21 @@ def open_partner(arguments: Chat) -> Iterator["Partner"]:
         yield RemotePartner(arguments.url or DEFAULT_URL, arguments.choices, arguments.model)
         return
     from tuition.books.books import open_books
-    from tuition.cli.billed import Biller
     from tuition.cli.partners import LocalPartner
-    from tuition.cli.serving import open_one
     from tuition.cli.terminal import HeldBack, open_progress
+    from tuition.desk.engine import Engine
 
     workspace = open_workspace(arguments.workspace).create()
     with (
         open_books(workspace) as books,
-        open_one(
+        Engine(
             arguments.model,
             workspace=workspace,
             books=books,
             machine=detect_for(arguments.engine.device, arguments.machine, workspace),
             settings=arguments.engine,
             progress=open_progress() if arguments.verbose else HeldBack(open_progress()),
-        ) as opened,
-        LocalPartner(Biller(opened, books), arguments.choices) as partner,
+        ) as engine,
+        LocalPartner(engine, arguments.choices) as partner,
     ):
         yield partner

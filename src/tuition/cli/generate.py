@@ -17,7 +17,8 @@ from tuition.engine.settings import EngineSettings
 from tuition.spec.settings import MachineSettings
 
 if TYPE_CHECKING:
-    from tuition.cli.billed import Biller
+    from tuition.core.request_record import RequestCost
+    from tuition.desk.engine import Engine
 
 DESCRIPTION = """Answer one prompt, or every line of a .jsonl file. Replies are billed like the server's.
 
@@ -82,28 +83,26 @@ def run(argv: list[str]) -> int:
     if arguments.raw and arguments.chat:
         raise SettingsError("--raw", got=True, wanted="--raw or --chat, not both")
     from tuition.books.books import open_books
-    from tuition.cli.billed import Biller
-    from tuition.cli.serving import open_one
     from tuition.cli.terminal import HeldBack, open_progress
+    from tuition.desk.engine import Engine
 
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_for(arguments.engine.device, arguments.machine, workspace)
     progress = open_progress() if arguments.verbose else HeldBack(open_progress())
     with (
         open_books(workspace) as books,
-        open_one(
+        Engine(
             arguments.model,
             workspace=workspace,
             books=books,
             machine=machine,
             settings=arguments.engine,
             progress=progress,
-        ) as opened,
+        ) as engine,
     ):
-        biller = Biller(opened, books)
         if arguments.prompts is None:
-            return one_prompt(arguments, biller)
-        return whole_file(arguments, biller, progress)
+            return one_prompt(arguments, engine)
+        return whole_file(arguments, engine, progress)
 
 
 def fields_of(arguments: Generate) -> dict[str, Any]:
@@ -116,14 +115,13 @@ def fields_of(arguments: Generate) -> dict[str, Any]:
     return fields
 
 
-def one_prompt(arguments: Generate, biller: "Biller") -> int:
+def one_prompt(arguments: Generate, engine: "Engine") -> int:
     """Stream one reply to stdout, its cost to stderr; Ctrl-C ends it, and what was generated is billed."""
+    from tuition.cli.cost_line import line_of
     from tuition.cli.streaming import cancelled_by_ctrl_c, show
     from tuition.engine.request import complete
-    from tuition.engine.service import EngineService
 
     text = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt or ""
-    engine = biller.opened.engine
     has_chat = engine.tokenizer.chat is not None
     if arguments.chat and not has_chat:
         raise SettingsError(
@@ -132,7 +130,7 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
     as_message = has_chat and not arguments.raw
     prompt = engine.encode([{"role": "user", "content": text}] if as_message else text)
     request = engine.request(prompt, priority="interactive", **fields_of(arguments))
-    service = EngineService(engine.loop, biller.opened.account.add)
+    service = engine.service()
     try:
         stream = service.submit(request)
         events = []
@@ -143,14 +141,23 @@ def one_prompt(arguments: Generate, biller: "Biller") -> int:
     finally:
         service.stop()
     completion = complete(events)
-    cost = biller.bill(completion)
+    cost = engine.desk.settle(completion)
     print(flush=True)
     form = " · as a chat message (--raw: as plain text)" if as_message else ""
-    print(f"[{biller.line(completion, cost)}{'' if arguments.chat else form}]", file=sys.stderr)
+    print(f"[{line_of(completion, cost)}{'' if arguments.chat else form}]", file=sys.stderr)
     return {"error": 1, "cancelled": 130}.get(completion.finish_reason, 0)
 
 
-def whole_file(arguments: Generate, biller: "Biller", progress: Progress) -> int:
+def bill_fields(cost: "RequestCost") -> dict[str, Any]:
+    """What a reply has cost, as fields of its line."""
+    return {
+        "cost_usd": cost.total.usd,
+        "energy_wh": cost.total.energy_wh,
+        "energy_method": cost.energy_method,
+    }
+
+
+def whole_file(arguments: Generate, engine: "Engine", progress: Progress) -> int:
     """Answer every line of the file."""
     from tuition.engine.offline import generate_file
     from tuition.ledger.render import totals_line
@@ -158,17 +165,17 @@ def whole_file(arguments: Generate, biller: "Biller", progress: Progress) -> int
     if arguments.prompts is None or arguments.out is None:
         raise SettingsError("prompts", got=arguments.prompts, wanted="a file, and --out")
     report = generate_file(
-        biller.opened.engine,
+        engine,
         arguments.prompts,
         arguments.out,
         progress=progress,
-        bill_of=biller.bill_of,
+        bill_of=lambda request_id: bill_fields(engine.cost_of(request_id)),
         **fields_of(arguments),
     )
     print(
         f"{report.num_done:,} replies written to {arguments.out}, {report.num_reused:,} were there, "
         f"{report.num_failed:,} failed; {report.num_prompt_tokens:,} tokens read, "
-        f"{report.num_generated:,} generated; {totals_line(biller.total)}",
+        f"{report.num_generated:,} generated; {totals_line(engine.desk.spent.total)}",
         file=sys.stderr,
     )
     return 1 if report.num_failed else 0

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from tuition.cli.billed import Biller, cost_line
+from tuition.cli.cost_line import cost_line, line_of
 from tuition.cli.streaming import cancelled_by_ctrl_c, show
 from tuition.client.api import Api
 from tuition.client.errors import ClientError
@@ -18,8 +18,8 @@ from tuition.client.listen import call, listen
 from tuition.client.reply import Piece, Reply
 from tuition.core.errors import NotFoundError, TuitionError
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
+from tuition.desk.engine import Engine
 from tuition.engine.request import complete
-from tuition.engine.service import EngineService
 
 Message = dict[str, str]
 
@@ -39,16 +39,14 @@ class Partner(Protocol):
 class LocalPartner:
     """A model in this process. Its engine runs in another thread, which Ctrl-C does not interrupt."""
 
-    def __init__(self, biller: Biller, choices: Mapping[str, Any]) -> None:
-        self.biller, self.choices = biller, choices
-        opened = biller.opened
-        self.name = opened.name
-        self.has_chat = opened.engine.tokenizer.chat is not None
-        self.service = EngineService(opened.engine.loop, opened.account.add)
+    def __init__(self, engine: Engine, choices: Mapping[str, Any]) -> None:
+        self.engine, self.choices, self.name = engine, choices, engine.name
+        self.has_chat = engine.tokenizer.chat is not None
+        self.service = engine.service()
 
     def reply(self, messages: list[Message]) -> str:
         """Text generated before Ctrl-C is billed and stays in the conversation."""
-        engine = self.biller.opened.engine
+        engine = self.engine
         prompt = engine.encode(messages if self.has_chat else messages[-1]["content"])
         stream = self.service.submit(engine.request(prompt, priority="interactive", **self.choices))
         events = []
@@ -57,9 +55,9 @@ class LocalPartner:
                 events.append(event)
                 show(event.text)
         completion = complete(events)
-        cost = self.biller.bill(completion)
+        cost = engine.desk.settle(completion)
         print(flush=True)
-        print(f"[{self.biller.line(completion, cost)}]", file=sys.stderr)
+        print(f"[{line_of(completion, cost)}]", file=sys.stderr)
         if completion.error is not None:
             raise TuitionError(completion.error)
         return completion.text

@@ -50,11 +50,11 @@ def run(argv: list[str]) -> int:
     """Serve until Ctrl-C or SIGTERM, then let replies under way end."""
     arguments = parse(Serve, argv, verb="serve", description=DESCRIPTION)
     from tuition.books.books import open_books
-    from tuition.cli.serving import open_served
     from tuition.cli.terminal import open_progress
     from tuition.registry.registry import Registry
     from tuition.serve.app import create_app
     from tuition.serve.context import ServeContext
+    from tuition.serve.served import open_served
     from tuition.serve.server import bind, run_server
     from tuition.serve.settings import check_exposure, read_api_key
 

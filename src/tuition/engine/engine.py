@@ -1,7 +1,6 @@
-"""The engine for Python programs: a model's name or path and prompts in, completions out.
+"""One loaded model without a bill: prompts in, completions out. `desk/engine` is the billed one of programs.
 
-`Engine("smollm2").generate(["Once upon a time"], max_tokens=40)`. For many clients at once there is
-`service`.
+For many clients at once there is `service`.
 """
 
 import itertools
@@ -74,8 +73,9 @@ class Engine:
         workspace: Workspace | None = None,
         progress: Progress | None = None,
         on_trace: Callable[[StepTrace], None] | None = None,
+        on_end: Callable[[TokenEvent], object] | None = None,
     ) -> None:
-        """Load `model`. `on_trace` gets every step, for the ledger.
+        """Load `model`. `on_trace` gets every step, `on_end` the last event of each request first.
 
         Raises: NotFoundError, ModelError, CapacityError, SettingsError.
         """
@@ -85,7 +85,7 @@ class Engine:
         self.tokenizer = self.folder.tokenizer()
         self.runner, self.choice = opened()
         self.loop = StepLoop(self.runner, self.tokenizer, self.settings)
-        self._on_trace = on_trace
+        self._on_trace, self._on_end = on_trace, on_end
         self.id_prefix = "request"
         """Ids of requests begin with it; who bills them makes it one that no other process has."""
         self._ids = itertools.count(1)
@@ -246,13 +246,20 @@ class Engine:
         events, trace = self.loop.step()
         if trace is not None and self._on_trace is not None:
             self._on_trace(trace)
+        self._tell_ends(events)
         return events
 
-    def _clear(self, requests: Iterable[Request]) -> list[TokenEvent]:
-        """Cancel what is still inside; returns the last event of each."""
+    def _tell_ends(self, events: Iterable[TokenEvent]) -> None:
+        if self._on_end is not None:
+            for event in events:
+                if event.finish_reason is not None:
+                    self._on_end(event)
+
+    def _clear(self, requests: Iterable[Request]) -> None:
+        """Cancel what is still inside; it has cost something, too."""
         for request in requests:
             self.loop.cancel(request.id)
-        return [event for event in self.loop.take_events() if event.finish_reason is not None]
+        self._tell_ends(self.loop.take_events())
 
     def swap_weights(self, model: ModelFolder) -> None:
         """Compute with other weights of the same shape from the next step on, also those in memory

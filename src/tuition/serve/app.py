@@ -3,6 +3,7 @@
 Endpoints, and around them access, a cap on bodies, request ids and errors in one shape.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,6 @@ from tuition.serve.access import (
     AccessMiddleware,
     sign_in_page,
 )
-from tuition.serve.billing import close_periods, open_periods, rate_of
 from tuition.serve.context import ServeContext
 from tuition.serve.errors import ApiError, as_api_error, error_response
 from tuition.serve.lookups import lookup_routes
@@ -49,19 +49,18 @@ def create_app(context: ServeContext) -> FastAPI:
     check_exposure(context.settings, context.api_key)
     if not context.models:
         raise SettingsError("models", got="none", wanted="at least one model to serve")
-    for model in context.models.values():
-        rate_of(context, model)
+    desks = [model.desk for model in context.models.values()]
     metrics, access = Metrics(context), Access(context.settings, context.api_key)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await open_periods(context)
+        await asyncio.gather(*(asyncio.to_thread(desk.open) for desk in desks))
         yield
         unsettled = await context.gate.settle(context.settings.books_timeout_seconds)
         if unsettled:
             log.error("%d requests could not be booked before the end", unsettled)
         try:
-            await close_periods(context)
+            await asyncio.gather(*(asyncio.to_thread(desk.close) for desk in desks))
         except TuitionError as error:
             log.error("idle time was not booked: %s", type(error).__name__)
 

@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from tuition.desk.desk import Bill
 from tuition.engine.request import Request, TokenEvent
-from tuition.serve.billing import Bill, settle
 from tuition.serve.context import EventStream, ServeContext, ServedModel
 from tuition.serve.errors import ApiError, internal, overloaded
 from tuition.serve.metrics import Metrics
@@ -17,6 +17,8 @@ from tuition.serve.prompts import Prepared
 from tuition.serve.replies import Usage
 
 KEEP_ALIVE_S = 15.0
+API_KEY_ID = "environment"
+"""There is one key; rows say that a call came with it, never which it is."""
 
 
 class ClientGoneError(Exception):
@@ -131,7 +133,12 @@ class Call:
             if last is None or last.finish_reason is None:
                 raise internal(self.request_id)
             sent_before = index % self.prepared.num_choices > 0
-            bill = await settle(self.context, self.model, request, last, sent_before=sent_before)
+            bill = await self.model.desk.settle_soon(
+                last,
+                prompt_tokens=0 if sent_before else len(request.prompt),
+                timeout_s=self.context.settings.books_timeout_seconds,
+                api_key_id=None if self.context.api_key is None else API_KEY_ID,
+            )
             self.metrics.count(self.model.name, last, bill)
             if last.finish_reason == "error":
                 raise self._failure(last)

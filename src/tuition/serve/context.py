@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from tuition.books.books import Books
 from tuition.core.errors import NotFoundError
+from tuition.desk.desk import Desk
+from tuition.desk.engine import Engine
 from tuition.engine.batch import Runner
 from tuition.engine.request import Request, TokenEvent
-from tuition.ledger.account import Account
-from tuition.ledger.periods import Periods
 from tuition.model.generation import GenerationDefaults
 from tuition.serve.errors import overloaded
 from tuition.serve.settings import ServeSettings, read_api_key
@@ -46,24 +46,37 @@ class Service(Protocol):
 class ServedModel:
     """One model that answers."""
 
-    name: str
-    version: int | None
+    desk: Desk
+    """Bills its requests; knows its name and version."""
     service: Service
     tokenizer: Tokenizer
     shape: ModelShape
-    account: Account
     weights_digest: str
+    """As recorded when the weights were loaded."""
     runner: Runner | None = None
     stop_ids: tuple[int, ...] | None = None
     """Token ids that end a reply; the tokenizer's own when None."""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     """Sampling of calls that do not name their own."""
-    rate_id: int | None = None
-    """The books' row of the machine's rate; found when it is first needed."""
-    periods: Periods | None = None
-    """Idle time and overhead on their way into the books; made when first needed, one for each account."""
     created_unix_s: int = field(default_factory=lambda: int(time.time()))
-    spent: "Spent" = field(default_factory=lambda: Spent())
+
+    @classmethod
+    def of(cls, engine: Engine, service: Service) -> "ServedModel":
+        """A loaded model, and its engine in a thread of its own."""
+        return cls(
+            desk=engine.desk,
+            service=service,
+            tokenizer=engine.tokenizer,
+            shape=engine.folder.shape,
+            weights_digest=engine.runner.weights_digest(),
+            runner=engine.runner,
+            defaults=engine.folder.generation,
+        )
+
+    @property
+    def name(self) -> str:
+        """As clients name it."""
+        return self.desk.model.name
 
     @property
     def context_length(self) -> int:
@@ -76,20 +89,6 @@ class ServedModel:
     def end_ids(self) -> tuple[int, ...]:
         """Token ids that end a reply."""
         return tuple(self.tokenizer.eos_ids) if self.stop_ids is None else self.stop_ids
-
-
-@dataclass
-class Spent:
-    """What replies of one model have cost since the server started."""
-
-    num_tokens: int = 0
-    """Prompt tokens that were computed, and generated ones."""
-    cost_nusd: int = 0
-
-    @property
-    def usd_per_token(self) -> float | None:
-        """None until something was served."""
-        return self.cost_nusd / self.num_tokens / 1e9 if self.num_tokens else None
 
 
 class Gate:

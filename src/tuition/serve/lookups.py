@@ -107,16 +107,16 @@ class Lookups:
             "created": model.created_unix_s,
             "owned_by": "tuition",
             "context_length": model.context_length,
-            "version": model.version,
+            "version": model.desk.model.version,
             "weights_digest": model.weights_digest,
             "has_chat_template": model.tokenizer.chat is not None,
             "runner": model.runner.name if model.runner is not None else None,
             "sampling_defaults": dataclasses.asdict(model.defaults),
             "cost_per_token": {
-                "usd": model.spent.usd_per_token,
+                "usd": model.desk.spent.usd_per_token,
                 "basis": "mean of what was billed since this server started; null before the first reply",
             },
-            "cost_per_busy_hour": busy_hour(model.account),
+            "cost_per_busy_hour": busy_hour(model.desk.account),
         }
 
     async def bill(self, request: Request) -> Response:

@@ -10,8 +10,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.types import Scope
 
 from tuition.core.units import NS_PER_S, NUSD_PER_USD, UJ_PER_J
+from tuition.desk.desk import Bill
 from tuition.engine.request import TokenEvent
-from tuition.serve.billing import Bill
 from tuition.serve.context import ServeContext
 from tuition.serve.errors import ApiError
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
+from tuition.desk.desk import Bill
 from tuition.engine.request import Completion, TokenEvent, TokenLogprob
-from tuition.serve.billing import Bill
 from tuition.serve.prompts import Prepared
 from tuition.tokenizer.tokenizer import Tokenizer
 

@@ -16,13 +16,13 @@ from typing import Any
 from tuition.books.books import open_books
 from tuition.core.records import SequenceWork, StepTrace
 from tuition.core.workspace import open_workspace
+from tuition.desk.desk import Bill, Desk, ModelIdentity
 from tuition.engine.request import Request, Timing, TokenEvent, TokenLogprob
 from tuition.engine.service import EngineService
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import open_meter
-from tuition.serve.billing import Bill
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.settings import ServeSettings
 from tuition.spec.machine import detect_machine
@@ -175,7 +175,7 @@ def tiny_context(
 ) -> ServeContext:
     """A context to serve; `texts` makes the models say these, with `each` one of them, without a network."""
     workspace = open_workspace(root)
-    machine = detect_machine()
+    machine, books = detect_machine(), open_books(workspace)
     models = {}
     for index, name in enumerate(names):
         with_chat = chats and not (index and name.endswith("base"))
@@ -190,17 +190,17 @@ def tiny_context(
             said = [texts[index % len(texts)]] if each else texts
             service = ScriptedService(tokenizer, said, pause_s)
             service.on_trace = account.add
+        desk = Desk(books, account, ModelIdentity(name, 1))
+        desk.serves(lambda digest=digest: digest)
         models[name] = ServedModel(
-            name=name,
-            version=1,
+            desk=desk,
             service=service,
             tokenizer=tokenizer,
             shape=shape,
-            account=account,
             weights_digest=digest,
             runner=runner,
         )
-    return ServeContext(models, open_books(workspace), settings or ServeSettings(port=0), api_key)
+    return ServeContext(models, books, settings or ServeSettings(port=0), api_key)
 
 
 def random_network(
@@ -220,20 +220,18 @@ def random_network(
 
 def forget_to_wait(delay_s: float) -> None:
     """Plant a fault: replies end before their rows are committed. The kill test must find it."""
-    import tuition.serve.calls as calls
+    settle_soon = Desk.settle_soon
 
-    settle = calls.settle
-
-    async def careless(*args: Any) -> Any:
+    async def careless(*args: Any, **named: Any) -> Any:
         async def later() -> None:
             await asyncio.sleep(delay_s)
-            await settle(*args)
+            await settle_soon(*args, **named)
 
         careless.tasks.append(asyncio.create_task(later()))
         return Bill(0, None, None)
 
     careless.tasks = []
-    calls.settle = careless
+    Desk.settle_soon = careless
 
 
 def close_context(context: ServeContext) -> None:

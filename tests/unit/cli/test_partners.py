@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tuition.cli.billed import cost_line
+from tuition.cli.cost_line import cost_line
 from tuition.cli.partners import cancelled_by_ctrl_c, show
 
 

@@ -14,16 +14,13 @@ import pytest
 from tuition.books.books import open_books
 from tuition.cli import chat
 from tuition.cli.bill_check import check_table
-from tuition.cli.billed import Biller
 from tuition.cli.main import FAILURE, USAGE, complain, main
-from tuition.cli.serving import open_one
 from tuition.core.amount import Amount
-from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
+from tuition.desk.engine import Engine
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.reconciliation import Reconciliation, Witnessed, reconcile
 from tuition.ledger.statements import of_model, request_receipts
-from tuition.spec.machine import detect_machine
 
 RECEIPTS = ("bill", "request", "--format", "json")
 TEXT = "The cat sat on the mat. The dog sat on the log. A bird sang in the tree, and the cat looked up.\n"
@@ -117,12 +114,8 @@ def test_replies_that_are_cut_short_are_billed(home: Path, monkeypatch: pytest.M
     monkeypatch.setenv("TUITION_HOME", str(home))
     workspace = Workspace(home)
     with open_books(workspace) as books:
-        with open_one(
-            "tiny", workspace=workspace, books=books, machine=detect_machine(),
-            settings=EngineSettings(runner="torch"), progress=SilentProgress(),
-        ) as opened:  # fmt: skip
-            Biller(opened, books)
-            engine = opened.engine
+        settings = EngineSettings(runner="torch")
+        with Engine("tiny", workspace=workspace, books=books, settings=settings) as engine:
             short, long = (
                 replace(engine.request([first], max_tokens=most), ignore_eos=True)
                 for first, most in ((1, 2), (2, 40))

@@ -1,0 +1,1 @@
+"""The billed engine: the account of every request is opened, settled and written in one place."""

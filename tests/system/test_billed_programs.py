@@ -1,0 +1,88 @@
+"""A Python program that uses a model is billed like the server: `tuition bill request` finds its replies."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tuition.books.books import open_books
+from tuition.core.errors import NotFoundError
+from tuition.core.workspace import Workspace
+from tuition.desk.engine import Engine
+from tuition.engine.settings import EngineSettings
+from tuition.ledger.reconciliation import reconcile
+from tuition.ledger.statements import of_model, request_receipts
+from tuition.model.decoder import Decoder
+from tuition.model.save import save_model
+from tuition.spec.shape import ModelShape
+from tuition.tokenizer.training import train_bpe
+
+SHAPE = ModelShape(280, 64, 2, 2, 2, 32, 96, 64)
+PROGRAM = """
+import json, sys
+from tuition import Engine, EngineSettings
+with Engine(sys.argv[1], settings=EngineSettings(device="cpu", runner="torch")) as engine:
+    replies = engine.generate(["to be", "or not"], max_tokens=3)
+    print(json.dumps({reply.request_id: engine.cost_of(reply.request_id).total.usd for reply in replies}))
+"""
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    tokenizer = train_bpe(["to be or not to be, that is the question\n" * 30], vocab_size=270)
+    decoder = Decoder(SHAPE).initialize(0.3, torch.Generator().manual_seed(1))
+    return save_model(tmp_path / "my-model", decoder, SHAPE, tokenizer)
+
+
+def test_a_program_has_receipts(model_path: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"TUITION_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", PROGRAM, str(model_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    costs = json.loads(done.stdout.splitlines()[-1])
+    assert len(costs) == 2
+    for request_id, usd in costs.items():
+        command = [
+            sys.executable,
+            "-m",
+            "tuition.cli.main",
+            "bill",
+            "request",
+            request_id,
+            "--format",
+            "json",
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert shown.returncode == 0, shown.stderr
+        receipt = json.loads(shown.stdout)
+        assert (receipt["model"], receipt["cost_usd"]) == ("my-model", usd)
+    with open_books(Workspace(tmp_path / "home")) as books:
+        assert reconcile(books).holds
+
+
+def test_leaving_early_is_billed_and_other_requests_have_no_cost(model_path: Path, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    settings = EngineSettings(device="cpu", runner="torch")
+    with Engine(model_path, workspace=workspace, settings=settings) as engine:
+        stream = engine.stream("to be", max_tokens=20, ignore_eos=True)
+        request_id = next(stream).request_id
+        stream.close()  # type: ignore[attr-defined]
+        assert engine.cost_of(request_id).total.wall_ns > 0
+        with pytest.raises(NotFoundError, match="other"):
+            engine.cost_of("other")
+    with open_books(workspace) as books:
+        (receipt,) = request_receipts(books, *of_model("my-model"), limit=2)
+        assert (receipt.request_id, receipt.finish_reason) == (request_id, "cancelled")
+        assert reconcile(books).holds
+
+
+def test_a_model_that_does_not_load_leaves_books_in_order(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "home")
+    with pytest.raises(NotFoundError):
+        Engine("no-such-model", workspace=workspace)
+    with open_books(workspace) as books:
+        assert reconcile(books).holds
