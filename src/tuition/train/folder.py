@@ -89,14 +89,14 @@ class RunFolder:
             return False
 
 
-def unfinished_runs(workspace: Workspace, name: str | None = None) -> list[RunFolder]:
-    """Runs that were killed or stopped, of the model `name` or of every model, the newest first."""
+def runs_of(workspace: Workspace, name: str | None = None) -> list[RunFolder]:
+    """Runs of the model `name`, or of every model, the newest first."""
     if not workspace.runs.is_dir():
         return []
     found = []
     for path in workspace.runs.iterdir():
         folder = RunFolder(path)
-        if not folder.settings.is_file() or folder.is_finished:
+        if not folder.settings.is_file():
             continue
         try:
             is_named = name is None or read_table(folder.settings).get("name") == name
@@ -107,23 +107,30 @@ def unfinished_runs(workspace: Workspace, name: str | None = None) -> list[RunFo
     return sorted(found, key=lambda folder: folder.began, reverse=True)
 
 
+def unfinished_runs(workspace: Workspace, name: str | None = None) -> list[RunFolder]:
+    """Those of them that were killed or stopped."""
+    return [folder for folder in runs_of(workspace, name) if not folder.is_finished]
+
+
 def find_run(workspace: Workspace, name: str | None = None) -> RunFolder:
     """The run to resume: the one with the id `name`, else the newest unfinished run of the model `name` (of
     any model when left out) that has a checkpoint.
 
-    Raises: NotFoundError with the runs that can be resumed; SettingsError when `name` is a finished run.
+    Raises: NotFoundError with the runs that can be resumed; SettingsError when all that is meant is finished.
     """
     if name is not None and "/" not in name and RunFolder(workspace.runs / name).settings.is_file():
-        folder = RunFolder(workspace.runs / name)
-        if folder.is_finished:
-            wanted = "an unfinished run: this one is finished; leave out resume to begin a new run"
-            raise SettingsError("resume", got=name, wanted=wanted)
-        return folder
-    found = unfinished_runs(workspace, name)
-    for folder in found:
+        found = [RunFolder(workspace.runs / name)]
+    else:
+        found = runs_of(workspace, name)
+    open_runs = [folder for folder in found if not folder.is_finished]
+    for folder in open_runs:
         if folder.has_checkpoint:
             return folder
-    if found:
-        return found[0]
-    known = [folder.run_id for folder in unfinished_runs(workspace) if folder.has_checkpoint]
-    raise NotFoundError("unfinished run", name or "any", known)
+    if open_runs:
+        return open_runs[0]
+    if name is not None and not found:
+        known = [folder.run_id for folder in unfinished_runs(workspace) if folder.has_checkpoint]
+        raise NotFoundError("unfinished run", name, known)
+    what = "every run in this workspace" if name is None else f"every run that {name!r} means"
+    wanted = f"an unfinished run: {what} is finished; leave out resume to begin a new run"
+    raise SettingsError("resume", got=name, wanted=wanted)

@@ -43,7 +43,7 @@ class Session:
     alarms: list[str] = field(default_factory=list)
     """What could not be written, the first time for each cause."""
     warning: str | None = None
-    """Of the last evaluation."""
+    """Why the model is of little use, by the last evaluation."""
 
     def __post_init__(self) -> None:
         self.settings, self.progress = self.context.settings, self.context.progress

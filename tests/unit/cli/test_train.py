@@ -113,9 +113,11 @@ def test_a_named_run_is_resumed_without_any_other_setting(
         assert main(["train", "--resume", *named, "--threads", "1"]) == 0, number
         assert f"resuming {result.parent.name}" in capsys.readouterr().err
     assert main(["train", "--resume", "tiny"]) != 0
-    assert "no unfinished run named 'tiny'" in capsys.readouterr().err
+    assert "every run that 'tiny' means is finished" in capsys.readouterr().err
     assert main(["train", "--resume", "--steps", "3"]) != 0
-    assert "no unfinished run named 'any'" in capsys.readouterr().err
+    assert "every run in this workspace is finished" in capsys.readouterr().err
+    assert main(["train", "--resume", "nobody"]) != 0
+    assert "no unfinished run named 'nobody'" in capsys.readouterr().err
 
 
 def test_a_resumed_run_refuses_other_settings_with_both_values(

@@ -125,9 +125,10 @@ def test_a_run_is_found_by_its_id_or_its_model_and_a_finished_or_unknown_one_is_
     done, first = home.run(), stop_after(home, 3, name="other")
     for wanted in (None, "other", first.run_id):
         assert find_run(home.workspace, wanted).run_id == first.run_id
-    with pytest.raises(SettingsError, match="this one is finished"):
-        find_run(home.workspace, done.run_id)
-    for wanted in ("tiny", "nobody", "../runs", ""):
+    for wanted in (done.run_id, "tiny"):
+        with pytest.raises(SettingsError, match=f"every run that '{wanted}' means is finished"):
+            find_run(home.workspace, wanted)
+    for wanted in ("nobody", "../runs", ""):
         with pytest.raises(NotFoundError, match=f"known: {first.run_id}"):
             find_run(home.workspace, wanted)
     with pytest.raises(SettingsError, match=r"batch_size: got 3, wanted 2 as in other-"):

@@ -244,7 +244,7 @@ def test_sizes_that_are_left_open_follow_the_budget_and_stay_for_a_resume(
     path.write_text("".join(f"{number} roses of the king\n" for number in range(6_000)))  # room for more
     monkeypatch.setattr(pretrain, "product_flops_per_s", lambda *given: 1e9)
     stopped = home.run_timed(clock, {"step_s": 1.0}, (At(2, interrupt),), budget="4s")
-    (said,) = [line for line in home.heard.lines if line.startswith("sizes for 4 s, ")]
+    (said,) = [line for line in home.heard.lines if line.startswith("sizes for 4")]
     assert "2 layers, 64 wide, 2 heads, vocabulary 512" in said
     monkeypatch.setattr(pretrain, "product_flops_per_s", lambda *given: 1e12)
     resumed = home.run_timed(clock, {"step_s": 1.0}, resume="newest", budget="8s")

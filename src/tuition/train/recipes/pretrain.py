@@ -212,7 +212,7 @@ class PretrainTask:
         method = window_method(window, stride, str(precision.dtype).removeprefix("torch."))
         score = bits_per_byte(scores, HELDOUT_TASK, method)
         score = replace(score, data_digest=self.corpus.digest)
-        return Evaluated(score, samples, self._warning(score.value) if kind == "final" else None)
+        return Evaluated(score, samples, self._warning(score.value))
 
     def _samples(self) -> tuple[str, ...]:
         settings, seed = self.settings.evaluation, self.context.settings.seed
@@ -222,9 +222,13 @@ class PretrainTask:
             samples.append(write_sample(self.model, self.tokenizer, prompt, how, self.context.precision))
         return tuple(samples)
 
+    @cached_property
+    def _guessing(self) -> float:
+        return guessed_bits_per_byte(self.corpus.train.tokens, self.corpus.heldout, self._token_bytes)
+
     def _warning(self, bits_per_byte: float) -> str | None:
         """Whether the model was taught too briefly to write words: it is hardly better than guessing."""
-        guessing = guessed_bits_per_byte(self.corpus.train.tokens, self.corpus.heldout, self._token_bytes)
+        guessing = self._guessing
         if bits_per_byte <= MOST_OF_GUESSING * guessing:
             return None
         guess = f"guessing tokens by their frequency needs {guessing:.2f}"
