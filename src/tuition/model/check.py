@@ -1,4 +1,4 @@
-"""Whether a model can be used, before it is registered: everything is read once, nothing fails later.
+"""Check a model before it is registered: read every weight, load the tokenizer, render a chat.
 
 In: the path of a folder or GGUF file.  Out: `CheckedModel`, or a ModelError that says what is wrong.
 """

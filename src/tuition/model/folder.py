@@ -89,7 +89,7 @@ class ModelFolder:
         return None if self.read_rows is None else self.read_rows(name)
 
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer. Raises: ModelError, or what the tokenizer room raises for damaged files."""
+        """The model's tokenizer. Raises: ModelError for files that are missing or damaged."""
         return self.read_tokenizer()
 
     def digest(self) -> str:
@@ -319,7 +319,7 @@ def _check_tensors(
 
 
 def _are_equal(head: SafetensorsFile, embedding: SafetensorsFile) -> bool:
-    """Whether a stored head holds the values of the embedding, in whatever types both are kept."""
+    """Whether a stored head holds the values of the embedding; their types may differ."""
     theirs, ours = "lm_head.weight", hugging_face_name("embedding.weight")
     if head.entries[theirs].dtype == embedding.entries[ours].dtype:
         return head.content(theirs) == embedding.content(ours)

@@ -1,4 +1,4 @@
-"""How a model wants its tokens drawn when a request does not say: its own sampling defaults.
+"""Sampling defaults of a model, for requests that do not set their own.
 
 In: generation_config.json of a folder, or the metadata of a GGUF file.  Out: `GenerationDefaults`.
 A request's own values always come first; what neither says is left to the engine.

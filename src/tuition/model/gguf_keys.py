@@ -27,7 +27,7 @@ _WITHOUT_EFFECT = frozenset(
      "expert_used_count", "expert_feed_forward_length", "expert_weights_scale", "expert_weights_norm",
      "expert_gating_func", "expert_group_count", "expert_group_used_count", "leading_dense_block_count"}
 )  # fmt: skip
-"""About other things than a token's logits, or about experts, which a dense model has none of."""
+"""Keys that do not affect a token's logits, or that describe experts, which a dense model does not have."""
 
 
 def _is(*neutral: Any) -> Callable[[Any], bool]:
@@ -56,7 +56,7 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "rope.scaling.yarn_ext_factor": _is(-1, 1),
     "rope.scaling.yarn_log_multiplier": _is(0),
 }
-"""Keys that ask for what cannot be computed here, and the values with which they ask for nothing."""
+"""Keys of features that are not supported, and the values that switch the feature off."""
 
 
 def check_keys(table: Fields, head_dim: int) -> None:

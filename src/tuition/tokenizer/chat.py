@@ -1,5 +1,5 @@
-"""Chat templates: a conversation as the text a model was trained on, with limits, and with turns that nobody
-can forge.
+"""Chat templates: a conversation as the text a model was trained on, with resource limits, and with turns
+that message text cannot forge.
 
 In: messages, as a request brings them.  Out: text, or `Span`s that say which parts are the template's own
 tokens. A template is a program that came with a model. It runs in a process of its own
@@ -82,9 +82,9 @@ class ChatTemplate:
     ) -> list[Span]:
         """The conversation cut at those of `tokens` which the template itself wrote.
 
-        Every token's text inside of a message is broken by a mark that nobody can guess before the template
-        sees it; so is a beginning or an end of one at the edge of a message, which the template might
-        complete. The marks are taken out again after the cut. Messages of the assistant may also write
+        Every token's text inside of a message is broken by a secret mark before the template sees it; so is a
+        beginning or an end of one at the edge of a message, which the template might complete. The marks
+        are removed after the cut. Messages of the assistant may also write
         `reply_tokens`.
         """
         checked = check_messages(messages)
@@ -241,7 +241,7 @@ def _is_markup(token: str) -> bool:
 
 
 class _Breaker:
-    """Puts a mark into every token inside of what users wrote, and takes the marks out again."""
+    """Inserts a mark into every token inside message text, and removes the marks again."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         longest_first = sorted({token for token in tokens if token}, key=len, reverse=True)
@@ -295,7 +295,7 @@ class _Breaker:
 
 
 def _secret_text() -> str:
-    """Private-use characters that a user cannot guess and a template has no reason to know."""
+    """Random private-use characters, which neither a user nor a template can know."""
     return "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
 
 

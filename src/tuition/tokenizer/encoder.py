@@ -1,4 +1,4 @@
-"""Text to ids, in which some tokens never stand, whatever the text says.
+"""Encode text so that given tokens never result from it.
 
 In: a tokenizer.json as text, and the tokens to withhold.  Out: `TextEncoder`.
 """
@@ -15,10 +15,10 @@ from tuition.core.errors import ModelError, RequestError
 
 
 class TextEncoder:
-    """Encodes texts; special tokens are read as the text they are written in, `withheld` and `avoided`
-    (content -> id) never stand for it.
+    """Encodes texts. Special tokens are read as plain text, and the ids of `withheld` and `avoided`
+    (content -> id) do not occur in the result.
 
-    `avoided`: except for a single character that has no other id. `core` is changed to read special tokens
+    `avoided`: a single character that has no other id keeps it. `core` is changed to read special tokens
     as text when any token is withheld.
     """
 

@@ -1,6 +1,6 @@
-"""Tokens that end a text or a turn, whatever a model's files say about them.
+"""Tokens that end a text or a turn, in addition to those that a model's files name.
 
-A model that writes one of these has finished; many files name only one of several, or none.
+A model that generates one of these has finished. Many files name only one of several, or none.
 Source: llama.cpp, src/llama-vocab.cpp, `special_eog_ids`.
 """
 
@@ -15,7 +15,7 @@ END_TOKENS = frozenset(
 
 _PARTS_OF_A_TURN = (({"<|return|>", "<|call|>"}, "<|end|>"), ({"<|calls|>", "<|flush|>"}, "<|end|>"),
                     ({"<|tool_response>"}, "</s>"), ({"<|plamo:eos|>"}, "</s>"))  # fmt: skip
-"""Where all tokens of the set are there, the other one is a part of a turn or of text."""
+"""Where all tokens of the set exist, the other token ends only a part of a turn, or is text."""
 
 
 def known_ends(added: Mapping[str, int]) -> list[int]:

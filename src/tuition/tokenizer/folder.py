@@ -142,7 +142,9 @@ def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, Mapping)}
         template = named.get("default")
     if template is not None and not isinstance(template, str):
-        raise ModelError(folder, "its chat_template is no text", way_out="remove it, or write it as one text")
+        raise ModelError(
+            folder, "its chat_template is not a text", way_out="remove it, or write it as one text"
+        )
     return template
 
 
@@ -168,10 +170,10 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ModelError(
-            path, f"is no JSON ({str(error)[:200]})", way_out="download the model again"
+            path, f"is not valid JSON ({str(error)[:200]})", way_out="download the model again"
         ) from None
     if not isinstance(value, dict):
-        raise ModelError(path, "is no JSON object", way_out="download the model again")
+        raise ModelError(path, "is not a JSON object", way_out="download the model again")
     return value
 
 

@@ -168,6 +168,8 @@ def _texts(metadata: Mapping[str, Any], key: str, origin: str) -> list[str]:
     values = metadata.get(key)
     if not isinstance(values, Sequence) or isinstance(values, str) or not set(map(type, values)) <= {str}:
         raise ModelError(
-            origin, f"holds no list of texts under {key}", way_out="this file has no tokenizer we can read"
+            origin,
+            f"holds no list of texts under {key}",
+            way_out="use a file that contains a gpt2 or llama tokenizer",
         )
     return list(values)

@@ -1,4 +1,4 @@
-"""The bytes each token stands for, and text put together from them without ever splitting a character.
+"""The bytes of each token, and text assembled from them without splitting a character.
 
 In: a `tokenizers.Tokenizer`.  Out: `Pieces`, used by `Tokenizer.decode` and by every stream, so that the two
 cannot differ.
@@ -114,7 +114,8 @@ class IncrementalDecoder:
         return rest
 
     def _skip_over(self, token_ids: Sequence[int]) -> None:
-        """Take `token_ids` as read. Only the start and the last bytes, an unfinished character, matter."""
+        """Advance past `token_ids` without output. Only the start of the text and an unfinished character at
+        the end affect what follows."""
         for token_id in token_ids:
             if not self._at_start and not self._spaces_to_drop:
                 self._utf8.reset()

@@ -1,8 +1,7 @@
 """Text to ids and back, for any tokenizer.json.
 
-In: a model folder, a tokenizer.json, or one of our own making (`training`, `gguf`).  Out: `Tokenizer`.
-Text is text: unless a caller asks for `specials="parse"`, no string that a user writes becomes a special
-token.
+In: a model folder, a tokenizer.json, or a tokenizer built by `training` or `gguf`.  Out: `Tokenizer`.
+Unless a caller asks for `specials="parse"`, special tokens in a text are encoded as plain text.
 """
 
 import hashlib
@@ -27,8 +26,7 @@ _MAX_FILE_BYTES = 2**28
 
 
 class Tokenizer:
-    """A tokenizer with what a model needs to know about it: where texts begin and end, and how a chat is
-    written."""
+    """A tokenizer, the tokens that begin and end texts, and the chat template."""
 
     def __init__(
         self, core: tokenizers.Tokenizer, settings: FolderSettings, *, origin: Path | str = "tokenizer"
@@ -140,8 +138,8 @@ class Tokenizer:
         return self._core.id_to_token(token_id) if token_id >= 0 else None
 
     def encode(self, text: str, specials: Specials = "text", add_bos: bool | None = None) -> list[int]:
-        """Ids of a text. `specials="parse"` turns special tokens in it into their ids: only for text of our
-        own.
+        """Ids of a text. `specials="parse"` turns special tokens in it into their ids; use it only
+        for trusted text.
 
         `add_bos=None` does as the model's own settings say. Raises: RequestError for half surrogate pairs.
         """
@@ -206,8 +204,8 @@ class Tokenizer:
 
     @cached_property
     def _markup(self) -> frozenset[str]:
-        """Added tokens that are not marked as special and yet stand for turns: what the chat template writes
-        by itself, and what ends a reply. In a chat no message can write them."""
+        """Added tokens that are not marked as special but mark turns: those that the chat template writes,
+        and those that end a reply. No message of a chat can produce them."""
         if self.chat is None:
             return frozenset()
         ends = {token for token, token_id in self._ordinary.items() if token_id in self.eos_ids}
@@ -215,7 +213,7 @@ class Tokenizer:
 
     @cached_property
     def _messages(self) -> TextEncoder:
-        """For the parts of a conversation that are text."""
+        """Encodes the text parts of a conversation."""
         if not self._markup:
             return self._text
         core = parse_core(with_special(self._json, self._markup), self._origin)
@@ -225,7 +223,7 @@ class Tokenizer:
 
     @cached_property
     def _parsing(self) -> TextEncoder:
-        """Reads every added token in a text as the token."""
+        """Encodes every added token in a text as its id."""
         return TextEncoder(parse_core(self._json, self._origin), {}, origin=self._origin)
 
     def _encoder(self, specials: Specials) -> TextEncoder:
