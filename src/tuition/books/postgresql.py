@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from tuition.books.postgresql_errors import is_environmental, sqlstate, translate
 from tuition.books.revision import upgrade
-from tuition.core.errors import BooksError, MissingExtraError, TuitionError
+from tuition.core.errors import BooksError, MissingExtraError, TuitionError, UncertainCommitError
 
 R = TypeVar("R")
 
@@ -36,10 +36,6 @@ _CONNECT = {"connect_timeout": 10, "client_encoding": "utf8"}
 _SYNC = (
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 )
-
-
-class UncertainCommitError(BooksError):
-    """The connection was lost while committing, and the server could not be asked for the outcome."""
 
 
 class PostgresStore:

@@ -100,6 +100,10 @@ class BooksError(TuitionError):
     """The database of the workspace cannot be read or written."""
 
 
+class UncertainCommitError(BooksError):
+    """The connection was lost while committing, and the server could not be asked for the outcome."""
+
+
 class MissingExtraError(TuitionError):
     """An optional library is needed and not installed."""
 

@@ -14,15 +14,16 @@ request began and ended): a desk uses both alike.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from tuition.books.books import Books
 from tuition.core.amount import NOTHING, Amount
-from tuition.core.errors import BooksError
+from tuition.core.errors import BooksError, UncertainCommitError
 from tuition.core.records import EnergyMethod, FinishReason
 from tuition.core.request_record import RequestCost, RequestRecord
 from tuition.ledger.account import Account
@@ -161,7 +162,8 @@ class Desk:
         Raises: BooksError, BusyError.
         """
         record, written = self._write(end, end.num_prompt_tokens, None)
-        written.result()
+        with self._written_off_if_refused(record):
+            written.result()
         self._count(record)
         return record.cost
 
@@ -182,11 +184,12 @@ class Desk:
         """
         try:
             record, future = self._write(end, prompt_tokens, api_key_id)
-            written = asyncio.wrap_future(future)
-            await asyncio.wait({written}, timeout=timeout_s)
-            if not written.done() and future.cancel():
-                raise TimeoutError
-            await written
+            with self._written_off_if_refused(record):
+                written = asyncio.wrap_future(future)
+                await asyncio.wait({written}, timeout=timeout_s)
+                if not written.done() and future.cancel():
+                    raise TimeoutError
+                await written
         except BooksError:
             raise
         except Exception as error:
@@ -200,8 +203,24 @@ class Desk:
     def _write(
         self, end: Ending, prompt_tokens: int, api_key_id: str | None
     ) -> tuple[RequestRecord, "Future[None]"]:
-        record = self._record(end, self.account.close(end.request_id), prompt_tokens, api_key_id)
-        return record, record_request(self.books, record)
+        cost = self.account.close(end.request_id)
+        try:
+            record = self._record(end, cost, prompt_tokens, api_key_id)
+            return record, record_request(self.books, record)
+        except Exception:
+            self.account.write_off(cost)
+            raise
+
+    @contextmanager
+    def _written_off_if_refused(self, record: RequestRecord) -> Iterator[None]:
+        """Nobody pays a request whose row is not in the books; its time is overhead."""
+        try:
+            yield
+        except UncertainCommitError:  # the row may be there
+            raise
+        except Exception:
+            self.account.write_off(record.cost)
+            raise
 
     def _record(
         self, end: Ending, cost: RequestCost, prompt_tokens: int, api_key_id: str | None

@@ -136,6 +136,15 @@ class Account(ABC):
                 other_load_ppm=self._other_load(tab),
             )
 
+    def write_off(self, cost: RequestCost) -> None:
+        """Take a charge back whose receipt could not be written: nobody pays it, so it is overhead."""
+        with self._lock:
+            total = cost.total
+            self._posted -= total
+            for unit, part in enumerate((total.wall_ns, total.energy_uj or 0, total.cost_nusd)):
+                self._attributed[unit] -= part
+                self._overhead[unit] += part
+
     def _other_load(self, tab: Tab) -> int | None:
         if self._load is None or tab.start_ns is None:
             return None

@@ -17,7 +17,9 @@ from starlette.responses import HTMLResponse
 from starlette.testclient import TestClient
 
 from tuition.books.schema import requests
+from tuition.core.amount import NOTHING
 from tuition.core.errors import BooksError, BusyError
+from tuition.ledger.reconciliation import reconcile
 from tuition.serve.app import create_app
 from tuition.serve.middleware import UNREAD_BYTES
 from tuition.serve.server import RunningServer, start_server
@@ -173,6 +175,14 @@ def test_without_books_nothing_is_finished_and_it_recovers(
             assert "books_unavailable" in streamed
         assert http.post("/v1/completions", json=body).status_code == 200
         assert len(rows(context)) == 1
+    deadline = time.monotonic() + 20
+    while (
+        found := reconcile(context.books)
+    ).attributed != found.requests:  # the meter is booked every second
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (found.findings, found.after_period) == ((), NOTHING)
+    assert found.overhead != NOTHING, "what was refused took the machine's time"
 
 
 def test_the_row_is_on_disk_before_the_end_is_sent(scripted: Any, monkeypatch: pytest.MonkeyPatch) -> None:

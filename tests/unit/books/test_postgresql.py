@@ -13,9 +13,9 @@ from sqlalchemy.exc import IntegrityError
 
 from postgresql_server import PostgresServer
 from tuition.books.books import Books, open_books
-from tuition.books.postgresql import PostgresStore, UncertainCommitError
+from tuition.books.postgresql import PostgresStore
 from tuition.books.schema import accounts, evaluations
-from tuition.core.errors import BooksError, BusyError, MissingExtraError
+from tuition.core.errors import BooksError, BusyError, MissingExtraError, UncertainCommitError
 from tuition.core.workspace import Workspace
 
 pytestmark = pytest.mark.postgresql

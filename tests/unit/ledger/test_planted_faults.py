@@ -234,6 +234,19 @@ def test_a_request_whose_receipt_was_not_written(begin) -> None:
     assert "its requests were charged" in says(life, "period 2 (bard)")
 
 
+def test_a_charge_that_was_written_off_is_overhead_and_no_fault(begin) -> None:
+    """Its receipt could not be written and its client was told so: the time has passed all the same."""
+    life = begin()
+    life.period(0)
+    life.step("x")
+    life.account.write_off(life.account.close("x"))
+    life.periods.close()
+    found = life.check()
+    assert found.findings == ()
+    assert found.overhead.wall_ns == (2 + 20) * MS, "a gap in the period, and the step that nobody pays"
+    assert found.attributed == found.requests
+
+
 # --- what somebody does to the books afterwards ------------------------------------------------------------
 
 
