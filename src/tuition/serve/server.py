@@ -168,7 +168,6 @@ def run_server(
     try:
         server.run(sockets=[bound])
     finally:
-        gc.unfreeze()
         bound.close()
 
 
