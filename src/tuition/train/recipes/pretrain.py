@@ -58,8 +58,8 @@ from tuition.train.scoring import (
 SIZE = "size.json"
 """In the run's folder: the size that fills in what was left open."""
 MOST_OF_GUESSING = 0.7
-"""A model that needs more than this share of the bits of guessing by frequency writes many words that are
-none: up to it, at least four of five were real (bench/sweep_shape.py)."""
+"""A model that needs more than this share of the bits of guessing by frequency writes many words that do not
+exist (`known_words` in bench/results/sweep_shape.json; one sample each, so single rows scatter)."""
 MOST_COUNTED = 2**22
 """Tokens that are counted for guessing."""
 
