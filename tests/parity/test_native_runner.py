@@ -15,7 +15,7 @@ from tuition.core.errors import CapacityError, ModelError, SettingsError
 from tuition.engine import native_runner, native_weights
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner, refusal
-from tuition.engine.native_weights import Formats, choose_formats, huge_buffer
+from tuition.engine.native_weights import Formats, choose_formats, huge_buffer, load_packed
 from tuition.engine.pace import Pace
 from tuition.engine.request import Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
@@ -236,9 +236,10 @@ def test_other_weights_under_the_same_name_are_packed_anew(model_path: Path, tmp
 
 
 def test_a_bit_that_flips_in_memory_is_found(model_path: Path, tmp_path: Path) -> None:
-    runner = load(model_path, tmp_path, precision="bf16")
+    packed = load_packed(open_model(model_path), Formats("bf16", "bf16", ""), tmp_path, Listener())
+    runner = NativeRunner(SHAPE, packed, num_blocks=2, threads=1)
     runner.weights_digest()
-    runner._packed.buffer[1000] ^= 4  # type: ignore[union-attr]
+    packed.buffer[1000] ^= 4
     with pytest.raises(ModelError, match="changed since they were packed"):
         runner.weights_digest()
 

@@ -41,7 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuition(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """`tuition()`: status and stdout of a demo of these plays, without the pretrained model."""
     monkeypatch.setenv("TUITION_HOME", str(home))
-    monkeypatch.setattr(corpora, "_shakespeare", lambda poems: plays(home.parent))
+    monkeypatch.setattr(corpora, "shakespeare", lambda poems: plays(home.parent))
     monkeypatch.setattr(demo_teach, "demo_recipe", tiny_recipe)
     monkeypatch.setattr(demo_use, "use_pretrained", lambda *_: "")
 

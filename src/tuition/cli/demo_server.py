@@ -89,7 +89,7 @@ def serving(reference: str, workspace: Workspace, machine: MachineSettings) -> I
     with open(log, "wb") as said:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)  # noqa: S603
     try:
-        yield Server(_wait_for_url(process, log), reference.partition("@")[0], log)
+        yield Server(wait_for_url(process, log), reference.partition("@")[0], log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -101,7 +101,7 @@ def serving(reference: str, workspace: Workspace, machine: MachineSettings) -> I
         raise TuitionError(f"the server ended with status {process.returncode}; {_last_said(log)}")
 
 
-def _wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+def wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
     """The address it says it serves at. Raises: TuitionError when it ends, or the time does."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:

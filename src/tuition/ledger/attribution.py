@@ -40,15 +40,13 @@ class EngineAccount(Account):
         meter: Meter,
         *,
         rule: Rule = "shapley",
-        weight_bytes: int | None = None,
-        kv_bytes_per_value: int = 2,
         clock: Callable[[], int] = time.monotonic_ns,
         witness: Witness | None = None,
     ) -> None:
-        """`weight_bytes`: bytes of weights that one step reads (packed size); None: bfloat16 matrices."""
+        """Until `runs_on` is called, a step is taken to read bfloat16 weights, keys and values."""
         super().__init__(machine, meter, rule=rule, clock=clock, witness=witness)
         self._split_rule: Rule = rule
-        self._costs = StepCosts(shape, weight_bytes, kv_bytes_per_value)
+        self._costs = StepCosts(shape)
         self._speeds = Speeds()
         self._pending: deque[tuple[StepTrace, int | None] | Mark] = deque()  # append and popleft are atomic
         self._num_settled = 0

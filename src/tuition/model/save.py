@@ -33,6 +33,9 @@ _DTYPES: dict[SavedType, torch.dtype] = {
 }
 MANIFEST_FORMAT = 1
 
+MOST_SHARD_BYTES = 4 * 2**30
+"""Larger models become several files, which transformers can load one at a time."""
+
 
 def save_model(
     folder: Path,
@@ -43,7 +46,6 @@ def save_model(
     *,
     family: str | None = None,
     dtype: SavedType = "bfloat16",
-    max_shard_bytes: int = 4 * 2**30,
 ) -> Path:
     """Publish `folder` in one durable step; it must not exist yet.
 
@@ -72,7 +74,7 @@ def save_model(
             (name, tensor.to(_DTYPES[dtype]) if tensor.dtype != _DTYPES[dtype] else tensor)
             for name, tensor in tensors.items()
         )
-        _write_weights(staging, tensors, _DTYPES[dtype], max_shard_bytes)
+        _write_weights(staging, tensors, _DTYPES[dtype])
         write_json(staging / "config.json", config)
         write_json(staging / "generation_config.json", generation)
         if tokenizer is not None:
@@ -92,11 +94,9 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> No
     write_json(folder / MANIFEST, table)
 
 
-def _write_weights(
-    folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, max_shard_bytes: int
-) -> None:
-    """One file, or shards with an index when the tensors are larger than `max_shard_bytes` together."""
-    shards = list(_split(tensors, dtype.itemsize, max_shard_bytes))
+def _write_weights(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """One file, or shards with an index when the tensors are larger than `MOST_SHARD_BYTES` together."""
+    shards = list(_split(tensors, dtype.itemsize))
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -114,12 +114,12 @@ def _write_weights(
         write_json(folder / INDEX, index)
 
 
-def _split(tensors: Mapping[str, Tensor], width: int, max_shard_bytes: int) -> Iterable[list[str]]:
+def _split(tensors: Mapping[str, Tensor], width: int) -> Iterable[list[str]]:
     names: list[str] = []
     held = 0
     for name, tensor in tensors.items():
         size = tensor.numel() * width
-        if names and held + size > max_shard_bytes:
+        if names and held + size > MOST_SHARD_BYTES:
             yield names
             names, held = [], 0
         names.append(name)

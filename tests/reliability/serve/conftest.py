@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tuition.serve.server import RunningServer, start_server
+
 PROGRAM = Path(__file__).with_name("tiny_server.py")
 
 
@@ -23,6 +25,22 @@ def tiny() -> Any:
         sys.modules["tiny_server"] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
         spec.loader.exec_module(sys.modules["tiny_server"])  # type: ignore[union-attr]
     return sys.modules["tiny_server"]
+
+
+@pytest.fixture
+def scripted(tiny: Any, tmp_path: Any) -> Iterator[Callable[..., tuple[Any, RunningServer]]]:
+    """Servers whose model says a fixed text."""
+    made: list[tuple[Any, RunningServer]] = []
+
+    def start(**options: Any) -> tuple[Any, RunningServer]:
+        context = tiny.tiny_context(tmp_path, **{"script": tiny.Script(["to be or not to be"]), **options})
+        made.append((context, start_server(context)))
+        return made[-1]
+
+    yield start
+    for context, server in made:
+        server.stop()
+        tiny.close_context(context)
 
 
 class Child:

@@ -20,7 +20,7 @@ def test_answers_and_books_agree_on_a_full_disk(tiny: Any, disk: SmallDisk | Lim
     log = Path(f"{workspace.books}-wal")
     with open_books(workspace) as books:
         grow_log(books, log, 3 << 20)  # closing folds it into the database
-    context = tiny.tiny_context(workspace.root, texts=["to be or not to be"])
+    context = tiny.tiny_context(workspace.root, script=tiny.Script(["to be or not to be"]))
     body = {"model": "tiny", "prompt": "a", "max_tokens": 5}
     with start_server(context) as server, httpx.Client(base_url=server.url, timeout=60) as http:
         assert http.post("/v1/completions", json=body).status_code == 200

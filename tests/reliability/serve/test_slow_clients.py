@@ -17,7 +17,7 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: appli
 @pytest.fixture
 def url(tiny: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(Connection, "arrival_seconds", 0.5)
-    context = tiny.tiny_context(tmp_path, texts=["to be or not to be"])
+    context = tiny.tiny_context(tmp_path, script=tiny.Script(["to be or not to be"]))
     with start_server(context) as server:
         yield server.url
     tiny.close_context(context)

@@ -37,7 +37,7 @@ UPGRADES = {
 
 @pytest.fixture(scope="module")
 def url(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    context = tiny.tiny_context(tmp_path_factory.mktemp("books"), texts=["to be or not to be"])
+    context = tiny.tiny_context(tmp_path_factory.mktemp("books"), script=tiny.Script(["to be or not to be"]))
     with start_server(context) as server:
         yield server.url
     tiny.close_context(context)
@@ -154,7 +154,7 @@ def test_http_1_0_gets_no_chunks_and_an_end_by_closing(url: str, stream: bool, o
 
 def test_a_client_that_leaves_a_pipeline_stops_the_reply_under_way(tiny: Any, tmp_path: Path) -> None:
     context = tiny.tiny_context(
-        tmp_path, texts=["to be or not to be that is the question " * 9], pause_s=0.02
+        tmp_path, script=tiny.Script(["to be or not to be that is the question " * 9], pause_s=0.02)
     )
     body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 300, "stream": True}).encode()
     with start_server(context) as server:

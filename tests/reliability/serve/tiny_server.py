@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -161,34 +162,45 @@ class ScriptedService:
         pass
 
 
+@dataclass(frozen=True)
+class Script:
+    """What models without a network say."""
+
+    texts: Sequence[str]
+    pause_s: float = 0.0
+    """Before each token."""
+    one_each: bool = False
+    """Each model says one of the texts, else all of them in turn."""
+
+    def of_model(self, index: int) -> Sequence[str]:
+        return [self.texts[index % len(self.texts)]] if self.one_each else self.texts
+
+
 def tiny_context(
     root: Path,
     *,
-    texts: Sequence[str] | None = None,
-    pause_s: float = 0.0,
+    script: Script | None = None,
     chats: bool = True,
     settings: ServeSettings | None = None,
     api_key: str | None = None,
     context_length: int = 512,
     names: Sequence[str] = ("tiny",),
-    each: bool = False,
 ) -> ServeContext:
-    """A context to serve; `texts` makes the models say these, with `each` one of them, without a network."""
+    """A context to serve; with a `script` its models say that, without it they are networks."""
     workspace = open_workspace(root)
     machine, books = detect_machine(), open_books(workspace)
     models = {}
     for index, name in enumerate(names):
         with_chat = chats and not (index and name.endswith("base"))
-        tokenizer = tiny_tokenizer(chats=with_chat, texts=texts or ())
+        tokenizer = tiny_tokenizer(chats=with_chat, texts=script.texts if script else ())
         shape = tiny_shape(tokenizer, context_length)
         account = EngineAccount(shape, machine, open_meter(machine))
-        if texts is None:
+        if script is None:
             runner, service = random_network(shape, tokenizer, account)
             digest = runner.weights_digest()
         else:
             runner, digest = None, "0" * 64
-            said = [texts[index % len(texts)]] if each else texts
-            service = ScriptedService(tokenizer, said, pause_s)
+            service = ScriptedService(tokenizer, script.of_model(index), script.pause_s)
             service.on_trace = account.add
         desk = Desk(books, account, ModelIdentity(name, 1))
         desk.serves(lambda digest=digest: digest)
@@ -262,17 +274,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.careless:
         forget_to_wait(0.2)
-    texts = [path.read_text(encoding="utf-8") for path in options.text] if options.text else None
+    texts = [path.read_text(encoding="utf-8") for path in options.text or ()]
     context = tiny_context(
         options.folder,
-        texts=texts,
-        pause_s=options.pause,
+        script=Script(texts, options.pause, options.each) if texts else None,
         chats=not options.base,
         api_key=options.key,
         settings=ServeSettings(port=options.port, drain_seconds=options.drain),
         names=options.model or ("tiny",),
         context_length=options.context,
-        each=options.each,
     )
     app = create_app(context)
     if options.pages:

@@ -310,7 +310,7 @@ def test_packed_layers_of_vllm_give_the_weights_back() -> None:
 def test_a_llama2_c_file_becomes_a_model_that_says_the_same(tmp_path: Path) -> None:
     """Rows of query and key are interleaved there; opened as ours, each pair stands half a head apart."""
     hidden, mlp, layers, heads, vocab = 32, 64, 2, 2, 300
-    header = stories._HEADER.pack(hidden, mlp, layers, heads, heads, vocab, 16)
+    header = stories.HEADER.pack(hidden, mlp, layers, heads, heads, vocab, 16)
     sizes = [vocab * hidden, layers * hidden, *[layers * hidden * hidden] * 4, layers * hidden,
              *[layers * hidden * mlp] * 3, hidden]  # fmt: skip
     draw = torch.Generator().manual_seed(0)
@@ -318,7 +318,7 @@ def test_a_llama2_c_file_becomes_a_model_that_says_the_same(tmp_path: Path) -> N
     pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *[bytes([n]) for n in range(256)]]
     pieces += [f" w{n}".encode() for n in range(vocab - len(pieces))]
     table = struct.pack("<i", 9) + b"".join(
-        stories._TOKEN.pack(-float(number), len(piece)) + piece for number, piece in enumerate(pieces)
+        stories.TOKEN.pack(-float(number), len(piece)) + piece for number, piece in enumerate(pieces)
     )
     target = tmp_path / "m.gguf"
     stories.write_gguf(header + torch.cat(parts).numpy().tobytes(), table, target)

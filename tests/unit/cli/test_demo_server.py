@@ -32,7 +32,7 @@ def test_the_address_is_found_among_what_the_server_says(tmp_path: Path) -> None
     said = "print('x' * 200_000); print('serving bard at http://127.0.0.1:77/v1', flush=True)"
     process = run(f"import time; {said}; time.sleep(60)", log)
     try:
-        assert demo_server._wait_for_url(process, log) == "http://127.0.0.1:77"
+        assert demo_server.wait_for_url(process, log) == "http://127.0.0.1:77"
     finally:
         process.kill()
         process.wait()
@@ -43,10 +43,10 @@ def test_the_last_words_of_a_server_that_does_not_start_are_kept(tmp_path: Path)
     log = tmp_path / "log"
     process = run("import sys; sys.exit('tuition: no model named bard')", log)
     with pytest.raises(TuitionError, match=r"status 1; tuition: no model named bard \(all it said: .*log\)"):
-        demo_server._wait_for_url(process, log)
+        demo_server.wait_for_url(process, log)
     process = run("", log)
     with pytest.raises(TuitionError, match="status 0; it said nothing"):
-        demo_server._wait_for_url(process, log)
+        demo_server.wait_for_url(process, log)
 
 
 def test_a_silent_server_is_not_waited_for_longer_than_was_meant(
@@ -57,7 +57,7 @@ def test_a_silent_server_is_not_waited_for_longer_than_was_meant(
     began = time.monotonic()
     try:
         with pytest.raises(TuitionError, match=r"did not start within 0\.2 s; it said nothing"):
-            demo_server._wait_for_url(process, tmp_path / "log")
+            demo_server.wait_for_url(process, tmp_path / "log")
         assert time.monotonic() - began < 30  # far below the minute it is silent, for a machine that is busy
     finally:
         process.kill()

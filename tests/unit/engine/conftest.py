@@ -205,7 +205,6 @@ class Clock:
 def make_loop(
     *,
     num_blocks: int = 64,
-    block_size: int = 4,
     repetitive: bool = False,
     context_length: int = 256,
     bursts: bool = False,
@@ -214,13 +213,12 @@ def make_loop(
     clock: "Clock | None" = None,
     **settings,
 ) -> StepLoop:
-    settings = {"token_budget": 64, "max_batch": 8, "speculation": "off"} | settings
+    engine = EngineSettings(
+        **{"block_size": 4, "token_budget": 64, "max_batch": 8, "speculation": "off"} | settings
+    )
     kind = BurstingRunner if bursts else HashRunner
-    runner = kind(num_blocks, block_size, context_length, repetitive)
-    return StepLoop(
-        runner, LetterTokenizer(), EngineSettings(block_size=block_size, **settings), clock=clock or Clock(),
-        pace=pace, drafter=drafter,
-    )  # fmt: skip
+    runner = kind(num_blocks, engine.block_size, context_length, repetitive)
+    return StepLoop(runner, LetterTokenizer(), engine, clock=clock or Clock(), pace=pace, drafter=drafter)
 
 
 def make_request(name: str, prompt, max_tokens: int = 8, **fields) -> Request:

@@ -54,27 +54,22 @@ def test_the_likeliest_token_wins_and_ties_go_to_the_lower_id() -> None:
 @settings(deadline=None, max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
-    temperature=st.floats(0.2, 2),
-    top_k=st.sampled_from([0, 1, 2, 7, 50, 500]),
-    top_p=st.floats(0.01, 1),
-    min_p=st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.floats(0.2, 2),
+        top_k=st.sampled_from([0, 1, 2, 7, 50, 500]),
+        top_p=st.floats(0.01, 1),
+        min_p=st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+    ),
     levels=st.sampled_from([None, 1]),
     size=st.sampled_from([1, 200, 700, 9_000]),
     at=st.floats(0, 1, exclude_max=True),
 )
 def test_the_token_under_the_draw_is_kept_by_every_cut(
-    seed: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    levels: int | None,
-    size: int,
-    at: float,
+    seed: int, sampling: Sampling, levels: int | None, size: int, at: float
 ) -> None:
     """Also of rows so long that spans and bins are summed up instead of single weights."""
     row = row_of(seed, size, levels)
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     weights = plain_distribution(row, sampling)
     token_id = draw(row, sampling, at)
     sums = np.cumsum(weights) / weights.sum()

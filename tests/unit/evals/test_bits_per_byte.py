@@ -19,7 +19,7 @@ from tuition.data.settings import DataSettings
 from tuition.engine.engine import Engine
 from tuition.engine.settings import EngineSettings
 from tuition.engine.torch_runner import TorchRunner
-from tuition.evals.bits_per_byte import evaluate
+from tuition.evals.bits_per_byte import Windows, evaluate
 from tuition.model.decoder import Decoder
 from tuition.model.save import save_model
 from tuition.runtime.device import Precision
@@ -88,7 +88,7 @@ def test_what_is_served_gets_the_score_of_training(
     tokens = TokenBytes.of(tokenizer)
     scores = score_documents(model, documents, tokens, window=window, stride=stride, precision=precision)
     wanted = bits_per_byte(scores, "t", "m")
-    found = evaluate(torch_runner(model, num_blocks), tokenizer, text, window=window).bits_per_byte
+    found = evaluate(torch_runner(model, num_blocks), tokenizer, text, windows=Windows(window)).bits_per_byte
     assert found.value == pytest.approx(wanted.value, rel=1e-5)
     assert found.stderr == pytest.approx(wanted.stderr, rel=1e-3)
     assert (found.num_bytes, found.num_tokens) == (wanted.num_bytes, wanted.num_tokens)
@@ -135,7 +135,7 @@ def test_weights_that_give_no_numbers_are_named(tokenizer: Tokenizer, corpus: Co
 def test_a_smaller_stride_never_scores_fewer_bytes(tokenizer: Tokenizer, corpus: Corpus) -> None:
     runner = torch_runner(random_model(tokenizer))
     for stride in (1, 7, 32):
-        found = evaluate(runner, tokenizer, corpus.heldout, stride=stride)
+        found = evaluate(runner, tokenizer, corpus.heldout, windows=Windows(stride=stride))
         assert found.bits_per_byte.num_bytes == corpus.heldout_bytes
     assert evaluate(runner, tokenizer, corpus.heldout).bits_per_byte.value == pytest.approx(
         found.bits_per_byte.value, rel=0.05

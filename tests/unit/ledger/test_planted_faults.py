@@ -7,17 +7,15 @@ import pytest
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from tuition.books.books import Books
-from tuition.books.schema import APPEND_ONLY, entries, periods, rates, requests, run_costs, transactions
-from tuition.core.records import SequenceWork, StepRecord, StepTrace
+from tuition.books.schema import APPEND_ONLY, entries, periods, rates, requests, transactions
+from tuition.core.records import SequenceWork, StepTrace
 from tuition.ledger import attribution
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import CounterMeter, Meter, ModelledMeter
 from tuition.ledger.periods import Periods
 from tuition.ledger.receipts import record_rate, record_request
 from tuition.ledger.reconciliation import Reconciliation, reconcile
-from tuition.ledger.reported import ReportedAccount
 from tuition.ledger.shares import Share
-from tuition.ledger.training import RunInfo, TrainingBill
 from unit.ledger.rows import record_of
 
 MS = 1_000_000
@@ -357,74 +355,6 @@ def test_a_period_that_is_moved_to_another_rate(life: Life, make_machine) -> Non
     change(life, update(periods).where(periods.c.id == 2).values(rate_id=other))
     assert "period 2 (bard)" in places(life)
     assert f"at rate {other}" in says(life, "period 2 (bard)")
-
-
-# --- training ----------------------------------------------------------------------------------------------
-
-
-def taught(books: Books, machine, clock, *, lost: bool = False, twice: bool = False) -> str:
-    with TrainingBill.open(books, ModelledMeter(machine, clock), RunInfo("bard"), run_id="bard-run") as bill:
-        with bill.overhead("data"):
-            clock.sleep(50 * MS)
-        for number in (1, 2, 3):
-            start = bill.meter.start()
-            clock.sleep(10 * MS)
-            record = StepRecord(number, 2.5, 1.0, 0.1, 10, 10, bill.meter.stop(start), number / 3)
-            for _ in range(0 if lost and number == 2 else 2 if twice and number == 2 else 1):
-                bill.add_step(record)
-            clock.sleep(MS)
-    return "period 1 (bard-run)"
-
-
-def test_a_run_without_a_fault_holds(books: Books, machine, clock) -> None:
-    taught(books, machine, clock)
-    assert reconcile(books).findings == ()
-
-
-@pytest.mark.parametrize("fault", ["lost", "twice"])
-def test_a_training_step_that_is_lost_or_billed_twice(books: Books, machine, clock, fault: str) -> None:
-    place = taught(books, machine, clock, **{fault: True})
-    found = {each.place for each in reconcile(books).faults}
-    assert {place, "run bard-run"} <= found
-
-
-def test_a_cost_of_a_run_that_was_changed(books: Books, machine, clock) -> None:
-    taught(books, machine, clock)
-    one = (run_costs.c.kind == "data") & (run_costs.c.run_id == "bard-run")
-    more = update(run_costs).where(one).values(cost_nusd=run_costs.c.cost_nusd + 1)
-    books.write_now(lambda connection: connection.execute(more) and None)
-    assert "run bard-run" in {each.place for each in reconcile(books).faults}
-
-
-# --- a foreign backend -------------------------------------------------------------------------------------
-
-
-def test_a_reported_account_shares_time_among_those_under_way(books: Books, machine, clock) -> None:
-    account = ReportedAccount(machine, ModelledMeter(machine, clock), clock=clock)
-    rate_id = record_rate(books, machine)
-    writer = Periods(books, account, rate_id, "far", beat_s=3_600, period_s=0.0)
-    clock.sleep(3 * MS)
-    account.begin("a")
-    clock.sleep(10 * MS)
-    account.begin("b")
-    writer.write()
-    clock.sleep(20 * MS)
-    account.end("a", prompt_tokens=7, generated_tokens=3)
-    writer.write()
-    clock.sleep(5 * MS)
-    account.end("b")
-    costs = [account.close(name) for name in ("a", "b", "never")]
-    for cost in costs:
-        record_request(books, record_of(cost, rate_id, model="far")).result()
-    clock.sleep(2 * MS)
-    writer.close()
-    assert [cost.total.wall_ns for cost in costs] == [20 * MS, 15 * MS, 0]
-    assert (costs[0].rule, costs[0].computed_tokens) == ("equal shares", 10)
-    found = reconcile(books)
-    assert found.findings == ()
-    assert (found.idle.wall_ns, found.attributed.wall_ns) == (5 * MS, 35 * MS)
-    with pytest.raises(ValueError, match="not under way"):
-        account.end("a")
 
 
 def test_a_replaced_total_is_no_longer_the_sum(life: Life) -> None:

@@ -33,7 +33,7 @@ def context(tmp_path: Path) -> Iterator[Any]:
         sys.modules["tiny_server"] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
         spec.loader.exec_module(sys.modules["tiny_server"])  # type: ignore[union-attr]
     tiny = sys.modules["tiny_server"]
-    made = tiny.tiny_context(tmp_path, texts=["to be"])
+    made = tiny.tiny_context(tmp_path, script=tiny.Script(["to be"]))
     made.models["tiny"].defaults = DEFAULTS
     yield made
     tiny.close_context(made)

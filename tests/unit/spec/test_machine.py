@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pynvml
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from tuition.core.errors import SettingsError
 from tuition.core.settings import from_table
 from tuition.core.workspace import Workspace
-from tuition.spec import hardware as hardware_module
 from tuition.spec import machine as machine_module
 from tuition.spec.catalogue.rows import FOLDER, find_row, read_rows
 from tuition.spec.hardware import Card, Processor, find_cards
@@ -119,11 +119,14 @@ def test_the_meter_reads_the_card_that_cuda_may_use(
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 4)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", by_uuid)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetIndex", lambda handle: handle)
-    monkeypatch.setattr(hardware_module, "_card", lambda index: Card(index, "card", 1, None))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: f"card {handle}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerManagementLimit", lambda handle: 700_000)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle: SimpleNamespace(total=1 << 30))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if wanted is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
-    assert [card.index for card in find_cards()] == found
+    assert find_cards() == [Card(index, f"card {index}", 1 << 30, 700.0) for index in found]
 
 
 def test_a_card_is_taken_when_there_is_one_unless_the_cpu_is_asked_for(hardware) -> None:

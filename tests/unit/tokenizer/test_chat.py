@@ -98,13 +98,11 @@ CONVERSATIONS = [
 def test_templates_render_as_transformers_renders_them(name: str) -> None:
     """Held to jinja2 as transformers sets it up; that stays in tests because it knows no limits."""
     chat_utils = pytest.importorskip("transformers.utils.chat_template_utils")
-    compiled = chat_utils._compile_jinja_template(TEMPLATES[name])
     template = ChatTemplate(TEMPLATES[name], "<s>", "</s>")
     for messages in CONVERSATIONS:
-        expected = compiled.render(
-            messages=messages,
-            tools=None,
-            documents=None,
+        (expected,), _ = chat_utils.render_jinja_template(
+            [messages],
+            chat_template=TEMPLATES[name],
             add_generation_prompt=True,
             bos_token="<s>",
             eos_token="</s>",
@@ -129,7 +127,7 @@ ABSENT = (
 @pytest.mark.parametrize("source", ABSENT)
 def test_absent_values_have_the_length_and_ends_that_jinja2_gives_them(source: str) -> None:
     chat_utils = pytest.importorskip("transformers.utils.chat_template_utils")
-    expected = chat_utils._compile_jinja_template(source).render(messages=HI, tools=None)
+    (expected,), _ = chat_utils.render_jinja_template([HI], chat_template=source)
     assert ChatTemplate(source).render(HI) == expected
 
 
