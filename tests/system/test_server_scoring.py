@@ -134,6 +134,8 @@ def test_a_chat_tells_of_its_end_token(
     ids = {tokenizer.token_bytes(token_id): token_id for token_id in range(tokenizer.vocab_size)}
     end = bytes(free[-1]["bytes"])
     monkeypatch.setattr(context.models["tiny"], "stop_ids", (ids[end],))
+    recorder = Recorder(context.models["tiny"].service)
+    monkeypatch.setattr(context.models["tiny"], "service", recorder)
     place = next(place for place, entry in enumerate(free) if bytes(entry["bytes"]) == end)
     if stream:
         entries = []
@@ -146,4 +148,7 @@ def test_a_chat_tells_of_its_end_token(
         entries = reply["choices"][0]["logprobs"]["content"]
         assert reply["usage"]["completion_tokens"] == len(entries)
         assert reply["choices"][0]["finish_reason"] == "stop"
-    assert entries == free[: place + 1]
+    (said,) = recorder.said
+    own = [(item.logprob, item.top[0][1]) for item in complete(said).logprobs]
+    assert [(entry["logprob"], entry["top_logprobs"][0]["logprob"]) for entry in entries] == own
+    assert [entry["bytes"] for entry in entries] == [entry["bytes"] for entry in free[: place + 1]]
