@@ -1,4 +1,4 @@
-"""`tuition bill check` as text: each sum above its parts, the second clock, every finding by its place."""
+"""`tuition bill check` as text: sums and their parts, the second clock, findings."""
 
 from tuition.cli.bill_tables import aligned
 from tuition.core.amount import NOTHING, Amount
@@ -11,27 +11,32 @@ MOST_SHOWN = 20
 
 
 def check_table(found: Reconciliation) -> str:
-    """The identities of the books: what stands behind = and + or - adds up to the line above them."""
+    """The identities of the books: each first line equals the sum of the lines marked =, + and - below it."""
     sums: dict[str, list[tuple[str, str, Amount, str]]] = {
         "Using models, by the meter": [
-            (" ", "meter", found.meter, "while they were loaded; models side by side count one by one"),
+            (
+                " ",
+                "meter",
+                found.meter,
+                "while models were loaded; each model of a server is counted separately",
+            ),
             ("=", "attributed", found.attributed, "to requests"),
-            ("+", "idle", found.idle, "loaded, with nothing to do"),
-            ("+", "overhead", found.overhead, "loading, and what no request caused"),
-            ("+", "residual", found.residual, "measured and in no part: has to be nothing"),
+            ("+", "idle", found.idle, "loaded, without requests"),
+            ("+", "overhead", found.overhead, "loading, and other time that no request caused"),
+            ("+", "residual", found.residual, "measured, but in none of the parts above: must be 0"),
         ],
         "Receipts of requests": [
             (" ", "requests", found.requests, "the sum of their receipts"),
             ("=", "attributed", found.attributed, "as above"),
-            ("-", "in flight", found.in_flight, "of it, to requests that have no receipt"),
-            ("+", "after period", found.after_period, "in receipts since the meter was last booked"),
+            ("-", "in flight", found.in_flight, "attributed to requests that have no receipt yet"),
+            ("+", "after period", found.after_period, "in receipts written after the last period"),
         ],
         "All that was booked": [
-            (" ", "machine", -found.accounts.get("machine", NOTHING), "what its account has given"),
-            ("=", "training", found.training, "metered by each run for itself"),
+            (" ", "machine", -found.accounts.get("machine", NOTHING), "total of the machine's account"),
+            ("=", "training", found.training, "measured by each run"),
             ("+", "requests", found.requests, "as above"),
-            ("+", "idle", found.accounts.get("idle", NOTHING), "of periods that have ended"),
-            ("+", "overhead", found.accounts.get("overhead", NOTHING), "of periods that have ended"),
+            ("+", "idle", found.accounts.get("idle", NOTHING), "in periods that have ended"),
+            ("+", "overhead", found.accounts.get("overhead", NOTHING), "in periods that have ended"),
         ],
     }
     rows = [
@@ -51,28 +56,36 @@ def check_table(found: Reconciliation) -> str:
 
 
 def witness_table(found: Reconciliation) -> str:
-    """The meter's time and what else is known of it."""
+    """The time of the meter beside the second clock and the CPU time."""
     seen = found.witnessed
     rows = [
-        ("  machine time", found.machine_ns, "as time of the whole machine: models side by side share it"),
-        ("  meter", seen.meter_ns, "by the meter's clock, training too, where a second clock was recorded"),
-        ("  second clock", seen.witness_ns, "the kernel's raw clock: a clock that jumps shows here"),
-        ("  busy", seen.busy_ns, "of the meter: steps and loading, as the engine marked them"),
-        ("  CPU time", seen.cpu_ns, "of these processes, all threads; more than busy: several cores worked,"),
+        ("  machine time", found.machine_ns, "time of the whole machine, which the models of a server share"),
+        ("  meter", seen.meter_ns, "by the meter's clock, with training, where a second clock was recorded"),
+        (
+            "  second clock",
+            seen.witness_ns,
+            "by the kernel's raw clock; a difference shows a clock that jumped",
+        ),
+        ("  busy", seen.busy_ns, "steps and loading, as the engine marked them"),
+        (
+            "  CPU time",
+            seen.cpu_ns,
+            "of all threads of these processes; more than busy: several cores worked;",
+        ),
     ]
     cells = [(name, format_duration(ns / 1e9), note) for name, ns, note in rows]
-    cells.append(("", "", "less: a GPU or other work had the machine, or the disk was waited for"))
+    cells.append(("", "", "less: the GPU worked, other programs used the CPU, or the disk was slow"))
     return aligned(cells, left=(0, 2))
 
 
 def verdict(found: Reconciliation) -> str:
-    """Whether everything holds; else each place, and what is wrong there."""
+    """Whether every identity holds; if not, the place and content of each finding."""
     if found.holds:
         return "every identity holds to the last unit"
     parts = []
     for title, findings in (
         ("THE BOOKS DO NOT AGREE WITH THE METER", found.faults),
-        ("WHAT KILLED PROCESSES COULD NOT WRITE IS MISSING", found.losses),
+        ("KILLED PROCESSES LEFT RECORDS UNWRITTEN", found.losses),
     ):
         if findings:
             lines = [f"  {each.place}: {each.says}" for each in findings[:MOST_SHOWN]]

@@ -157,7 +157,7 @@ def look_books(workspace: Workspace) -> list[Finding]:
     findings = []
     text = f"SQLite {sqlite3.sqlite_version}"
     if sqlite3.sqlite_version_info < (3, 51, 3):
-        text += ", which has a known race between connections; a lock file of ours keeps it from happening"
+        text += ", which has a known race between connections; tuition's lock file prevents it"
     findings.append(Finding("sqlite", "ok", text))
     from tuition.books.books import DATABASE_URL, open_books
     from tuition.registry.registry import Registry

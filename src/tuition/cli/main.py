@@ -99,7 +99,7 @@ def overview() -> str:
     """The help of `tuition` itself."""
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
-    head = "usage: tuition <verb> [options]\n\nTeach a model, use it, and know what every token cost.\n"
+    head = "usage: tuition <verb> [options]\n\nTeach a model, use it, and know what every token costs.\n"
     return "\n".join(
         [head, *lines, "", "tuition <verb> --help lists the settings of a verb, each with its unit."]
     )

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from tuition.core.errors import SettingsError
+from tuition.core.errors import SettingsError, TuitionError
 
 WIDE = "100000"
 """Columns of a terminal on which no line of a box is wrapped."""
@@ -30,7 +30,15 @@ _GOT = re.compile(r"\['(.*?)'\]|: '(.*)'$")
 _MISSING = re.compile(r"^ {4}(\S.*)\n {8}(\S.*?)\.? \(required\)", re.MULTILINE)
 
 MEANT = {"--data": "--data.paths", "--field": "--data.field"}
-"""Options that do not exist, and which one is meant by them."""
+"""Options that do not exist, and the option that a user means by each."""
+
+
+class UsageError(SettingsError):
+    """An argument that the verb does not have, or one that it needs."""
+
+    def __init__(self, verb: str, problem: str, *, got: str | None, wanted: str) -> None:
+        self.field, self.got, self.wanted = verb, got, wanted
+        TuitionError.__init__(self, f"{verb}: {problem}; see: tuition {verb} --help")
 
 
 @contextlib.contextmanager
@@ -55,30 +63,30 @@ def refused_in_one_line(verb: str, argv: Sequence[str]) -> Iterator[None]:
 
 
 def refusal(box: str, verb: str, argv: Sequence[str]) -> SettingsError:
-    """What the box says: what came, what was wanted, and how to see more."""
+    """The error that the box describes."""
     text = "\n".join(_FRAME.sub("", line) for line in _STYLE.sub("", box).splitlines())
-    command = f"tuition {verb}"
-    more = f"; {command} --help says more"
+    more = f"; see: tuition {verb} --help"
     if found := _UNKNOWN.search(text):
         words = found[1].split(", ")
         options = [word.partition("=")[0] for word in words if word.startswith("-")]
         meant = [MEANT[option] for option in options if option in MEANT and verb == "train"]
         similar = ", ".join(meant or _SIMILAR.findall(text))
-        wanted = f"an option of {command}" if options else "no argument there"
-        perhaps = f", perhaps {similar}" if similar else ""
-        return SettingsError(verb, got=" ".join(options or words), wanted=f"{wanted}{perhaps}{more}")
+        got = " ".join(options or words)
+        problem = f"unknown option {got}" if options else f"unexpected argument {got!r}"
+        hint = f"; did you mean {similar}?" if similar else ""
+        return UsageError(verb, problem + hint, got=got, wanted=similar)
     if found := _CHOICE.search(text):
         return SettingsError(found[2], got=found[1], wanted=f"one of {found[3]}{more}")
     if found := _NO_VALUE.search(text):
         number = "a value" if found[2] == "1" else f"{found[2]} values"
-        return SettingsError(found[1], got=None, wanted=f"{number} after it{more}")
+        return SettingsError(found[1], got=None, wanted=f"{number} after the option{more}")
     if (found := _VALUE.search(text)) and (takes := _TAKES.search(text)):
-        got = _GOT.search(found[2])
-        value = found[2] if got is None else (got[1] or got[2] or "").replace("', '", " ")
+        given = _GOT.search(found[2])
+        value = found[2] if given is None else (given[1] or given[2] or "").replace("', '", " ")
         kind = takes[1].removeprefix(found[1]).strip()
         return SettingsError(found[1], got=value, wanted=PLAIN.get(kind, kind) + more)
     if missing := _MISSING.findall(text):
         names = "; ".join(f"{name} ({what})" for name, what in missing)
-        return SettingsError(verb, got=" ".join(argv) or None, wanted=f"also {names}{more}")
+        return UsageError(verb, f"missing {names}", got=" ".join(argv) or None, wanted=names)
     said = " ".join(re.sub(r"[╭╮╰╯│─]", " ", text).split())
     return SettingsError(verb, got=" ".join(argv), wanted=f"valid arguments ({said}){more}")

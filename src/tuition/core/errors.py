@@ -1,4 +1,4 @@
-"""Errors a user may meet. Each says what was wanted, what came, and ends with the way out.
+"""Errors that a user may see. Each says what was wanted and what came, and ends with what to do.
 
 The command line prints the message of a `TuitionError` on one line; any other exception is a bug.
 """
@@ -15,11 +15,11 @@ def shown_path(path: Path | str) -> str:
 
 
 class TuitionError(Exception):
-    """Base of everything that is the situation's fault rather than the program's."""
+    """Base of all errors that input, settings or the machine cause; they are not bugs of the program."""
 
 
 class SettingsError(TuitionError):
-    """A setting has a value that cannot be used, or none."""
+    """A setting is missing or has a value that cannot be used."""
 
     def __init__(self, field: str, *, got: object, wanted: str) -> None:
         self.field, self.got, self.wanted = field, got, wanted
@@ -36,7 +36,7 @@ class ShapeError(TuitionError):
 
 
 class CapacityError(TuitionError):
-    """The machine, or the model's context, cannot hold what was asked."""
+    """What was asked does not fit into the machine's memory or the model's context."""
 
     def __init__(self, what: str, *, need: int, free: int, unit: str, way_out: str) -> None:
         self.need, self.free, self.unit = need, free, unit
@@ -44,7 +44,7 @@ class CapacityError(TuitionError):
 
 
 class DataError(TuitionError):
-    """An input file holds something that cannot be taught; names the file and the line where there is one."""
+    """An input file has content that cannot be used for training; names the file and, if known, the line."""
 
     def __init__(self, path: Path | str, problem: str, *, line: int | None = None, way_out: str) -> None:
         self.path, self.problem, self.line = Path(path), problem, line
@@ -62,13 +62,18 @@ class ModelError(TuitionError):
 
 
 class NotFoundError(TuitionError):
-    """A name is not in the table where it was looked up."""
+    """A name is not in the table where it was looked up; `if_none`: what to do when the table is empty."""
 
-    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+    def __init__(
+        self, kind: str, name: str, known: Sequence[str], *, if_none: str = "known: none yet"
+    ) -> None:
         self.kind, self.name, self.known = kind, name, tuple(known)
+        if not known:
+            super().__init__(f"no {kind} named {name!r}; {if_none}")
+            return
         close = get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "") if known else "none yet"
+        listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
         super().__init__(f"no {kind} named {name!r}; {hint}known: {listed}")
 
 
@@ -89,7 +94,7 @@ class UnsupportedField(RequestError):  # noqa: N818 (it names the field, not the
 
 
 class BusyError(TuitionError):
-    """No room for more work now; try again after `retry_after_s` seconds."""
+    """There is no room for more work now; try again after `retry_after_s` seconds."""
 
     def __init__(self, what: str, *, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s

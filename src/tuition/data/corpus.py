@@ -88,9 +88,7 @@ class Corpus:
         info = self.heldout.info
         size = f"{info.num_bytes:,} bytes of text held out"
         if self.split_by == "blocks":
-            return (
-                f"{size} in {info.num_documents:,} blocks: the documents are too few to hold some out whole"
-            )
+            return f"{size} in {info.num_documents:,} blocks, because there are too few documents to hold out whole ones"
         if self.split_by == "titles":
             return f"{size}: {', '.join(self.heldout_titles)}"
         documents = "1 document" if info.num_documents == 1 else f"{info.num_documents:,} documents"
@@ -236,5 +234,5 @@ def _say(corpus: Corpus, progress: Progress) -> None:
     progress.say(f"{what}: {corpus.num_tokens:,} tokens to teach; {corpus.describe_split()}")
     for reason, number in sorted(corpus.counts.skipped.items()):
         progress.say(
-            f"left out: {number:,} x {reason}; the first ones are in {corpus.folder / 'corpus.json'}"
+            f"left out: {number:,} ({reason}); the first ones are listed in {corpus.folder / 'corpus.json'}"
         )

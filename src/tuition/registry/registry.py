@@ -27,6 +27,9 @@ from tuition.registry.lineage import MANIFEST, Lineage, read_lineage
 from tuition.registry.names import check_name, parse_reference
 from tuition.registry.paths import to_path, to_text
 
+NO_MODELS = "the workspace has none; run: tuition train FILE --name NAME, or: tuition models add NAME PATH"
+"""What an error says where no model is registered."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -112,7 +115,9 @@ class Registry:
             row = self.books.read(lambda connection: connection.execute(query).first())
             if row is not None:
                 return self._version(row)
-        raise NotFoundError("model", reference[:120], self._known(parsed.name if parsed else None))
+        raise NotFoundError(
+            "model", reference[:120], self._known(parsed.name if parsed else None), if_none=NO_MODELS
+        )
 
     def resolve(self, name_or_path: str | Path) -> Path:
         """The path of a registered model, or `name_or_path` itself where it is a path that exists.
@@ -130,7 +135,7 @@ class Registry:
         path = Path(text).expanduser()
         if path.exists():
             return path
-        raise NotFoundError("model or path", text[:200], self._known(None))
+        raise NotFoundError("model or path", text[:200], self._known(None), if_none=NO_MODELS)
 
     def versions(self, reference: str) -> tuple[Version, ...]:
         """`name@version` alone, or every version of `name`, the latest first. Raises: NotFoundError."""

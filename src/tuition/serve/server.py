@@ -134,7 +134,7 @@ def bind(settings: ServeSettings) -> socket.socket:
         listener.listen(512)
     except OSError as error:
         listener.close()
-        wanted = f"an address that can be listened on ({error.strerror}); another --port may be free"
+        wanted = f"a free address of this machine ({error.strerror}); choose another --port or --host"
         raise SettingsError("port", got=f"{settings.host}:{settings.port}", wanted=wanted) from error
     listener.setblocking(False)
     return listener

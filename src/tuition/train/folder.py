@@ -130,7 +130,9 @@ def find_run(workspace: Workspace, name: str | None = None) -> RunFolder:
         return open_runs[0]
     if name is not None and not found:
         known = [folder.run_id for folder in unfinished_runs(workspace) if folder.has_checkpoint]
-        raise NotFoundError("unfinished run", name, known)
+        raise NotFoundError(
+            "unfinished run", name, known, if_none="no run can be resumed; leave out --resume"
+        )
     what = "every run in this workspace" if name is None else f"every run that {name!r} means"
-    wanted = f"an unfinished run: {what} is finished; leave out resume to begin a new run"
+    wanted = f"an unfinished run: {what} is finished; leave out --resume to begin a new run"
     raise SettingsError("resume", got=name, wanted=wanted)

@@ -69,7 +69,7 @@ def check_same_data(old: dict[str, Any], new: dict[str, Any], digests: Mapping[s
     for name in digests:
         before, now = str(old.get(name)), str(new[name])
         if before != now:
-            wanted = f"{before[:12]}, as the run that is resumed began; or leave out resume"
+            wanted = f"{before[:12]}, as the run that is resumed began; or leave out --resume"
             raise OtherDataError(name, got=f"digest {now[:12]}", wanted=wanted)
 
 

@@ -71,7 +71,7 @@ def _changes(folder: RunFolder, settings: TrainSettings, recipe: Recipe) -> dict
 
 def _refuse(folder: RunFolder, changes: dict[str, tuple[Any, Any]]) -> None:
     for name, (before, now) in changes.items():
-        wanted = f"{before!r} as in {folder.run_id}, which is to be resumed; or leave out resume"
+        wanted = f"{before!r} as in {folder.run_id}, which is to be resumed; or leave out --resume"
         raise SettingsError(name, got=now, wanted=wanted)
 
 

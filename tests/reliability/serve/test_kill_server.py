@@ -92,7 +92,7 @@ def kill_often(
     assert (found.faults, found.residual) == ((), NOTHING)
     assert main(["bill", "check", "--workspace", str(folder)]) == 1
     out = capsys.readouterr().out
-    assert f"WHAT KILLED PROCESSES COULD NOT WRITE IS MISSING in {kills} places" in out
+    assert f"KILLED PROCESSES LEFT RECORDS UNWRITTEN in {kills} places" in out
     assert out.count("up to 1.0 s of its meter are missing") == min(kills, MOST_SHOWN)
     assert "everything that was written holds to the last unit" in out
     assert "every identity holds" not in out
