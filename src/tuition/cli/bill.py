@@ -126,9 +126,7 @@ def show_statement(arguments: StatementSheet) -> int:
     if arguments.format != "table":
         write(render(sheet, arguments.format))
     elif not sheet.models:
-        print(
-            "Nothing was spent in this time; `tuition train`, `generate`, `chat` and `serve` write into the books."
-        )
+        print("Nothing was spent in this time; training a model or using one writes into the books.")
     elif arguments.model is not None:
         write(f"{overview(sheet)}\n\n{render(sheet)}")
     else:

@@ -88,7 +88,7 @@ class Corpus:
         info = self.heldout.info
         size = f"{info.num_bytes:,} bytes of text held out"
         if self.split_by == "blocks":
-            return f"{size} in {info.num_documents:,} blocks, because there are too few documents to hold out whole ones"
+            return f"{size} in {info.num_documents:,} blocks: too few documents to hold out whole ones"
         if self.split_by == "titles":
             return f"{size}: {', '.join(self.heldout_titles)}"
         documents = "1 document" if info.num_documents == 1 else f"{info.num_documents:,} documents"
