@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-from tuition.core.errors import SettingsError, TuitionError
+from tuition.core.errors import SettingsError
 
 WIDE = "100000"
 """Columns of a terminal on which no line of a box is wrapped."""
@@ -37,8 +37,8 @@ class UsageError(SettingsError):
     """An argument that the verb does not have, or one that it needs."""
 
     def __init__(self, verb: str, problem: str, *, got: str | None, wanted: str) -> None:
-        self.field, self.got, self.wanted = verb, got, wanted
-        TuitionError.__init__(self, f"{verb}: {problem}; see: tuition {verb} --help")
+        super().__init__(verb, got=got, wanted=wanted)
+        self.args = (f"{verb}: {problem}; see: tuition {verb} --help",)
 
 
 @contextlib.contextmanager
