@@ -1,7 +1,6 @@
 """Check the entries of the books: transactions, requests, runs and rates, each beside what it must equal."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -12,9 +11,17 @@ from tuition.core.amount import NOTHING, Amount
 from tuition.ledger.audit_periods import PeriodRow
 from tuition.ledger.finding import Finding
 from tuition.ledger.rates import PER_HOUR, Rate
+from tuition.ledger.stored import machine_of
 
 UNITS = ("wall_ns", "energy_uj", "cost_nusd")
 REQUEST_UNITS = ("machine_ns", "energy_uj", "cost_nusd")
+
+ACCOUNTS = {
+    "request": ("inference", "waste"),
+    "training": ("training", "training overhead"),
+    "period": ("idle", "overhead"),
+}
+"""What each kind of transaction is posted to, beside the machine's account."""
 
 
 def check_entries(connection: Connection) -> Iterator[Finding]:
@@ -32,10 +39,6 @@ def check_entries(connection: Connection) -> Iterator[Finding]:
         sides = "one side" if count == 1 else f"{count} entries"
         says = f"has {sides}, with a sum of {_amount(totals).exact} in place of nothing"
         yield Finding(f"transaction {number} ({subject})", "fault", says)
-    known = select(transactions.c.id)
-    orphans = select(entries.c.id, entries.c.transaction_id).where(entries.c.transaction_id.not_in(known))
-    for number, transaction in connection.execute(orphans):
-        yield Finding(f"entry {number}", "fault", f"belongs to transaction {transaction}, which is missing")
 
 
 def check_rates(connection: Connection) -> Iterator[Finding]:
@@ -46,10 +49,14 @@ def check_rates(connection: Connection) -> Iterator[Finding]:
             yield Finding(
                 place, "fault", "its figures were changed after it was recorded: the digest differs"
             )
-        elif (recorded := json.loads(table)["usd_per_hour"]) != row["usd_per_hour"]:
-            yield Finding(
-                place, "fault", f"says {row['usd_per_hour']} USD per hour, and {recorded} was recorded"
-            )
+            continue
+        machine = machine_of(table, row["id"])
+        if (recorded := machine["usd_per_hour"]) != row["usd_per_hour"]:
+            says = f"says {row['usd_per_hour']} USD per hour, and {recorded} was recorded"
+            yield Finding(place, "fault", says)
+        if (recorded := machine["name"][:200]) != row["machine_name"]:
+            says = f"says that its machine is {row['machine_name']}, and {recorded} was recorded"
+            yield Finding(place, "fault", says)
 
 
 def check_requests(connection: Connection) -> Iterator[Finding]:
@@ -75,13 +82,35 @@ def check_requests(connection: Connection) -> Iterator[Finding]:
     ]
     for name in connection.execute(select(requests.c.id).where(parts[0] | parts[1] | parts[2])).scalars():
         yield Finding(f"request {name}", "fault", "its prefill and decode do not add up to its total")
+    waste: list[Any] = [func.coalesce(requests.c[f"waste_{unit}"], 0) for unit in REQUEST_UNITS]
+    apart: list[Any] = [func.coalesce(posted.c[f"apart_{unit}"], 0) for unit in UNITS]
+    differs = (waste[0] != apart[0]) | (waste[1] != apart[1]) | (waste[2] != apart[2])
+    query = select(requests.c.id, *waste, *apart).join(posted, posted.c.subject == requests.c.id)
+    for name, *units in connection.execute(query.where(differs).order_by(requests.c.id)):
+        says = f"its waste is {_amount(units[:3]).exact}, and {_amount(units[3:]).exact} was posted as waste"
+        yield Finding(f"request {name}", "fault", says)
     yield from _check_prices(connection)
+
+
+def check_accounts_of(connection: Connection) -> Iterator[Finding]:
+    """Each kind of transaction is posted to its own accounts."""
+    for kind, (first, second) in ACCOUNTS.items():
+        query = (
+            select(transactions.c.id, transactions.c.subject, accounts.c.name)
+            .join(entries, entries.c.transaction_id == transactions.c.id)
+            .join(accounts, accounts.c.id == entries.c.account_id)
+            .where(transactions.c.kind == kind, accounts.c.name.not_in(("machine", first, second)))
+            .order_by(transactions.c.id)
+        )
+        for number, subject, name in connection.execute(query):
+            says = f"was posted to account {name}; {kind} is posted to {first} and {second}"
+            yield Finding(f"transaction {number} ({subject})", "fault", says)
 
 
 def _check_prices(connection: Connection) -> Iterator[Finding]:
     """A request costs what its time and energy cost at its rate; a step may round each by a nanodollar."""
     for rate_id, table in connection.execute(select(rates.c.id, rates.c.machine_json)):
-        rate = Rate.from_table(json.loads(table))
+        rate = Rate.from_table(machine_of(table, rate_id))
         hours = cast(requests.c.total_machine_ns, Float) / PER_HOUR
         kwh = cast(func.coalesce(requests.c.total_energy_uj, 0), Float) / PER_HOUR
         wanted = hours * rate.nusd_per_hour + kwh * rate.nusd_per_kwh
@@ -94,16 +123,26 @@ def _check_prices(connection: Connection) -> Iterator[Finding]:
 
 def check_runs(connection: Connection, rows: Iterable[PeriodRow]) -> Iterator[Finding]:
     """What a run costs by kind is what was posted for it, and what the meters of its processes gave."""
-    sums: list[Any] = [func.sum(run_costs.c[unit]) for unit in UNITS]
+    besides = case((run_costs.c.kind != "step", 1), else_=0)
+    sums: list[Any] = [
+        func.sum(which * func.coalesce(run_costs.c[unit], 0)) for which in (1, besides) for unit in UNITS
+    ]
     query = select(run_costs.c.run_id, *sums).group_by(run_costs.c.run_id)
-    costs: dict[str, Amount] = {row[0]: _amount(row[1:]) for row in connection.execute(query)}
-    posted = _posted("training")
-    booked: dict[str, Amount] = {row[0]: _amount(row[2:]) for row in connection.execute(select(posted))}
-    for name in sorted({*costs, *booked}):
-        mine, theirs = costs.get(name, NOTHING), booked.get(name, NOTHING)
+    told = {row[0]: (_amount(row[1:4]), _amount(row[4:])) for row in connection.execute(query)}
+    posted = {row[0]: (_amount(row[2:5]), _amount(row[5:])) for row in connection.execute(
+        select(_posted("training"))
+    )}  # fmt: skip
+    costs = {name: whole for name, (whole, _) in told.items()}
+    nothing = (NOTHING, NOTHING)
+    for name in sorted({*told, *posted}):
+        (mine, my_rest), (theirs, their_rest) = told.get(name, nothing), posted.get(name, nothing)
         if mine != theirs:
-            says = f"its costs are {mine.exact}, and {theirs.exact} was posted"
-            yield Finding(f"run {name}", "fault", says)
+            yield Finding(
+                f"run {name}", "fault", f"its costs are {mine.exact}, and {theirs.exact} was posted"
+            )
+        elif my_rest != their_rest:
+            says = f"its costs without its steps are {my_rest.exact}, and {their_rest.exact} was posted"
+            yield Finding(f"run {name}", "fault", f"{says} as training overhead")
     metered: dict[str, Amount] = {}
     for row in rows:
         if row.kind == "training" and row.run_id is not None:
@@ -116,9 +155,17 @@ def check_runs(connection: Connection, rows: Iterable[PeriodRow]) -> Iterator[Fi
 
 
 def _posted(kind: str) -> Subquery:
-    """What each subject of one kind of transaction was charged: its entries but for the machine's side."""
+    """What each subject of one kind of transaction was charged: its entries but for the machine's side.
+
+    `apart_`: of it, what is in the second account of this kind.
+    """
     mine = case((accounts.c.name != "machine", 1), else_=0)
-    sums: list[Any] = [func.sum(mine * func.coalesce(entries.c[unit], 0)).label(unit) for unit in UNITS]
+    apart = case((accounts.c.name == ACCOUNTS[kind][1], 1), else_=0)
+    sums: list[Any] = [
+        func.sum(which * func.coalesce(entries.c[unit], 0)).label(prefix + unit)
+        for prefix, which in (("", mine), ("apart_", apart))
+        for unit in UNITS
+    ]
     number = func.count(transactions.c.id.distinct()).label("number")
     return (
         select(transactions.c.subject.label("subject"), number, *sums)

@@ -1,6 +1,5 @@
 """Check the periods of the books: the meter beside the shares, period after period, account by account."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from tuition.ledger.meter import LONGEST_EXTRAPOLATION_NS
 from tuition.ledger.periods import BEAT_S, PARTS, amount_of_row, subject_of
 from tuition.ledger.process import has_ended
 from tuition.ledger.rates import PER_HOUR, Rate
+from tuition.ledger.stored import machine_of, stored_json
 
 WITNESS_SLACK_NS = 50_000_000
 WITNESS_SHARE = 10
@@ -75,7 +75,7 @@ def _row(row: RowMapping) -> PeriodRow:
         "id", "kind", "model", "run_id", "account", "number", "start_ns", "end_ns", "busy_ns", "worked_ns",
         "num_lost", "running_ns", "witness_ns", "cpu_ns", "energy_method", "rate_id",
     )  # fmt: skip
-    machine = json.loads(row["machine_json"])
+    machine = machine_of(row["machine_json"], row["rate_id"])
     is_open = row["status"] == "open"
     ended = is_open and has_ended(row["process"], row["updated_unix_ns"])
     return PeriodRow(
@@ -84,7 +84,7 @@ def _row(row: RowMapping) -> PeriodRow:
         is_open=is_open,
         rate=Rate.from_table(machine),
         parts=machine.get("parts", 1),
-        open_requests=tuple(json.loads(row["open_requests"])),
+        open_requests=tuple(stored_json(row["open_requests"], f"period {row['id']}", "open_requests")),
         amounts={part: amount_of_row(row, part) for part in PARTS},
     )
 
@@ -98,11 +98,14 @@ def check_periods(connection: Connection, rows: Sequence[PeriodRow]) -> Iterator
         if row.kind == "training" and row.status == "cut off":
             yield Finding(row.place, "loss", _CUT_OFF)
         if row.kind == "serving" and row.account is not None:
-            wanted = NOTHING if row.is_open else row.amounts["idle"] + row.amounts["overhead"]
-            found = booked.get(subject_of(row.id), NOTHING)
-            if found != wanted:
-                says = f"its idle time and overhead are {wanted.exact}, and {found.exact} was posted"
-                yield Finding(row.place, "fault", says)
+            found = booked.get(subject_of(row.id), {})
+            for part in ("idle", "overhead"):
+                wanted, posted = NOTHING if row.is_open else row.amounts[part], found.get(part, NOTHING)
+                if posted != wanted:
+                    says = f"its {part} is {wanted.exact}, and {posted.exact} was posted"
+                    yield Finding(row.place, "fault", says)
+    for subject in sorted(booked.keys() - {subject_of(row.id) for row in rows}):
+        yield Finding(subject, "fault", "was posted, and its row is missing")
 
 
 def _faults_of(row: PeriodRow) -> Iterator[str]:
@@ -149,20 +152,22 @@ def _clock_faults(row: PeriodRow) -> Iterator[str]:
         yield f"its clock passed {_s(wall_ns)}, and the system's raw clock passed {_s(row.witness_ns)}"
 
 
-def _booked(connection: Connection) -> dict[str, Amount]:
-    """What was posted for each period, but for the machine's side."""
+def _booked(connection: Connection) -> dict[str, dict[str, Amount]]:
+    """What was posted for each period to each account."""
     sums: list[Any] = [
         func.coalesce(func.sum(entries.c[unit]), 0) for unit in ("wall_ns", "energy_uj", "cost_nusd")
     ]
     query = (
-        select(transactions.c.subject, *sums)
+        select(transactions.c.subject, accounts.c.name, *sums)
         .join(entries, entries.c.transaction_id == transactions.c.id)
         .join(accounts, accounts.c.id == entries.c.account_id)
-        .where(transactions.c.kind == "period", accounts.c.name != "machine")
-        .group_by(transactions.c.subject)
+        .where(transactions.c.kind == "period")
+        .group_by(transactions.c.subject, accounts.c.name)
     )
-    found = connection.execute(query)
-    return {row[0]: Amount(int(row[1]), int(row[2]), int(row[3])) for row in found}
+    found: dict[str, dict[str, Amount]] = defaultdict(dict)
+    for subject, name, *units in connection.execute(query):
+        found[subject][name] = Amount(*map(int, units))
+    return found
 
 
 def check_accounts(connection: Connection, rows: Iterable[PeriodRow]) -> Iterator[Finding]:

@@ -43,9 +43,12 @@ def _place() -> tuple[str, str, str]:
 
 def has_ended(identity: str, updated_unix_ns: int) -> bool:
     """Whether the process is gone; for one elsewhere, whether it has been silent for long."""
+    silent = time.time_ns() - updated_unix_ns > STALE_NS
+    if identity.count("|") < 2:
+        return silent  # not written by this program
     *place, pid, begun = identity.split("|")
     if tuple(place) != _place():
-        return place[:1] == [_place()[0]] or time.time_ns() - updated_unix_ns > STALE_NS
+        return place[:1] == [_place()[0]] or silent
     try:
         if psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE:
             return True

@@ -12,7 +12,14 @@ from sqlalchemy import Connection, Table, func, select
 from tuition.books.books import Books
 from tuition.books.schema import requests, run_costs
 from tuition.core.amount import NOTHING, Amount
-from tuition.ledger.audit_entries import check_entries, check_rates, check_requests, check_runs
+from tuition.ledger.audit_entries import (
+    check_accounts_of,
+    check_entries,
+    check_rates,
+    check_requests,
+    check_runs,
+)
+from tuition.ledger.audit_links import check_links
 from tuition.ledger.audit_periods import PeriodRow, check_accounts, check_periods, read_periods
 from tuition.ledger.finding import Finding
 from tuition.ledger.postings import balances
@@ -85,6 +92,8 @@ def _reconcile(connection: Connection) -> Reconciliation:
     training = _sum(connection, run_costs, "", "wall_ns")
     findings = [
         *check_entries(connection),
+        *check_accounts_of(connection),
+        *check_links(connection),
         *check_rates(connection),
         *check_requests(connection),
         *check_runs(connection, rows),

@@ -3,7 +3,6 @@
 In: `Books`.  Out: the dataclasses of `ledger/sheets`; `ledger/render` makes tables, JSON and CSV of them.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -27,6 +26,7 @@ from tuition.ledger.sheets import (
     Statement,
     TrainingReceipt,
 )
+from tuition.ledger.stored import machine_of
 
 PROCESS_ENDED = "process ended"
 
@@ -83,7 +83,7 @@ def _training_receipt(connection: Connection, row: RowMapping) -> TrainingReceip
         parts=parts,
         total=sum(parts.values(), NOTHING),
         energy_method=_method(methods),
-        machine=json.loads(row["machine_json"]),
+        machine=machine_of(row["machine_json"], row["rate_id"]),
         rates=_rates_of_run(connection, row["id"]),
         **{name: row[name] for name in (
             "model", "recipe", "scope", "created_unix_ns", "num_steps", "unit", "num_tokens",
@@ -182,7 +182,7 @@ def _newest_requests(conditions: Sequence[ColumnElement[bool]], limit: int | Non
 def _machines(connection: Connection) -> dict[int, dict[str, Any]]:
     """The machine's table of each rate."""
     rows = connection.execute(select(rates.c.id, rates.c.machine_json))
-    return {rate_id: json.loads(table) for rate_id, table in rows}
+    return {rate_id: machine_of(table, rate_id) for rate_id, table in rows}
 
 
 def receipt_of(row: Mapping[Any, Any], machine: Mapping[str, Any]) -> RequestReceipt:

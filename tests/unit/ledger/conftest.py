@@ -7,8 +7,13 @@ import pytest
 
 from tuition.books.books import Books, open_books
 from tuition.core.workspace import Workspace
+from tuition.ledger.attribution import EngineAccount
+from tuition.ledger.meter import Meter, ModelledMeter
+from tuition.ledger.periods import Periods
+from tuition.ledger.receipts import record_rate
 from tuition.spec.machine import Machine, Origin
 from tuition.spec.shape import ModelShape
+from unit.ledger.life import Life
 
 
 class Clock:
@@ -63,3 +68,27 @@ def clock() -> Clock:
 def books(tmp_path: Path, database: str) -> Iterator[Books]:
     with open_books(Workspace(tmp_path / "home")) as opened:
         yield opened
+
+
+@pytest.fixture
+def begin(books: Books, shape, machine, clock) -> Callable[..., Life]:
+    def begin(meter: Meter | None = None, **options: object) -> Life:
+        account = EngineAccount(
+            shape, machine, meter or ModelledMeter(machine, clock), clock=clock, **options
+        )
+        rate_id = record_rate(books, machine)
+        writer = Periods(books, account, rate_id, "bard", beat_s=3_600, period_s=0.0)
+        return Life(books, clock, account, writer, rate_id)
+
+    return begin
+
+
+@pytest.fixture
+def life(begin) -> Life:
+    """Three periods of three requests each; number 0 to 2, and an empty one that was closed."""
+    life = begin()
+    for number in range(3):
+        life.period(number)
+    life.periods.close()
+    assert life.check().findings == ()
+    return life

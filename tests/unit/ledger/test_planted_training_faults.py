@@ -1,11 +1,16 @@
 """Each fault planted in the books of a training run makes the check fail; without it they hold."""
 
-import pytest
-from sqlalchemy import update
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
-from tuition.books.books import Books
+import pytest
+from sqlalchemy import Connection, update
+
+from tuition.books.books import Books, open_books
 from tuition.books.schema import run_costs
 from tuition.core.records import StepRecord
+from tuition.core.workspace import Workspace
 from tuition.ledger.meter import ModelledMeter
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.training import RunInfo, TrainingBill
@@ -45,3 +50,32 @@ def test_a_cost_of_a_run_that_was_changed(books: Books, machine, clock) -> None:
     more = update(run_costs).where(one).values(cost_nusd=run_costs.c.cost_nusd + 1)
     books.write_now(lambda connection: connection.execute(more) and None)
     assert "run bard-run" in {each.place for each in reconcile(books).faults}
+
+
+def test_costs_of_a_run_that_were_moved_between_steps_and_the_rest(books: Books, machine, clock) -> None:
+    taught(books, machine, clock)
+    mine = run_costs.c.run_id == "bard-run"
+
+    def move(connection: Connection) -> None:
+        for kind, more in (("step", 7), ("data", -7)):
+            one = update(run_costs).where(mine, run_costs.c.kind == kind)
+            connection.execute(one.values(wall_ns=run_costs.c.wall_ns + more))
+
+    books.write_now(move)
+    assert {each.place for each in reconcile(books).faults} == {"run bard-run"}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    ["DELETE FROM runs", "DROP TRIGGER rates_refuse_delete; DELETE FROM rates", "DELETE FROM accounts"],
+)
+def test_a_row_that_others_name_is_missing(tmp_path: Path, machine, clock, monkeypatch, edit: str) -> None:
+    """SQLite lets a program delete it that has not asked for foreign keys; PostgreSQL refuses."""
+    monkeypatch.delenv("TUITION_DATABASE_URL", raising=False)
+    workspace = Workspace(tmp_path / "rows")
+    with open_books(workspace) as books:
+        taught(books, machine, clock)
+    with closing(sqlite3.connect(workspace.root / "books.sqlite", isolation_level=None)) as other:
+        other.executescript(edit)
+    with open_books(workspace) as books:
+        assert any("which is missing" in each.says for each in reconcile(books).faults)

@@ -1,0 +1,80 @@
+"""Check what the rows of the books say of one another: each names rows that exist, and they agree.
+
+SQLite does not look at foreign keys unless every connection asks for it, so a program that edits the file can
+leave a row that names nothing.
+"""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Table, select
+
+from tuition.books.schema import metadata, periods, requests, runs, transactions
+from tuition.ledger.finding import Finding
+
+KINDS = ("training", "request", "period")
+"""What is posted."""
+
+KNOWN = (
+    (transactions, transactions.c.kind, KINDS),
+    (periods, periods.c.kind, ("serving", "training")),
+    (periods, periods.c.status, ("open", "closed", "cut off")),
+    (runs, runs.c.status, ("running", "finished", "stopped", "failed")),
+)
+"""Columns that hold one of a few words."""
+
+
+def check_links(connection: Connection) -> Iterator[Finding]:
+    """See the module."""
+    yield from _missing_rows(connection)
+    for table, column, words in KNOWN:
+        query = select(*table.primary_key.columns, column).where(column.not_in(words))
+        for key, word in connection.execute(query):
+            says = f"its {column.name} is {word!r}, and can be {', '.join(words)}"
+            yield Finding(_place(table, key), "fault", says)
+    yield from _different_rates(connection)
+    yield from _different_models(connection)
+
+
+def _missing_rows(connection: Connection) -> Iterator[Finding]:
+    for table in metadata.sorted_tables:
+        key = next(iter(table.primary_key.columns))
+        for foreign in sorted(table.foreign_keys, key=lambda each: each.parent.name):
+            wanted = foreign.column
+            lost = foreign.parent.is_not(None) & foreign.parent.not_in(select(wanted))
+            query = select(key, foreign.parent).where(lost).order_by(key).distinct()
+            for number, named in connection.execute(query):
+                says = f"names {_place(wanted.table, named)}, which is missing"
+                yield Finding(_place(table, number), "fault", says)
+
+
+def _different_rates(connection: Connection) -> Iterator[Finding]:
+    """A posting, its receipt and the period of its account have one rate."""
+    query = select(requests.c.id, requests.c.rate_id, transactions.c.rate_id)
+    mine = (transactions.c.subject == requests.c.id) & (transactions.c.kind == "request")
+    query = query.join(transactions, mine).where(transactions.c.rate_id != requests.c.rate_id)
+    for name, rate, posted in connection.execute(query):
+        yield Finding(f"request {name}", "fault", f"has rate {rate}, and was posted at rate {posted}")
+    query = select(periods.c.account, requests.c.id, requests.c.rate_id).distinct()
+    serving = (periods.c.account == requests.c.account) & (periods.c.number == 0)
+    different = periods.c.rate_id != requests.c.rate_id
+    for account, name, rate in connection.execute(query.join(periods, serving).where(different)):
+        says = f"has rate {rate}, and the periods of its account {account} have another one"
+        yield Finding(f"request {name}", "fault", says)
+
+
+def _different_models(connection: Connection) -> Iterator[Finding]:
+    """An account is that of one model, and a run makes one model."""
+    for table, same in (
+        (requests, periods.c.account == requests.c.account),
+        (runs, periods.c.run_id == runs.c.id),
+    ):
+        query = select(table.c.id, table.c.model, periods.c.model).join(periods, same)
+        different = query.where(periods.c.model != table.c.model, periods.c.number == 0)
+        for name, model, metered in connection.execute(different.distinct()):
+            says = f"is of model {model}, and its meter was that of model {metered}"
+            yield Finding(_place(table, name), "fault", says)
+
+
+def _place(table: Table, key: object) -> str:
+    words = {"entries": "entry", "run_costs": "cost of run", "models": "model", "evaluations": "evaluation"}
+    return f"{words.get(table.name, table.name.removesuffix('s'))} {key}"
