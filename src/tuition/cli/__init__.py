@@ -1,1 +1,1 @@
-"""The command line: one file per verb; a verb wires rooms together and holds no logic."""
+"""The command line: one file per verb; a verb connects packages and holds no logic."""

@@ -8,7 +8,7 @@ from tuition.engine.blocks import chain_digest
 from tuition.engine.reply import Reply
 from tuition.engine.request import Request
 
-ROOM = 64
+MIN_GROWTH = 64
 """Least number of tokens by which buffers grow."""
 
 
@@ -50,7 +50,7 @@ class Sequence:
         """Smaller goes first and is preempted last."""
         prompt = request.prompt
         self.num_prompt = self.num_tokens = len(prompt)
-        self.tokens = np.empty(len(prompt) + min(request.max_tokens, ROOM) + ROOM, np.int32)
+        self.tokens = np.empty(len(prompt) + min(request.max_tokens, MIN_GROWTH) + MIN_GROWTH, np.int32)
         self.tokens[: len(prompt)] = prompt
         self.num_computed = 0
         self.num_once_computed = 0

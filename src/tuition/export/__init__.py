@@ -1,1 +1,1 @@
-"""A model out of the house: files that other runtimes load, checked against ours."""
+"""Export a model: files that other runtimes load, checked against ours."""
