@@ -64,6 +64,27 @@ def test_a_program_has_receipts(model_path: Path, tmp_path: Path) -> None:
         assert reconcile(books).holds
 
 
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(3)", "raise KeyError"])
+def test_an_engine_that_the_program_does_not_close_leaves_books_in_order(
+    model_path: Path, tmp_path: Path, ending: str
+) -> None:
+    program = f"""
+import sys
+from tuition import Engine, EngineSettings
+engine = Engine(sys.argv[1], settings=EngineSettings(device="cpu", runner="torch"))
+engine.generate(["to be"], max_tokens=3)
+{ending}
+"""
+    environment = os.environ | {"TUITION_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", program, str(model_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert "BooksError" not in done.stderr
+    with open_books(Workspace(tmp_path / "home")) as books:
+        found = reconcile(books)
+    assert found.findings == ()
+    assert found.requests.wall_ns > 0
+
+
 def test_leaving_early_is_billed_and_other_requests_have_no_cost(model_path: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
     settings = EngineSettings(device="cpu", runner="torch")

@@ -10,6 +10,8 @@ The receipts are in the books of the workspace: `tuition bill request`. `engine/
 without books.
 """
 
+import atexit
+import os
 import re
 import secrets
 import time
@@ -40,7 +42,8 @@ MOST_COSTS = 10_000
 
 
 class Engine(plain.Engine):
-    """One loaded model. Not thread-safe: one call at a time. Close it, or use it with `with`."""
+    """One loaded model. Not thread-safe: one call at a time. Close it, or use it with `with`; one that is
+    still open when the program ends is closed then."""
 
     def __init__(
         self,
@@ -75,7 +78,8 @@ class Engine(plain.Engine):
             account.runs_on(self.runner.weight_bytes, self.runner.kv_bytes_per_value)
             self.loop.busy = account.engine_marks()
             self.desk.serves(self.runner.weights_digest)
-            self._open = stack.pop_all()
+            self._open, self._pid = stack.pop_all(), os.getpid()
+        atexit.register(self._close_at_exit)
         begun = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         self.id_prefix = f"local-{begun}-{secrets.token_hex(3)}-request"
         self._costs: OrderedDict[str, RequestCost] = OrderedDict()
@@ -102,7 +106,13 @@ class Engine(plain.Engine):
 
     def close(self) -> None:
         """Free the model, book the last period, close books that were opened here. Raises: BooksError."""
+        atexit.unregister(self._close_at_exit)
         self._open.close()
+
+    def _close_at_exit(self) -> None:
+        """What a program did not close is closed before its books are; a forked child has no engine."""
+        if os.getpid() == self._pid:
+            self.close()
 
     def _settle(self, event: TokenEvent) -> None:
         self._costs[event.request_id] = self.desk.settle(event)

@@ -177,7 +177,7 @@ def check_accounts(connection: Connection, rows: Iterable[PeriodRow]) -> Iterato
         if row.account is not None:
             chains[row.account].append(row)
     charged = _charged(connection)
-    for account, chain in chains.items():
+    for account, chain in sorted(chains.items(), key=lambda each: each[1][0].id):
         yield from _chain_faults(chain)
         yield from _share_faults(chain, charged.pop(account, NOTHING), connection)
     for account, amount in charged.items():
