@@ -41,10 +41,9 @@ class Common:
     workspace: Path | None = None
     """Folder with models, runs and the books; left out: $TUITION_HOME, else ~/.tuition."""
     settings: Path | None = None
-    """TOML file with settings of this verb; the command line overrides it, unknown keys are refused."""
+    """TOML file with settings of this verb; options override it, unknown keys are refused."""
     print_settings: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print the resolved settings as TOML, which --settings reads back, and stop. Arguments without the name
-    of an option, like a model, are not settings: they may be left out, and are not printed."""
+    """Print the settings as TOML for --settings, and exit. A model or prompt is not a setting."""
     debug: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show the traceback when something fails."""
 

@@ -57,7 +57,7 @@ class Chat(Common):
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How a model that is loaded here runs."""
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
     @property
     def choices(self) -> dict[str, Any]:

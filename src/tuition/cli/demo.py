@@ -38,7 +38,7 @@ class Demo(Common):
     budget: str = DEFAULT_BUDGET
     """Wall time of the training loop, with its unit."""
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
     def __post_init__(self) -> None:
         parse_duration_s(self.budget, "budget")  # before anything is printed or kept

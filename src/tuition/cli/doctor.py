@@ -40,7 +40,7 @@ class Doctor(Common):
     """What `tuition doctor` takes."""
 
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """One JSON object instead of a table."""
 

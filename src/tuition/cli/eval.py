@@ -50,7 +50,7 @@ class Eval(Common):
     device: DeviceKind = "auto"
     """Where to compute."""
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "window", "stride"):

@@ -51,13 +51,13 @@ class Generate(Common):
     stop: tuple[str, ...] = ()
     """Texts that end a reply and are not part of it."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    """How the next token is chosen; what is left out is the model's own default."""
+    """How the next token is chosen; a missing option has the model's own default."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Always show the runner, the number format and the size of the cache; else only if loading is slow."""
+    """Always show the runner, the number format and the cache size; without it, only if loading is slow."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How the model runs."""
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
     def __post_init__(self) -> None:
         if self.print_settings:
@@ -73,7 +73,7 @@ class Generate(Common):
                 raise SettingsError(
                     f"--{name}",
                     got=True,
-                    wanted="one prompt; a line of a file has prompt or messages",
+                    wanted="no --prompts; in a file, each line has prompt or messages",
                 )
 
 
@@ -149,7 +149,7 @@ def one_prompt(arguments: Generate, engine: "Engine") -> int:
 
 
 def bill_fields(cost: "RequestCost") -> dict[str, Any]:
-    """What a reply has cost, as fields of its line."""
+    """Cost of a reply, as fields of its line."""
     return {
         "cost_usd": cost.total.usd,
         "energy_wh": cost.total.energy_wh,

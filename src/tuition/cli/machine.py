@@ -29,7 +29,7 @@ class MachineArguments(Common):
     """What `tuition machine` takes."""
 
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
 
 def run(argv: list[str]) -> int:

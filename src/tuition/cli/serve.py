@@ -43,7 +43,7 @@ class Serve(Common):
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How the models run."""
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
 
 def run(argv: list[str]) -> int:

@@ -43,7 +43,7 @@ class Train(Common):
     train: Annotated[TrainSettings, Flat] = field(default_factory=TrainSettings)
     """The run."""
     machine: MachineSettings = field(default_factory=MachineSettings)
-    """What you know better about this machine and its price."""
+    """Values that you know for this machine and its price."""
 
 
 def arguments_of(entry: Entry) -> type[Any]:

@@ -1,8 +1,8 @@
-"""When a worker worked, by its own account: pieces of work, begun and ended, added up.
+"""Busy time of a worker: the summed length of the pieces of work that it marks.
 
 A worker (the engine's step loop) marks its work here with the same two clock readings that its trace
-carries. The ledger compares this sum with the time that it has split from the traces: a trace that was lost,
-told twice or overlapped makes the two differ.
+carries. The ledger compares this sum with the time that it has split from the traces. They differ if a
+trace is lost, reported twice or overlaps another.
 """
 
 import threading
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BusyReading:
-    """The marks at one moment."""
+    """The totals at one moment."""
 
     now_ns: int
     busy_ns: int
@@ -33,7 +33,7 @@ class BusyMarks:
         self._since_ns: int | None = None
 
     def begin(self, now_ns: int) -> None:
-        """A piece of work begins."""
+        """Mark the start of a piece of work."""
         self._since_ns = now_ns
 
     def end(self, start_ns: int, end_ns: int) -> None:
@@ -44,7 +44,7 @@ class BusyMarks:
             self._since_ns = None
 
     def read(self, now_ns: int) -> BusyReading:
-        """The marks now."""
+        """The totals now."""
         with self._lock:
             return BusyReading(now_ns, self._busy_ns, self._num_pieces, self._since_ns)
 

@@ -1,4 +1,4 @@
-"""Digests of large files, kept so that a file which has not changed is read once.
+"""Digests of large files, cached so that an unchanged file is read once.
 
 In: a path.  Out: SHA-256, as 64 hex digits. A kept digest counts only for the same file (device and inode)
 with the same size and the same times of change to the nanosecond; the time of the last change of its status

@@ -1,4 +1,4 @@
-"""Files that survive a crash: written, synced, renamed; a reader finds the old or the new, never a half.
+"""Files that survive a crash: written, synced, renamed. A reader sees old or new content, never a part.
 
 The promise covers power loss where the disk honours fsync. A folder gets its name after its files are synced.
 """

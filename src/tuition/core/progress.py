@@ -1,6 +1,6 @@
 """Progress as loops report it. Loops get a `Progress`; the command line decides how it looks.
 
-Here are the two kinds that need no library: plain lines, and silence. The live terminal is in `cli/terminal`.
+Two kinds need no library: plain lines, and no output. The live terminal is in `cli/terminal`.
 """
 
 import sys
@@ -25,14 +25,14 @@ class Task(Protocol):
 
 
 class Progress(Protocol):
-    """Where loops tell how far they are."""
+    """Receives the progress of loops."""
 
     def say(self, text: str) -> None:
         """One line for the reader."""
         ...
 
     def detail(self, text: str) -> None:
-        """One line about the machinery: for those who asked for it, or have to wait."""
+        """One line of technical detail, shown on request or if loading is slow."""
         ...
 
     def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
@@ -111,7 +111,7 @@ class LineProgress:
 
 
 class SilentProgress:
-    """Says nothing; for library use and tests."""
+    """Prints nothing; for library use and tests."""
 
     def say(self, text: str) -> None:
         pass

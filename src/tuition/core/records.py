@@ -1,6 +1,6 @@
-"""Values that pass between packages, without behaviour; frozen, but for those that every engine step makes.
+"""Values that pass between packages, without behaviour; frozen, except those of every engine step.
 
-`Window` is measured machine time; `StepTrace` tells the ledger who was in an engine step; `Score` is a
+`Window` is measured machine time; `StepTrace` lists the requests of an engine step; `Score` is a
 measured quality of a model. A billed request has a file of its own, `request_record`.
 """
 
@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of machine time and what it cost. Windows may be nested; what is booked does not overlap."""
+    """A span of machine time and its cost. Windows may be nested; booked windows do not overlap."""
 
     start_ns: int
     """Monotonic clock at the start."""
@@ -57,7 +57,7 @@ class SequenceWork:
 
 @dataclass(slots=True)
 class StepTrace:
-    """One engine step, or a burst of them: its time on the monotonic clock, and who was in it.
+    """One engine step, or a burst of them: its time on the monotonic clock, and its requests.
 
     Not frozen, see `SequenceWork`.
     """

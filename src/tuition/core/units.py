@@ -103,7 +103,7 @@ def format_bytes(number: float) -> str:
 
 
 def format_usd(nusd: int) -> str:
-    """US dollars with enough digits that a small sum does not read as nothing: `$12.34`, `$0.00000412`."""
+    """US dollars with enough digits to show small sums: `$12.34`, `$0.00000412`."""
     usd = nusd / NUSD_PER_USD
     if abs(usd) >= 1:
         return f"${usd:,.2f}"
@@ -121,7 +121,7 @@ def format_energy(energy_uj: int | None) -> str:
 
 
 def format_wh(watt_hours: float) -> str:
-    """Energy to three digits, in the unit in which it is no long number."""
+    """Energy to three digits, in the unit that gives a short number."""
     for size, unit in ((1e6, "MWh"), (1e3, "kWh")):
         if abs(watt_hours) >= 0.9995 * size:
             return f"{_three_digits(watt_hours / size)} {unit}"
@@ -137,7 +137,7 @@ def format_grams(grams: float) -> str:
 
 
 def _three_digits(number: float) -> str:
-    """Three digits that count, without an exponent: `0.00000123`, `4.5`, `999`, `1,230`."""
+    """Three significant digits, without an exponent: `0.00000123`, `4.5`, `999`, `1,230`."""
     if number == 0 or not math.isfinite(number):
         return f"{number:.0f}"
     digits = max(0, 2 - math.floor(math.log10(abs(number))))

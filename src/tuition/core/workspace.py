@@ -1,4 +1,4 @@
-"""Where things are kept: one folder with models, runs, prepared data and the books."""
+"""The workspace: one folder with models, runs, prepared data and the books."""
 
 import os
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Workspace:
 
     @property
     def cache(self) -> Path:
-        """What can be deleted and is made again, packed weights for one."""
+        """Files that can be deleted and are made again, for example packed weights."""
         return self.root / "cache"
 
     @property
@@ -48,7 +48,7 @@ class Workspace:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            wanted = f"a folder that is there or can be made ({error.strerror})"
+            wanted = f"a folder that exists or can be created ({error.strerror})"
             raise SettingsError("workspace", got=str(self.root), wanted=wanted) from error
         return self
 

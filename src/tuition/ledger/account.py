@@ -1,7 +1,7 @@
-"""Who pays for which part of an engine's time, energy and money: what both kinds of account share.
+"""The split of an engine's time, energy and money among requests: the base of both kinds of account.
 
-`EngineAccount` (ledger/attribution) is told every step of our own engine. `ReportedAccount` (ledger/reported)
-is told only when a foreign backend's requests began and ended. Both are used alike:
+`EngineAccount` (ledger/attribution) gets every step of our own engine. `ReportedAccount` (ledger/reported)
+receives only when requests of a foreign backend began and ended. Both are used alike:
 
     cost = account.close(request_id)       # once per request, after its last work was told
     totals = account.observe()             # the period so far; every second or so
@@ -37,10 +37,10 @@ MOST_CLOSED = 4_096
 """Closed requests that are remembered, to catch work that is reported late."""
 
 MOST_NAMED = 200
-"""Open requests that a period names; of more, only the number is known."""
+"""Most open requests that a period names; of more, only the number is stored."""
 
 POLL_S = 0.002
-"""Between two looks for the end of a step, while a mark is wanted."""
+"""Wait between two checks for the end of a step, while a mark is requested."""
 
 UNITS = (AS_PER_NS, 1 << FRACTION_BITS, 1 << FRACTION_BITS)
 
@@ -100,7 +100,7 @@ class Account(ABC):
     def close(self, request_id: str) -> RequestCost:
         """Charge a request, finished or cancelled: what it caused in all its steps.
 
-        An unknown one did nothing and pays nothing. Call it once, after the request's last step was added;
+        An unknown request pays nothing. Call it once, after the request's last step was added;
         work of it that comes later becomes overhead.
         """
         with self._lock:
@@ -137,7 +137,7 @@ class Account(ABC):
             )
 
     def write_off(self, cost: RequestCost) -> None:
-        """Take a charge back whose receipt could not be written: nobody pays it, so it is overhead."""
+        """Undo a charge whose receipt could not be written; its cost becomes overhead."""
         with self._lock:
             total = cost.total
             self._posted -= total
@@ -227,7 +227,7 @@ class Account(ABC):
 
     @abstractmethod
     def _settle(self) -> None:
-        """Split all that was noted."""
+        """Split all recorded steps."""
 
     def _mark_at(self, now_ns: int, reading: int | None, busy_ns: int) -> Mark:
         witness_ns, cpu_ns = self._witness() if self._witness is not None else (None, None)
@@ -304,7 +304,7 @@ class Account(ABC):
         return end_ns - start_ns, energy_uj, cost
 
     def _tab(self, request_id: str) -> Tab | None:
-        """The request's tab; None for one that was closed already."""
+        """The open cost of a request; None if it is already closed."""
         tab = self._tabs.get(request_id)
         if tab is None and request_id not in self._closed:
             tab = self._tabs[request_id] = Tab()

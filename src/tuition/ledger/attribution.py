@@ -27,7 +27,7 @@ from tuition.spec.machine import Machine
 from tuition.spec.shape import ModelShape
 
 MOST_PENDING = 64
-"""Steps kept for later: `add` is on the engine's path, so it only takes notes and never waits."""
+"""Steps that wait for the split: `add` runs on the engine's thread, so it only records and never blocks."""
 
 
 class EngineAccount(Account):
@@ -63,7 +63,7 @@ class EngineAccount(Account):
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """What happens inside is overhead: loading a model, warming it up."""
+        """Time inside is overhead: loading a model, warming it up."""
         with self._lock:
             self._loading_since = self._clock()
         try:
@@ -74,13 +74,13 @@ class EngineAccount(Account):
                 self._loading_since = None
 
     def _note_loading(self, now_ns: int) -> None:
-        """Loading up to now is a trace, and goes on from here; so that a mark may lie in the middle."""
+        """Record loading up to now as a trace and continue, so that a mark can be inside a load."""
         if self._loading_since is not None:
             self.add(StepTrace(self._loading_since, now_ns, (), "load"))
             self._loading_since = now_ns
 
     def add(self, trace: StepTrace) -> None:
-        """Note one step. Steps come in order and do not overlap.
+        """Record one step. Steps come in order and do not overlap.
 
         Called by the engine's thread between two steps. Loading and warm-up have no engine that could mark
         them, so they are marked here.
@@ -125,7 +125,7 @@ class EngineAccount(Account):
     # --- all below with the lock held ----------------------------------------------------------------------
 
     def _settle(self, until_ns: int | None = None) -> None:
-        """Split what was noted, in order; `until_ns`: only what had ended by then."""
+        """Split the recorded steps in order; `until_ns`: only steps that ended by then."""
         cpu_ns, wall_ns = self._cpu_of_pending()
         while self._pending:
             noted = self._pending[0]

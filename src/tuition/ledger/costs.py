@@ -1,4 +1,4 @@
-"""What an account keeps: what a request has run up so far, and the totals of a period."""
+"""The state of an account: the cost of each request so far, and the totals of a period."""
 
 from dataclasses import dataclass, field
 
@@ -30,7 +30,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class PeriodTotals:
-    """An accounting period of one account, so far or as a whole. residual: nothing, or something is wrong."""
+    """An accounting period of one account, so far or as a whole. A residual other than 0 is an error."""
 
     account_id: str
     start_ns: int
@@ -47,13 +47,13 @@ class PeriodTotals:
     posted: Amount
     """Charged to the requests that were closed in this period."""
     in_flight: Amount
-    """What the open requests have run up by the end of the period, earlier periods included."""
+    """Cost of the open requests at the end of the period, with earlier periods."""
     busy_ns: int
     """Time that the worker has marked as busy."""
     worked_ns: int
-    """Length of the steps that were split: equal to busy_ns, or something is wrong."""
+    """Length of the steps that were split: a value other than busy_ns is an error."""
     num_lost: int
-    """Steps that the worker has marked and that were never told; below zero: told and never marked."""
+    """Steps that the worker marked but did not report; below zero: reported but not marked."""
     num_steps: int
     flops: int
     open_requests: tuple[str, ...]
@@ -73,7 +73,7 @@ class PeriodTotals:
 
 @dataclass(slots=True)
 class Tab:
-    """What a request has run up: [attoseconds, energy, money], the last two in fixed point, by phase."""
+    """The cost of a request so far: [attoseconds, energy, money], the last two in fixed point, by phase."""
 
     prefill: list[int] = field(default_factory=lambda: [0, 0, 0])
     decode: list[int] = field(default_factory=lambda: [0, 0, 0])

@@ -19,7 +19,7 @@ FIRST = (
     "time_utc", "request_id", "model", "version", "api_key_id", "prompt_tokens", "cached_tokens",
     "generated_tokens", "cost_usd", "energy_wh", "carbon_g_co2e", "cost_basis", "machine",
 )  # fmt: skip
-"""What most programs want, in everyday units, and how the hourly price is known."""
+"""The most used figures, in common units, and how the hourly price is known."""
 
 COLUMNS = [column for each in stored_fields() for column in each.columns if column != "id"]
 

@@ -12,4 +12,4 @@ class Finding:
     """`period 17 (bard)`, `request req_x-0`, `transaction 3`, `run bard-...`, `rate 2`, `account machine`."""
     kind: Literal["fault", "loss"]
     says: str
-    """What was found, with figures and units."""
+    """The difference, with figures and units."""

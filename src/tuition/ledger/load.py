@@ -1,4 +1,4 @@
-"""How busy the machine was with the work of other processes: why the same request takes longer at times.
+"""CPU time used by other processes, which explains why the same request can take longer.
 
 The kernel counts CPU time of the whole machine (`/proc/stat`) and of this process; the difference is other
 work. Samples are taken when a request is charged and once a second, never inside a step.
@@ -24,13 +24,13 @@ class LoadSample:
 
     time_ns: int
     capacity_ns: int
-    """What all CPUs of the machine could have worked."""
+    """CPU time that all CPUs of the machine could give."""
     others_ns: int
-    """What they have worked for other processes, and what a hypervisor has taken away."""
+    """CPU time used by other processes or taken by the hypervisor."""
 
 
 def read_load(now_ns: int) -> LoadSample | None:
-    """The totals now; None where the kernel does not tell them."""
+    """The totals now; None where the kernel does not report them."""
     try:
         first = STAT.read_text(encoding="ascii").split("\n", 1)[0].split()
         ticks = [int(word) for word in first[1:9]]  # user nice system idle iowait irq softirq steal

@@ -23,7 +23,7 @@ from tuition.spec.machine import Machine
 POWERCAP = Path("/sys/class/powercap")
 
 LONGEST_EXTRAPOLATION_NS = 200_000_000
-"""Two ticks of NVML: a counter that stands still longer than this has nothing more to say."""
+"""Two ticks of NVML: a counter without change for longer than this is not extrapolated further."""
 
 
 class Meter(Protocol):
@@ -34,7 +34,7 @@ class Meter(Protocol):
 
     @property
     def method(self) -> EnergyMethod:
-        """How joules are obtained just now."""
+        """How energy is obtained at present."""
         ...
 
     def start(self) -> int:
@@ -63,7 +63,7 @@ class Meter(Protocol):
 
     @property
     def witness(self) -> Witness | None:
-        """A second clock to hold this meter's clock against."""
+        """A second clock to compare with this meter's clock."""
         ...
 
 
@@ -121,7 +121,7 @@ class ModelledMeter:
 
 
 class CounterMeter:
-    """Reads a running energy counter. If the counter fails, it goes on modelled from there and says so."""
+    """Reads a running energy counter. If the counter fails, energy is modelled from then on and marked so."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Double entry: what the machine gave, and who took it. The entries of every transaction sum to zero.
+"""Double entry: each cost is taken from the machine and posted to a cause. Each transaction sums to zero.
 
 Accounts: `machine` is the source; `training` and `training overhead` are assets (a model was made);
 `inference`, `waste`, `idle` and `overhead` are expenses.
@@ -29,7 +29,7 @@ Line = tuple[str, Amount]
 def balanced(lines: Sequence[Line]) -> list[Line]:
     """The lines and their other side, taken from the machine, so that every unit sums to zero.
 
-    Lines of nothing are dropped; unknown energy is unknown on both sides.
+    Lines of zero are dropped; unknown energy is unknown on both sides.
     """
     kept = [(account, amount) for account, amount in lines if amount != NOTHING]
     total = sum((amount for _, amount in kept), NOTHING)
@@ -94,7 +94,7 @@ def _account_ids(connection: Connection) -> dict[str, int]:
 
 
 def balances(connection: Connection) -> dict[str, Amount]:
-    """The balance of each account; together they are nothing."""
+    """The balance of each account; their sum is zero."""
     rows = connection.execute(
         select(
             accounts.c.name,

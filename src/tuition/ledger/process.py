@@ -21,7 +21,7 @@ def process_identity(pid: int | None = None) -> str:
 
 
 def started(pid: int) -> str:
-    """When a process was started, by a clock that nobody sets. Raises: psutil.NoSuchProcess.
+    """Start time of a process by a clock that cannot be set. Raises: psutil.NoSuchProcess.
 
     On Linux in ticks since the boot. The time of day that psutil makes of it moves when the clock is set.
     """

@@ -17,7 +17,7 @@ class Rate:
 
     nusd_per_hour: int
     nusd_per_kwh: int
-    """At the machine, the building's share (PUE) included; 0 where the hour already pays for electricity."""
+    """Per kWh of the machine, with the building's share (PUE); 0 if usd_per_hour includes electricity."""
 
     @classmethod
     def from_machine(cls, machine: Machine) -> Self:

@@ -39,7 +39,7 @@ def record_rate(books: Books, machine: Machine) -> int:
 def record_request(books: Books, record: RequestRecord) -> "Future[None]":
     """Write a request and its postings; the future resolves when they are on disk.
 
-    Let the last chunk of the reply wait for it. Writing the same record twice is writing it once. The future
+    The last chunk of a reply must wait for it. The same record written twice is stored once. The future
     carries BooksError for an id that is in the books with other figures; BooksError or BusyError when they
     cannot be written.
     """

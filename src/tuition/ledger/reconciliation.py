@@ -27,7 +27,7 @@ from tuition.ledger.postings import balances
 
 @dataclass(frozen=True)
 class Witnessed:
-    """The meter beside what the operating system says about the same processes, where it was recorded."""
+    """The meter beside the operating system's figures for the same processes, where recorded."""
 
     meter_ns: int
     """By the meter's clock."""
@@ -47,7 +47,7 @@ class Reconciliation:
     idle: Amount
     overhead: Amount
     residual: Amount
-    """meter - attributed - idle - overhead: nothing, or something is wrong."""
+    """meter - attributed - idle - overhead; a value other than 0 is an error."""
     in_flight: Amount
     """Attributed to requests that were open at the end of their account's last period."""
     after_period: Amount
@@ -72,7 +72,7 @@ class Reconciliation:
 
     @property
     def losses(self) -> tuple[Finding, ...]:
-        """What processes that were killed could not write."""
+        """Records that killed processes could not write."""
         return tuple(each for each in self.findings if each.kind == "loss")
 
 
@@ -125,7 +125,7 @@ def _reconcile(connection: Connection) -> Reconciliation:
 
 
 def _check_machine(accounts: dict[str, Amount], spent: Amount, serving: list[PeriodRow]) -> list[Finding]:
-    """What the machine's account has given is what was spent, in requests, training and closed periods."""
+    """The total of the machine's account equals the cost of requests, training and closed periods."""
     for row in serving:
         if not row.is_open:
             spent += row.amounts["idle"] + row.amounts["overhead"]

@@ -35,9 +35,9 @@ class Share:
     """One request's part of a step, attoseconds of machine time."""
 
     own_as: int
-    """What it causes alone."""
+    """Cost that it causes alone."""
     shared_as: int
-    """Its part of what is there for all."""
+    """Its part of the shared cost."""
 
     @property
     def total_as(self) -> int:
@@ -96,9 +96,9 @@ class StepCosts:
 
 @dataclass
 class Speeds:
-    """The most FLOPs and bytes per second that this engine has shown: they say which resource binds a step.
+    """The highest FLOPs and bytes per second of this engine so far; they decide which resource limits a step.
 
-    Learned from the steps themselves, so that a wrong assumption about the machine cannot tilt the shares.
+    Learned from the steps themselves, so that a wrong assumption about the machine has no effect.
     """
 
     flops_per_s: int = 1
@@ -116,8 +116,8 @@ def split_step(
 ) -> list[Share]:
     """Split a step of `wall_ns` among the requests present; the shares sum to it exactly.
 
-    A load with neither FLOPs nor bytes is not present and pays nothing. Where the model says more time than
-    there was, it is scaled down to it. Raises: ValueError if nobody is present and wall_ns is not 0.
+    A load with neither FLOPs nor bytes is not present and pays nothing. A modelled time above the
+    measured time is scaled down to it. Raises: ValueError if nobody is present and wall_ns is not 0.
     """
     present = [i for i, load in enumerate(loads) if load.flops or load.kv_bytes]
     total_as = wall_ns * AS_PER_NS
@@ -147,7 +147,7 @@ def split_step(
 
 
 def _lone(load: Load, total_as: int, weight_bytes: int, speeds: Speeds) -> tuple[int, int]:
-    """Alone, it pays the whole step; the parts are told apart for those who look."""
+    """A single request pays the whole step; its two parts are still shown separately."""
     step = _Step([load], total_as, weight_bytes, speeds)
     share = step.within([load], total_as)[0]
     return share.own_as, share.shared_as
@@ -174,7 +174,7 @@ class _Step:
         return load.kv_bytes * AS_PER_S // self._speeds.bytes_per_s
 
     def fit(self, time_as: int) -> int:
-        """A modelled time as it counts in this step: scaled down where the model says too much."""
+        """A modelled time as used in this step: scaled down where the model exceeds the measured time."""
         return time_as * self.total_as // self.modelled_as if self.modelled_as > self.total_as else time_as
 
     def own_as(self, load: Load) -> int:
@@ -182,7 +182,7 @@ class _Step:
         return self.fit(self.compute_as(load) if self.binds == "compute" else self.memory_as(load))
 
     def within(self, loads: Sequence[Load], amount_as: int) -> list[Share]:
-        """Split what a class pays together: everyone their own, and the rest evenly."""
+        """Split the cost of a class: each request pays its own part, and the rest is divided evenly."""
         own = [self.own_as(load) for load in loads]
         rest = amount_as - sum(own)
         if rest < 0:  # the class pays less than it causes: it shares a cost that others would have had anyway

@@ -1,4 +1,4 @@
-"""What receipts and statements say, as values with their derived figures; `ledger/statements` fills them."""
+"""Receipts and statements as values with their derived figures; `ledger/statements` fills them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -188,7 +188,7 @@ class ModelStatement:
 
     @property
     def reading_is_dear(self) -> bool:
-        """Whether a token that is read costs more than one that is written: so it is with short prompts."""
+        """Whether an input token costs more than an output token, as with short prompts."""
         read, written = self.usd_per_mtok("input"), self.usd_per_mtok("output")
         return read is not None and written is not None and read > written
 
@@ -208,7 +208,7 @@ class ModelStatement:
         return None if energy is None or not self.num_tokens else energy / UJ_PER_WH / self.num_tokens * 1e6
 
     def crossover(self, *, loaded: bool = False) -> float | None:
-        """Tokens at which the variable cost has grown to the fixed cost; None while either is unknown."""
+        """Tokens at which the variable cost equals the fixed cost; None while either is unknown."""
         if self.fixed is None or not self.num_tokens:
             return None
         variable = self.loaded if loaded else self.causal
@@ -218,7 +218,7 @@ class ModelStatement:
 
 @dataclass(frozen=True)
 class Span:
-    """A span of time, by the clock on the wall; None is open."""
+    """A span of time, in UTC; None is open."""
 
     since_unix_ns: int | None = None
     until_unix_ns: int | None = None
@@ -229,7 +229,7 @@ ALL_TIME = Span()
 
 @dataclass(frozen=True)
 class Statement:
-    """All models that cost something, or the one that was asked for."""
+    """All models with costs, or the requested one."""
 
     models: tuple[ModelStatement, ...]
     span: Span = ALL_TIME

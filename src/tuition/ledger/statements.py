@@ -99,7 +99,7 @@ def _rates_of_run(connection: Connection, run_id: str) -> tuple[RateUse, ...]:
 
 
 def _method(methods: set[str]) -> str | None:
-    """One name for what may have been obtained in several ways; the weakest claim wins."""
+    """One name for a figure that was obtained in several ways: the least certain one."""
     return "modelled" if "modelled" in methods else min(methods, default=None)
 
 
@@ -253,7 +253,7 @@ def _model_statement(connection: Connection, model: str, span: Span) -> ModelSta
 
 
 ByRate = Mapping[int, Amount]
-"""Sums apart for each rate: history keeps the figures that were valid then."""
+"""Separate sums for each rate: history keeps the figures that were valid then."""
 
 
 def _together(parts: ByRate) -> Amount:

@@ -94,7 +94,7 @@ class TrainingBill:
 
     @classmethod
     def resume(cls, books: Books, meter: Meter, run_id: str) -> Self:
-        """Go on with a run; its costs so far stay. Steps that are done again count as redone tokens.
+        """Continue a run; its costs so far stay. Steps that are done again count as redone tokens.
 
         Raises: NotFoundError for an unknown run, BusyError for one that another process goes on with.
         """
@@ -266,7 +266,7 @@ class TrainingBill:
         threading.Thread(target=self._keep_saving, name="training-bill", daemon=True).start()
 
     def _keep_saving(self) -> None:
-        """Until the bill or the books are closed: in every phase, however long, little is lost to a kill."""
+        """Save in the background until the bill or the books are closed, so that a kill loses little."""
         while not self._ended.wait(SAVE_EVERY_S) and not self.books.closed:
             with self._lock:
                 if self._ended.is_set() or (self._in_flight is not None and not self._in_flight.done()):

@@ -16,14 +16,14 @@ from tuition.ledger.meter import Instant, Meter
 
 @dataclass(frozen=True, slots=True)
 class WatchedTotals:
-    """What a watched meter has seen since it was opened, up to one instant."""
+    """Totals of a watched meter from its opening to one instant."""
 
     meter: Amount
     """The whole window."""
     between: Amount
     """While no window was open."""
     running: Amount
-    """Of the window that is open now; nothing when there is none."""
+    """Time of the window that is open now; 0 without one."""
     num_windows: int
     """Windows that have been closed."""
     witness_ns: int | None

@@ -1,4 +1,4 @@
-"""The independent meter of an account: what its machine gave, without looking at how that was split.
+"""The independent meter of an account: time, energy and money of its machine, independent of the split.
 
 In: `Mark`s, readings of the clock, the energy counter and the worker's busy marks at one moment.  Out: totals
 since the first mark. Time is the difference of two clock readings. Energy is the difference of two counter
@@ -49,7 +49,7 @@ class Power:
 
 
 class MeterWindow:
-    """A window that was opened with an account and stays open as long as it."""
+    """A window that is open as long as its account."""
 
     def __init__(self, machine: Machine, rate: Rate, first: Mark) -> None:
         self.first, self._rate, self._power = first, rate, Power.of(machine)
@@ -60,7 +60,7 @@ class MeterWindow:
         return self._power.picojoules(wall_ns - busy_ns, busy_ns)
 
     def total(self, mark: Mark) -> Amount:
-        """What the machine gave from the first mark to this one."""
+        """Time, energy and money from the first mark to this one."""
         if mark.counter_uj is None or self.first.counter_uj is None:
             energy_uj = self.picojoules(mark) // PJ_PER_UJ
         else:

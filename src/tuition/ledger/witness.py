@@ -1,4 +1,4 @@
-"""A second clock and the CPU time of this process: what the meter's own clock is held against.
+"""A second clock and the CPU time of this process: compared with the meter's own clock.
 
 The meter reads the steered monotonic clock. The witness reads the kernel's raw one, which no time service
 steers, and what CPU time the kernel has counted for this process. A meter's clock that jumps or stands still

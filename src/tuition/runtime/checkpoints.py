@@ -44,7 +44,7 @@ _NAME = re.compile(r"step-(\d{10})")
 
 @dataclass(frozen=True)
 class Damage:
-    """A checkpoint that was found and cannot be trusted."""
+    """A checkpoint that is damaged."""
 
     path: Path
     problem: str
@@ -134,7 +134,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Take the name away first, so that a crash halfway leaves a stray and not half a checkpoint."""
+    """Rename the folder first, so that a crash leaves a stray folder and not a partial checkpoint."""
     stray = path.with_name(f".{path.name}.removed.tmp")
     shutil.rmtree(stray, ignore_errors=True)
     path.rename(stray)
@@ -166,8 +166,8 @@ def _fill(staging: Path, step: int, tensors: Mapping[str, Tensor], state: Mappin
 
 
 def _seal(body: dict[str, Any]) -> bytes:
-    """The manifest's bytes; there is exactly one spelling of each manifest, so that any changed byte
-    shows."""
+    """The manifest's bytes; each manifest has exactly one spelling, so any changed byte is
+    found."""
     digest = hashlib.sha256(_canonical(body)).hexdigest()
     return _canonical({"body": body, "sha256": digest})
 

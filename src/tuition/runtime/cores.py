@@ -1,4 +1,4 @@
-"""What this process may compute on, found without torch: cores, and which kind of device.
+"""Cores and kind of device that this process can use, found without torch.
 
 In: what the user wants.  Out: a number of cores, a kind of device.
 """

@@ -54,7 +54,7 @@ def choose_device(wanted: DeviceChoice = "auto") -> torch.device:
 
 
 def set_threads(wanted: int | None = None) -> int:
-    """Let torch use `wanted` CPU threads, one per usable core when left out; returns the number."""
+    """Set torch's number of CPU threads to `wanted`, or to one per usable core; returns the number."""
     count = wanted or usable_cores()
     torch.set_num_threads(count)
     return count
@@ -101,8 +101,8 @@ def _bf16(device: torch.device) -> tuple[bool, str]:
 
 
 def prepare_process() -> tuple[str, ...]:
-    """Make long CPU loops steady: numbers too small to matter count as zero, freed memory is kept for the
-    next step.
+    """Make long CPU loops steady: subnormal numbers count as zero, and freed memory is kept for the next
+    step.
 
     Without the second, glibc gives every large tensor back to the kernel and gets it again, zeroed, page by
     page.

@@ -4,5 +4,5 @@ import torch
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can be taken on a card; None where models lie in main memory, which plan/memory knows."""
+    """Free bytes of a GPU; None where models use main memory, which plan/memory checks."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

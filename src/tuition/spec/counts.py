@@ -11,7 +11,7 @@ from tuition.spec.shape import ModelShape
 
 
 def num_parameters(shape: ModelShape) -> int:
-    """Numbers that training sets; a tied head is counted once."""
+    """Trainable parameters; a tied head is counted once."""
     return sum(math.prod(size) for size in shape.tensor_shapes().values())
 
 
@@ -21,13 +21,13 @@ def num_active_parameters(shape: ModelShape) -> int:
 
 
 def layer_matrix_parameters(shape: ModelShape) -> int:
-    """Entries of one layer's matrices: what is multiplied for every token that passes through it."""
+    """Entries of one layer's matrices: multiplied for every token that passes through the layer."""
     attention = shape.hidden_size * (2 * shape.query_size + 2 * shape.kv_size)
     return attention + 3 * shape.hidden_size * shape.mlp_size
 
 
 def head_matrix_parameters(shape: ModelShape) -> int:
-    """Entries of the output head: what is multiplied for every token whose logits are wanted."""
+    """Entries of the output head: multiplied for every token whose logits are computed."""
     return shape.vocab_size * shape.hidden_size
 
 

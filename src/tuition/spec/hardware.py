@@ -36,9 +36,9 @@ class Processor:
     """A row of the catalogue's `isa.csv`: the widest matrix or vector unit."""
     clock_hz: float | None
     memory_bytes: int
-    """Of the machine, or of the container where that is less."""
+    """Memory of the machine, or of the container if that is less."""
     virtual: bool
-    """Runs under a hypervisor, so the machine stands in somebody's data centre."""
+    """Runs under a hypervisor, so the machine is probably in a data centre."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Card:
 
 
 def find_processor() -> Processor:
-    """Look at the CPU. What cannot be found out falls back to the weakest claim, never to a stronger one."""
+    """Read the properties of the CPU. An unknown property gets the weakest value."""
     info = _cpu_info()
     flags = set(info.get("flags", info.get("Features", "")).split())
     isa = next((name for name, needed in _ISA_FLAGS if flags.issuperset(needed)), "baseline")

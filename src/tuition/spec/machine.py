@@ -36,22 +36,22 @@ class Machine:
 
     name: str
     device: Device
-    """Where models run on it."""
+    """Device on which models run."""
     num_cores: int
     memory_bytes: int
     """Memory that models can use: the card's with a GPU, else main memory."""
     peak_flops: float
-    """Most FLOPs per second of its matrix units, bf16 where it has them."""
+    """Peak FLOPs per second of its matrix units, in bf16 if it supports that."""
     memory_bandwidth: float
     """Bytes per second read from that memory."""
     idle_watts: float
     full_watts: float
     usd_per_hour: float
     electricity_in_rate: bool
-    """usd_per_hour already pays for electricity."""
+    """usd_per_hour includes electricity."""
     usd_per_kwh: float
     pue: float
-    """Energy of the building over energy of its machines."""
+    """Energy of the building divided by energy of its machines."""
     carbon_g_per_kwh: float
     gpu_index: int | None = None
     """Which card NVML should read; None without a GPU."""
@@ -146,7 +146,7 @@ def detect_machine(
 
 
 def _consistent(values: dict[str, float], settings: MachineSettings) -> dict[str, Any]:
-    """Idle power is at most full power. An assumed idle power gives way; one that the user gave does not.
+    """Idle power is at most full power. An assumed idle power is lowered; one that the user gave is refused.
 
     Raises: SettingsError.
     """

@@ -1,4 +1,4 @@
-"""What the user knows better than the catalogue about the machine and its price. Every field is optional."""
+"""What the user states about the machine and its price; it replaces the catalogue. All are optional."""
 
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -17,7 +17,7 @@ LARGEST = {
     "idle_watts": 1e8,
     "full_watts": 1e8,
 }
-"""More than any machine; sums of larger figures would not fit the whole numbers of the books."""
+"""Larger than the figures of any machine; sums of larger ones would overflow the integers of the books."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class OwnedSettings:
     interest_per_year: float = 0.0
     """Cost of the capital bound in it, as a share per year (0.05 is 5 %)."""
     upkeep_usd_per_year: float = 0.0
-    """Repairs, space, network, US dollars a year; electricity is counted apart."""
+    """Repairs, space, network, US dollars a year; electricity is counted separately."""
 
     def __post_init__(self) -> None:
         if not self.price_usd >= 0:
@@ -72,32 +72,32 @@ class OwnedSettings:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """Overrides of what was detected or assumed about the machine; a field left out keeps the default."""
+    """Values that replace detected or assumed ones of the machine; a missing field keeps the default."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where models run; auto takes a GPU when there is one."""
     name: str | None = None
-    """What the machine is called on receipts."""
+    """Name of the machine on receipts."""
     usd_per_hour: float | None = None
-    """Price of one hour of the whole machine, US dollars; 0 is a gift."""
+    """Price of one hour of the whole machine, US dollars; 0: it is free."""
     electricity_in_rate: bool | None = None
-    """Whether usd_per_hour already pays for electricity (true for most rented machines)."""
+    """Whether usd_per_hour includes electricity (true for most rented machines)."""
     usd_per_kwh: float | None = None
     """Price of electricity, US dollars per kWh."""
     owned: OwnedSettings | None = None
-    """For a machine that was bought: gives usd_per_hour; electricity is then counted apart."""
+    """For a machine that was bought: gives usd_per_hour; electricity is then counted separately."""
     pue: float | None = None
-    """Power usage effectiveness: energy of the building over energy of its machines, at least 1."""
+    """Power usage effectiveness: energy of the building divided by energy of its machines, at least 1."""
     country: str | None = None
     """Two-letter code of the country whose carbon intensity applies (ISO 3166), like DE."""
     carbon_g_per_kwh: float | None = None
     """Carbon intensity of the electricity, grams of CO2 equivalent per kWh."""
     idle_watts: float | None = None
-    """Power of the machine when it does nothing, watts."""
+    """Power of the idle machine, watts."""
     full_watts: float | None = None
     """Power of the machine under full load, watts."""
     peak_flops: float | None = None
-    """Most FLOPs per second of its matrix units, in bf16 where it has them."""
+    """Peak FLOPs per second of its matrix units, in bf16 if it supports that."""
     memory_bandwidth: float | None = None
     """Bytes per second that it reads from memory."""
 

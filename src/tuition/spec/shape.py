@@ -139,7 +139,7 @@ class ModelShape:
 
 
 def lacks_for_induction(shape: ModelShape) -> str | None:
-    """What a model of this shape lacks to begin with induction heads (model/induction); None: nothing."""
+    """Why a model of this shape cannot start with induction heads (model/induction); None: it can."""
     for what, value, low, high in (
         ("layers", shape.num_layers, 2, None),
         ("numbers in the residual stream", shape.hidden_size, 32, None),

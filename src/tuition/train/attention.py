@@ -1,8 +1,8 @@
 """Attention for short training rows on a CPU, where plain matrix products beat the fused kernel.
 
 In: positions and segments of a batch.  Out: a `Context` for the decoder.
-bench/train_step.py times a step with each; long rows turn this around, since the scores grow with the square
-of the length.
+bench/train_step.py times a step with each; for long rows the fused kernel is faster, since the scores
+grow with the square of the length.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked for, what happened, and where it can go on.
+"""The folder of one run: its settings, its log and its checkpoints.
 
     settings.toml  header.json  tokenizer/  checkpoints/  log.jsonl  tensorboard/  result.json
 
@@ -82,7 +82,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it went to its end; one that was stopped can go on."""
+        """Whether the run reached its end; a stopped run can be resumed."""
         try:
             return json.loads(self.result.read_text(encoding="utf-8"))["status"] == "finished"
         except (OSError, ValueError, KeyError, TypeError):
@@ -108,7 +108,7 @@ def runs_of(workspace: Workspace, name: str | None = None) -> list[RunFolder]:
 
 
 def unfinished_runs(workspace: Workspace, name: str | None = None) -> list[RunFolder]:
-    """Those of them that were killed or stopped."""
+    """The runs of `runs_of` that were killed or stopped."""
     return [folder for folder in runs_of(workspace, name) if not folder.is_finished]
 
 
@@ -116,7 +116,7 @@ def find_run(workspace: Workspace, name: str | None = None) -> RunFolder:
     """The run to resume: the one with the id `name`, else the newest unfinished run of the model `name` (of
     any model when left out) that has a checkpoint.
 
-    Raises: NotFoundError with the runs that can be resumed; SettingsError when all that is meant is finished.
+    Raises: NotFoundError with the runs that can be resumed; SettingsError when they are all finished.
     """
     if name is not None and "/" not in name and RunFolder(workspace.runs / name).settings.is_file():
         found = [RunFolder(workspace.runs / name)]

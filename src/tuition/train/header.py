@@ -1,4 +1,4 @@
-"""What a run was started with, and whether resuming it can give the same bits.
+"""Settings and data at the start of a run, and whether a resume can give the same bits.
 
 In: settings, digests, the machine as it is now.  Out: a JSON header that every checkpoint carries, and the
 differences between two of them.
@@ -21,7 +21,7 @@ then change the bits, which `why_not_exact` says."""
 
 
 class OtherDataError(SettingsError):
-    """The data is no longer what a run was taught with, so it cannot be resumed."""
+    """The data has changed since the run began, so the run cannot be resumed."""
 
 
 def settings_table(settings: TrainSettings, recipe: Recipe) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def settings_table(settings: TrainSettings, recipe: Recipe) -> dict[str, Any]:
 
 
 def stored_table(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """The same of a run that is stored, with today's defaults where it says nothing.
+    """The settings of a stored run; missing ones get the present defaults.
 
     Raises: SettingsError when the file is of another recipe, or of another version of this program.
     """

@@ -39,7 +39,7 @@ def units_per_second(record: StepRecord) -> float | None:
 
 
 class Listener(Protocol):
-    """Hears of everything that happens in a run. What it cannot write is an OSError: the run says so once and
+    """Receives all events of a run. What it cannot write is an OSError: the run says so once and
     goes on."""
 
     name: str
@@ -95,7 +95,7 @@ class JsonLog:
         self.event("evaluation", probe.step, seconds=probe.seconds, samples=samples, **values)
 
     def event(self, kind: str, step: int, **values: Any) -> None:
-        """What is not a number becomes null."""
+        """NaN and infinity become null."""
         values = {"step": step} | values
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
         line = (json.dumps({"kind": kind} | clean, ensure_ascii=False, allow_nan=False) + "\n").encode(
@@ -136,8 +136,8 @@ def _key(unit: str) -> str:
 class TensorBoardLog:
     """Event files that `tensorboard --logdir <run folder>` shows.
 
-    Written in this thread: the library's own writer leaves that to another, which dies of a full disk and
-    lets the run wait for it for ever. After the first error (OSError) the file may end within an event, so
+    Written in this thread: the library's own writer leaves that to another, which ends at a full disk and
+    blocks the run for ever. After the first error (OSError) the file may end within an event, so
     nothing more is written to it.
     """
 
@@ -200,7 +200,7 @@ class TensorBoardLog:
 
 
 def _event(name: str, value: float | str, step: int) -> Event | None:
-    """None for what is not a number."""
+    """None for NaN and infinity."""
     if not isinstance(value, str) and not math.isfinite(value):
         return None
     summary = text(name, value) if isinstance(value, str) else scalar(name, value)

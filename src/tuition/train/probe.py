@@ -1,6 +1,6 @@
 """One evaluation during a run, or at its end.
 
-In: what a task's `evaluate` found, and when.  Out: a record for checkpoints, logs and people.
+In: the result of a task's `evaluate`, and its time.  Out: a record for checkpoints, logs and people.
 """
 
 from dataclasses import dataclass

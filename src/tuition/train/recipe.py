@@ -75,13 +75,13 @@ class Batch(Protocol):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation found."""
+    """The result of an evaluation."""
 
     score: Score
     samples: tuple[str, ...] = ()
     """Output of the model, for people."""
     warning: str | None = None
-    """Why the model is of little use as it is; None: nothing speaks against it."""
+    """A warning that the model is of little use, with the reason; None: no warning."""
 
 
 B = TypeVar("B", bound=Batch)
@@ -93,7 +93,7 @@ class TrainingTask(Protocol[B]):
 
     @property
     def model(self) -> nn.Module:
-        """Matrices under `layers.` are updated by Muon where that is chosen, all else by AdamW."""
+        """Matrices under `layers.` are updated by Muon if it is chosen, all others by AdamW."""
         ...
 
     @property
@@ -128,7 +128,7 @@ class TrainingTask(Protocol[B]):
         ...
 
     def lineage(self) -> Lineage:
-        """Where the model comes from, as far as the recipe knows it; the run adds itself."""
+        """The lineage that the recipe knows; the run adds its own part."""
         ...
 
     def write(self, folder: Path, manifest: Mapping[str, Any]) -> object:

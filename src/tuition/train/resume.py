@@ -1,6 +1,6 @@
-"""Which run is continued, and with how much of its time left.
+"""Selects the run to resume, and computes the rest of its budget.
 
-In: settings, the runs of a workspace, a checkpoint.  Out: a run folder, the span of what is left to do.
+In: settings, the runs of a workspace, a checkpoint.  Out: a run folder, the span of the rest of the run.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def newest_run(
     """The newest unfinished run with these settings that has a checkpoint, else the newest without one; None
     to begin a new run.
 
-    A run without a checkpoint has nothing to continue from: it never hides one that has.
+    A run with a checkpoint is preferred to a newer run without one.
     Raises: SettingsError.
     """
     changes: dict[RunFolder, dict[str, tuple[Any, Any]]] = {}

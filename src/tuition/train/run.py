@@ -46,7 +46,7 @@ from tuition.train.stop import StopRequest
 
 @dataclass(frozen=True)
 class Host:
-    """Where a run takes place, and who is told of it."""
+    """Workspace, machine and listeners of a run."""
 
     workspace: Workspace
     books: Books
@@ -84,18 +84,18 @@ class TrainResult:
     split: str
     """What was held out and how, one line."""
     warning: str | None
-    """Why the model is of little use as it is; None: nothing speaks against it."""
+    """A warning that the model is of little use, with the reason; None: no warning."""
     precision: str
     """Number format of matrix products, and why."""
     not_exact: tuple[str, ...]
-    """Why the bits may differ from those of the same run done again; empty: they are the same."""
+    """Reasons why a repeated run may give other bits; empty: it gives the same bits."""
     alarms: tuple[str, ...]
     """What could not be written, the first time for each cause."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What is to be done, where."""
+    """One run: recipe, settings and host."""
 
     settings: TrainSettings
     recipe: Recipe
@@ -119,8 +119,8 @@ def run_training(
 ) -> TrainResult:
     """Train a model by this recipe and register it.
 
-    `resume`: continue this run, or the newest unfinished run of this name that has a checkpoint; when there
-    is none a new run begins, and that is said. `other_settings`: what to do when the newest run has other
+    `resume`: continue this run, or the newest unfinished run of this name that has a checkpoint; if there
+    is none, a new run begins and a message says so. `other_settings`: what to do when the newest run has other
     settings or was taught other data.
     Raises: SettingsError, DataError, CapacityError, DivergedError, BooksError; BusyError when another process
     trains in the same run; KeyboardInterrupt when interrupted before the first step.

@@ -1,4 +1,4 @@
-"""Short samples during training, so that one can read how a model gets better. Serving is the engine's work.
+"""Short samples during training, which show how the model improves. Serving is the task of the engine.
 
 In: a decoder, a tokenizer, a beginning.  Out: text. Keys and values are kept, so a sample costs one pass per
 token.

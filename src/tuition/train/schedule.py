@@ -32,7 +32,7 @@ class Span(Protocol):
         ...
 
     def is_over(self, step: int) -> bool:
-        """Whether no further step is to be made."""
+        """Whether the run is complete."""
         ...
 
     @property
@@ -64,8 +64,8 @@ class StepSpan:
 class BudgetSpan:
     """As many steps as fit into `budget_s` seconds of wall time, evaluation and checkpoints included.
 
-    `spent_s` is what a run that is resumed had used already. The last step is not begun when, at the mean
-    pace so far, it would end after the budget.
+    `spent_s` is what a run that is resumed had used already. A step does not begin if, at the mean
+    duration so far, it would end after the budget.
     """
 
     def __init__(

@@ -1,13 +1,12 @@
-"""How surprised a model is by text: every token scored once, with as much context as a window allows.
+"""Score text with a model: every token once, with as much context as the window allows.
 
-In: a decoder and token ids of documents.  Out: nats per document. `evals` makes scores of them; a training
-run probes itself with them.
-Windows overlap: each begins `window - stride` tokens before the first token it scores, so that no token but
-those at the very start of a document is judged with a short context. Source: as the strided perplexity of
-GPT-2's evaluation.
-The marks that begin and end a document are read and never scored: they stand for no text, and not every
-tokenizer has both. So the same text costs each model only the bits of its bytes, in whatever order documents
-stand and whatever the tokenizer is.
+In: a decoder and token ids of documents.  Out: nats per document. `evals` turns them into scores; a
+training run uses them for its evaluations.
+Windows overlap: each begins `window - stride` tokens before the first token it scores, so that only
+tokens at the start of a document have a short context. Source: the strided perplexity of GPT-2's evaluation.
+The marks that begin and end a document are input and never scored, because they represent no text and not
+every tokenizer has both. The score of a text therefore depends neither on the order of the documents nor on
+the marks of the tokenizer.
 """
 
 import math
@@ -43,7 +42,7 @@ Nats = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True, slots=True)
 class DocumentScore:
-    """What one document cost."""
+    """The score of one document."""
 
     nats: float
     """Sum of negative log-likelihoods."""

@@ -1,4 +1,4 @@
-"""One run while it lasts: trains, evaluates, saves. The loop yields; this listens.
+"""One run in progress: trains, evaluates, saves. It consumes the records of the loop.
 
 In: the parts that `run.py` has put together.  Out: checkpoints, log lines, evaluations; the reason it ended.
 """
@@ -24,7 +24,7 @@ from tuition.train.stop import StopRequest
 
 @dataclass
 class Session:
-    """A run that is under way."""
+    """A run in progress."""
 
     context: RunContext
     task: TrainingTask[Any]
@@ -39,11 +39,11 @@ class Session:
     """Seconds; decides when a checkpoint is due."""
     probes: list[Probe] = field(default_factory=list)
     not_exact: list[str] = field(default_factory=list)
-    """Why these may not be the bits of a run that was never stopped; empty: they are."""
+    """Reasons why the bits may differ from those of an uninterrupted run; empty: they are equal."""
     alarms: list[str] = field(default_factory=list)
     """What could not be written, the first time for each cause."""
     warning: str | None = None
-    """Why the model is of little use, by the last evaluation."""
+    """Warning of the last evaluation that the model is of little use."""
 
     def __post_init__(self) -> None:
         self.settings, self.progress = self.context.settings, self.context.progress
@@ -77,7 +77,7 @@ class Session:
         self.progress.say(f"{signal_name}: stopping, saving what was taught so far ({again})")
 
     def too_short(self) -> SettingsError:
-        """The error for a budget that had no room for a step; takes one, to know how long it is."""
+        """The error for a budget that is too short for one step; runs one step to measure it."""
         begun_s = self.span.spent_s
         once = StepSpan(1)
         for record in fit(self.state, self.task, self.settings, once, self.bill.meter):
@@ -132,8 +132,8 @@ class Session:
         return probe
 
     def save(self) -> None:
-        """Write a checkpoint and the bill. A disk or a database that refuses is an alarm; training goes
-        on."""
+        """Write a checkpoint and the bill. A disk or database error is an alarm; training
+        continues."""
         if self._saved_step == self.state.step and self.state.step:
             return
         with self.bill.overhead("checkpoint"), self._alarm("the checkpoint (the one before is untouched)"):

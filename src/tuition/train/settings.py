@@ -17,7 +17,7 @@ def wants(condition: bool, name: str, got: object, wanted: str) -> None:
 
 
 MOST = 2**31 - 1
-"""No size or count of a run may be larger: beyond it numbers no longer fit where they are kept."""
+"""Upper limit of all sizes and counts; larger numbers overflow where they are stored."""
 MOST_THREADS = 1_024
 MOST_ACCUMULATION = 2**16
 """Batches of one optimizer step, which are held together."""
@@ -44,16 +44,15 @@ class OptimizerSettings:
     muon_lr: float = 1e-2
     """Peak learning rate of Muon."""
     beta1: float = 0.9
-    """AdamW: memory of the gradient's mean."""
+    """AdamW: decay rate of the gradient's mean."""
     beta2: float = 0.95
-    """AdamW: memory of the gradient's square."""
+    """AdamW: decay rate of the gradient's square."""
     epsilon: float = 1e-8
-    """AdamW: added to the root of the square."""
+    """AdamW: added to the denominator."""
     weight_decay: float = 0.05
-    """Share of a weight that is taken away per step and unit of learning rate; norms and embedding are left
-    out."""
+    """Share of a weight that is subtracted per step and unit of learning rate; not for norms and embedding."""
     muon_momentum: float = 0.95
-    """Muon: memory of the gradient's mean."""
+    """Muon: decay rate of the gradient's mean."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm over all parameters."""
 
@@ -77,7 +76,7 @@ class ScheduleSettings:
     final: float = 0.0
     """Learning rate at the end, as a share of the peak."""
     floor: float = 1e-2
-    """Lowest share of the peak during warmup, so that the first step teaches something."""
+    """Lowest share of the peak during warmup, so that the first step has an effect."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "schedule.")
@@ -93,7 +92,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """How much of a run a crash may cost."""
+    """How often checkpoints are saved: how much work a crash can lose."""
 
     every: str = "1min"
     """Wall time between checkpoints, with its unit; used when every_steps is not given."""
@@ -127,7 +126,7 @@ class GuardSettings:
     loss_rise: float = 2.0
     """A loss this many nats above the recent median is a spike."""
     history: int = 64
-    """Good steps remembered; spikes are looked for once a quarter of them are there."""
+    """Good steps in the history; spikes are detected when it is a quarter full."""
     most_skipped: int = 3
     """The run stops with an error at this many skipped steps within `window`."""
     window: int = 100
@@ -149,9 +148,9 @@ class TrainSettings:
     """Name of the model in the registry: letters a-z, digits, dot, dash, underscore."""
     budget: str | None = None
     """Wall time of the training loop with its unit, like 4min: steps, evaluations and checkpoints; preparing
-    the data, the last evaluation and saving come on top. Give this or steps."""
+    data, the last evaluation and saving are not included. Give this or steps."""
     steps: int | None = None
-    """Exact number of optimizer steps instead of a budget; repeatable bit for bit at equal threads."""
+    """Exact number of optimizer steps instead of a budget; repeatable bit for bit with equal threads."""
     accumulation: int = 1
     """Forward passes per optimizer step."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -159,16 +158,15 @@ class TrainSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     """Learning rate over the run."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; weights and optimizer stay float32. auto: bfloat16 where the machine is fast at
-    it."""
+    """Number format of matrix products; weights and optimizer stay float32. auto: bfloat16 where it is fast."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
     threads: int | None = None
     """CPU threads; left out: one per core this process may use."""
     seed: int = 0
-    """Of the weights' first values, the order of the data and the samples."""
+    """Seed of the first weights, the order of the data and the samples."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
-    """How much of the run a crash may cost."""
+    """How often checkpoints are saved: how much work a crash can lose."""
     guard: GuardSettings = field(default_factory=GuardSettings)
     """When to skip an optimizer step."""
 

@@ -1,4 +1,4 @@
-"""Everything that changes while a model is taught, in one place, and its way into a checkpoint and back.
+"""All state that changes during training, and how it is saved to and loaded from a checkpoint.
 
 In: any model and the settings, or a checkpoint.  Out: named tensors and a JSON state; with equal settings,
 threads and machine, a run that continues from them gives the same bits as one that was never stopped.
@@ -72,8 +72,8 @@ class TrainState:
 
 
 def changing(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes in a model: trainable parameters, and buffers that belong to its state. What is
-    frozen is loaded again from where it came."""
+    """The part of a model that training changes: trainable parameters and persistent buffers. Frozen
+    parameters are loaded from their source again."""
     saved = model.state_dict(keep_vars=True).keys()
     buffers = {name: value for name, value in model.named_buffers() if name in saved}
     return {name: value for name, value in model.named_parameters() if value.requires_grad} | buffers

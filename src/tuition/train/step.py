@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward over its microbatches, then take or skip it.
+"""One optimizer step: forward and backward over its microbatches, then the update, or a skip.
 
 In: the state, the microbatches, a loss.  Out: loss and gradient norm; the weights are changed in place.
 """

@@ -18,7 +18,7 @@ class StopRequest:
     """`with StopRequest(announce) as stop: ... if stop.requested: break`. Outside the main thread it never
     fires.
 
-    `announce` is called with the name of the first signal, from a thread of its own: the main thread runs a
+    `announce` is called with the name of the first signal, from a separate thread: the main thread runs a
     Python handler only when its current C call returns, which takes seconds while a checkpoint is written.
     """
 

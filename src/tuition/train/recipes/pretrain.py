@@ -56,7 +56,7 @@ from tuition.train.scoring import (
 )
 
 SIZE = "size.json"
-"""In the run's folder: the size that fills in what was left open."""
+"""File in the run's folder with the sizes that the settings leave open."""
 MOST_OF_GUESSING = 0.7
 """A model that needs more than this share of the bits of guessing by frequency writes many words that do not
 exist (`known_words` in bench/results/sweep_shape.json; one sample each, so single rows scatter)."""
@@ -97,8 +97,8 @@ class Pretrain:
         return Prepared(sizes, evaluation, tokenizer, corpus)
 
     def _sizes(self, context: RunContext) -> tuple[Sizes, EvaluationPlan]:
-        """What is named; the rest follows from the budget, the text and the machine, and is kept: a resume
-        must not change it. A run by steps is the same on every machine."""
+        """The sizes that are set; the others follow from the budget, the text and the machine, and are stored,
+        so that a resume does not change them. A run by steps is the same on every machine."""
         settings, kept, seconds = self.settings, context.folder.path / SIZE, context.settings.budget_s
         found = ModelSize(**json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else None
         if seconds is None:
@@ -156,7 +156,7 @@ class Pretrain:
 
 
 class PretrainTask:
-    """A decoder and the text that it is taught."""
+    """A decoder and its training text."""
 
     def __init__(
         self, settings: PretrainSettings, context: RunContext, data: Prepared, model: Decoder
@@ -249,7 +249,7 @@ class PretrainTask:
 
 
 def guessed_bits_per_byte(taught: np.ndarray, heldout: TokenSet, tokens: TokenBytes) -> float:
-    """Bits per byte of somebody who knows how frequent each token is and nothing else."""
+    """Bits per byte of a predictor that knows only the frequency of each token."""
     counts = np.bincount(taught[:MOST_COUNTED].astype(np.int64), minlength=len(tokens.inside)) + 1.0
     bits = -np.log2(counts / counts.sum())
     held = np.asarray(heldout.tokens[:MOST_COUNTED], dtype=np.int64)

@@ -31,12 +31,12 @@ class ShapeSettings:
     mlp_size: int | None = None
     """Width inside the feed-forward block. Left out: three times hidden_size."""
     context_length: int | None = None
-    """Most tokens the finished model takes in one sequence. Left out: seq_len, what it was taught with."""
+    """Most tokens of one sequence in the finished model. Left out: seq_len."""
     tied_head: bool = True
     """Use the embedding as output head."""
     qk_norm: bool = True
-    """Scale every query and key head to one length before they meet (a model of the family Qwen3; without it,
-    Llama): steadier, and taught faster."""
+    """Normalise every query and key head (family Qwen3; without it, Llama). Training is more stable and
+    faster."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "shape.")
@@ -62,21 +62,21 @@ class EvaluationSettings:
     """How often a run is evaluated, and on how much of the held-out text."""
 
     times: int | None = None
-    """Evaluations spread evenly over the run, the last at its end; 0: only at the end. Left out: as many as
-    leave nearly all of a budget to training; 4 in a run by steps."""
+    """Evaluations spread evenly over the run, the last at its end; 0: only at the end. Left out: so many
+    that nearly all of a budget is used for training; 4 in a run by steps."""
     probe_bytes: int | None = None
-    """Held-out bytes scored each time before the end. Left out: as times."""
+    """Held-out bytes scored each time before the end. Left out: chosen with times."""
     final_bytes: int | None = None
     """Held-out bytes scored at the end. Left out: about as many as a fifth of a budget allows; all of them in
     a run by steps."""
     sample_tokens: int = 80
     """Tokens in each sample that is shown; 0: no samples."""
     sample_prompts: tuple[str, ...] = ("",)
-    """Beginnings of the samples; an empty one is the start of a document."""
+    """Prompts of the samples; an empty one is the start of a document."""
     temperature: float = 0.8
-    """Of the samples: 0 takes the likeliest token, 1 draws from the model's own distribution."""
+    """Temperature of the samples: 0 takes the most likely token, 1 draws from the model's distribution."""
     top_p: float = 0.95
-    """Of the samples: draw only from the likeliest tokens that together have this probability."""
+    """Samples draw only from the most likely tokens that together have this probability."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "evaluation.")
@@ -98,16 +98,16 @@ class PretrainSettings:
     tokenizer: Path | None = None
     """A folder or tokenizer.json to use; left out: one is trained on the training text."""
     vocab_size: int | None = None
-    """Tokens in the vocabulary of a tokenizer that is trained here. Left out: as the shape."""
+    """Tokens in the vocabulary of a tokenizer that is trained here. Left out: chosen with the shape."""
     shape: ShapeSettings = field(default_factory=ShapeSettings)
     """Size of the model."""
     first_weights: Literal["auto", "random", "induction"] = "auto"
     """induction: the first two layers begin with heads that find what followed a token earlier in the text
-    (which a short run does not learn by itself); the rest is random. auto: so where the shape has room."""
+    (short runs do not learn this); the rest is random. auto: induction if the shape has room."""
     batch_size: int | None = None
-    """Rows in one forward pass. Left out: as the shape."""
+    """Rows in one forward pass. Left out: chosen with the shape."""
     seq_len: int | None = None
-    """Tokens in one row. Left out: as the shape."""
+    """Tokens in one row. Left out: chosen with the shape."""
     save_as: Literal["float32", "bfloat16"] = "float32"
     """Number format of the saved model; float32 is exactly what was evaluated."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -1,4 +1,4 @@
-"""Every size of a run of pretraining, with what the settings leave open filled in.
+"""All sizes of a pretraining run; those that the settings leave open are filled in.
 
 In: settings and a `ModelSize` of plan/shape.  Out: `Sizes`. No torch.
 """
@@ -14,7 +14,7 @@ from tuition.train.settings import wants
 
 @dataclass(frozen=True)
 class Sizes:
-    """Whole numbers, none left open."""
+    """All sizes, as integers."""
 
     hidden_size: int
     num_layers: int
@@ -43,7 +43,7 @@ class Sizes:
         )
 
     def describe(self) -> str:
-        """For people, in one line."""
+        """The sizes in one line, for people."""
         shape = f"{self.num_layers} layers, {self.hidden_size} wide, {self.num_heads} heads"
         return (
             f"{shape}, vocabulary {self.vocab_size:,}, batches of {self.batch_size} x {self.seq_len} tokens"
@@ -58,7 +58,7 @@ def is_open(settings: PretrainSettings) -> bool:
 
 
 def complete(settings: PretrainSettings, size: ModelSize = STANDARD) -> Sizes:
-    """What is named, and `size` for the rest. Raises: SettingsError when what is named does not go
+    """The sizes that are set, and `size` for the others. Raises: SettingsError when the set sizes do not fit
     together."""
     shape = settings.shape
     heads, hidden_size = _heads(shape, size)
@@ -93,7 +93,7 @@ def _heads(shape: ShapeSettings, size: ModelSize) -> tuple[int, int]:
 
 
 def evaluations(settings: EvaluationSettings, plan: EvaluationPlan) -> EvaluationPlan:
-    """What is named, and the plan for the rest."""
+    """The evaluation settings that are set, and the plan for the others."""
     return EvaluationPlan(
         times=plan.times if settings.times is None else settings.times,
         probe_bytes=settings.probe_bytes or plan.probe_bytes,
@@ -102,7 +102,7 @@ def evaluations(settings: EvaluationSettings, plan: EvaluationPlan) -> Evaluatio
 
 
 def first_weights(settings: PretrainSettings, shape: ModelShape) -> Literal["random", "induction"]:
-    """What `auto` comes to with this shape. Raises: SettingsError for induction where it has no room."""
+    """What `auto` means for this shape. Raises: SettingsError for induction where it has no room."""
     lack = lacks_for_induction(shape)
     if settings.first_weights == "induction":
         wants(lack is None, "first_weights", settings.first_weights, f"random, or a shape with {lack}")
