@@ -14,7 +14,7 @@ from tuition.core.errors import ShapeError
 from tuition.data.rows import IGNORED
 
 CHUNK_ROWS = 256
-"""Rows whose logits are in memory at once: with a vocabulary of some thousands they stay in a core's cache."""
+"""Rows whose logits are in memory at once: with a vocabulary of thousands they stay in a core's cache."""
 
 _LEAST_PROBABILITY = 1e-37  # a normal float32: smaller ones may count as zero, see runtime.device
 

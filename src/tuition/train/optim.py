@@ -161,7 +161,7 @@ def decays(name: str, value: Tensor) -> bool:
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """An approximation of the closest orthogonal matrix of each, by a quintic Newton-Schulz iteration in the dtype given.
+    """Approximate the closest orthogonal matrix of each, by a quintic Newton-Schulz iteration.
 
     Singular values end up in about [0.7, 1.2], which is all that an update needs; the coefficients trade
     exactness for speed of the small ones. Source: as Muon.

@@ -120,7 +120,7 @@ def run_training(
     """Train a model by this recipe and register it.
 
     `resume`: continue this run, or the newest unfinished run of this name that has a checkpoint; if there
-    is none, a new run begins and a message says so. `other_settings`: what to do when the newest run has other
+    is none, a new run begins with a message. `other_settings`: what to do when the newest run has other
     settings or was taught other data.
     Raises: SettingsError, DataError, CapacityError, DivergedError, BooksError; BusyError when another process
     trains in the same run; KeyboardInterrupt when interrupted before the first step.

@@ -50,7 +50,7 @@ class OptimizerSettings:
     epsilon: float = 1e-8
     """AdamW: added to the denominator."""
     weight_decay: float = 0.05
-    """Share of a weight that is subtracted per step and unit of learning rate; not for norms and embedding."""
+    """Share of a weight subtracted per step and unit of learning rate; not for norms and embedding."""
     muon_momentum: float = 0.95
     """Muon: decay rate of the gradient's mean."""
     max_grad_norm: float = 1.0
@@ -158,7 +158,7 @@ class TrainSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     """Learning rate over the run."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of matrix products; weights and optimizer stay float32. auto: bfloat16 where it is fast."""
+    """Number format of matrix products; weights and optimizer stay float32. auto: bfloat16 if it is fast."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
     threads: int | None = None

@@ -97,7 +97,7 @@ class Pretrain:
         return Prepared(sizes, evaluation, tokenizer, corpus)
 
     def _sizes(self, context: RunContext) -> tuple[Sizes, EvaluationPlan]:
-        """The sizes that are set; the others follow from the budget, the text and the machine, and are stored,
+        """The sizes that are set; the others follow from budget, text and machine, and are stored,
         so that a resume does not change them. A run by steps is the same on every machine."""
         settings, kept, seconds = self.settings, context.folder.path / SIZE, context.settings.budget_s
         found = ModelSize(**json.loads(kept.read_text(encoding="utf-8"))) if kept.is_file() else None
