@@ -11,7 +11,7 @@ from architecture import rules
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "tuition"
-MOST_PRIVATE_REACHES = 10
+MOST_PRIVATE_REACHES = 5
 
 
 def documents() -> list[Path]:

@@ -1,5 +1,6 @@
 """Large bodies: refused by their size before they are encoded, in a lane of their own, while others go on."""
 
+import gc
 import json
 import threading
 import time
@@ -73,19 +74,34 @@ def body_of(kind: str) -> tuple[str, bytes]:
     return ("/v1/chat/completions" if "messages" in fields else "/v1/completions"), raw
 
 
+def parsing_s(raw: bytes) -> float:
+    """Seconds that parsing this body takes here and now; it holds the interpreter and cannot be cut up."""
+    gc.disable()
+    begin = time.perf_counter()
+    json.loads(raw)
+    took = time.perf_counter() - begin
+    gc.enable()
+    return took
+
+
 @pytest.mark.parametrize("kind", HUGE)
 def test_a_huge_request_is_refused_while_others_go_on(url: str, kind: str) -> None:
     path, raw = body_of(kind)
-    longest = []
+    longest, parsing = [], []
     for _ in range(3):  # a busy machine may stop the server at any time, but hardly each time
         with waits(url) as took:
             reply = httpx.post(url + path, content=raw, headers=JSON, timeout=60)
         longest.append(max(took, default=0.0))
+        parsing.append(parsing_s(raw))
         assert reply.status_code == 400
         code = "invalid_value" if kind in BY_COUNT else "context_length_exceeded"
         assert reply.json()["error"]["code"] == code, reply.text
-    print(f"S10 {kind}: {len(raw):,} bytes, others waited {min(longest) * 1e3:.0f} ms")
-    assert min(longest) < 0.5  # on a busy machine; seconds where a body is validated in one piece
+    print(
+        f"S10 {kind}: {len(raw):,} bytes, others waited {min(longest) * 1e3:.0f} ms, "
+        f"parsing took {min(parsing) * 1e3:.0f} ms"
+    )
+    # many times the parsing where a body is validated in one piece
+    assert min(longest) < max(0.25, 4 * min(parsing))
 
 
 def test_a_small_chat_does_not_wait_behind_large_bodies(url: str) -> None:
