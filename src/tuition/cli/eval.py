@@ -142,11 +142,11 @@ def check_text(arguments: Eval, version: "Version | None") -> None:
         return
     for name, default in vars(DataSettings()).items():
         if (got := getattr(arguments.data, name)) != default:
-            wanted = "data.paths or data.demo beside it: the model's own text stays split as it was"
+            wanted = "also --data.paths or --data.demo; the split of the model's own text cannot change"
             raise SettingsError(f"data.{name}", got=got, wanted=wanted)
     if version is None or version.lineage.settings is None:
         wanted = (
-            "the text to score, as --data.paths FILE or --data.demo shakespeare: "
-            f"{arguments.model} was not taught here, so no text of its own is known"
+            "--data.paths FILE or --data.demo shakespeare: "
+            f"{arguments.model} was not trained in this workspace, so it has no held-out text"
         )
         raise SettingsError("data.paths", got=(), wanted=wanted)

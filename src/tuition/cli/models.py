@@ -249,7 +249,7 @@ def agreed(name: str, versions: "tuple[Version, ...]") -> bool:
     if not sys.stdin.isatty():
         wanted = f"--yes, to remove {many} of {name} ({listed}), or one version as {versions[0].reference}"
         raise SettingsError("yes", got=None, wanted=wanted)
-    print(f"This removes {many} of {name}: {listed}. Their bills stay. Go on? [y/N] ", end="", flush=True)
+    print(f"This removes {many} of {name}: {listed}. Their bills stay. Continue? [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

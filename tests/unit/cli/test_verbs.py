@@ -238,7 +238,7 @@ def test_a_full_disk_is_not_called_a_bug(tuition, monkeypatch: pytest.MonkeyPatc
         (("chat", "tiny", "--url", "http://127.0.0.1:9"), FAILURE, "no answer from http://127.0.0.1:9"),
         (("bill", "run", "nope"), FAILURE, "no run 'nope' is in the books; `tuition bill run` lists them"),
         (("bill", "request", "nope"), FAILURE, "is in the books; `tuition bill request` lists them"),
-        (("eval", "{folder}"), USAGE, "data.paths: nothing given, wanted the text to score, as --data.paths"),
+        (("eval", "{folder}"), USAGE, "data.paths: nothing given, wanted --data.paths FILE"),
         (("bill", "request", "--limit", "9" * 20), USAGE, "limit"),
         (("bill", "request", "--limit", "-5"), USAGE, "limit"),
         (("models", "add", "Bad Name", "."), USAGE, "Bad Name"),
