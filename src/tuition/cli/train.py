@@ -61,6 +61,8 @@ def arguments_of(entry: Entry) -> type[Any]:
 
 def run(argv: list[str]) -> int:
     """Teach, then print the receipt; 130 when stopped by Ctrl-C after the model was kept."""
+    if "" in argv:  # as a path it would be the current folder with all that is in it
+        raise SettingsError("data.paths", got="", wanted="a path, not an empty word: is a variable unset?")
     argv = with_value("--resume", argv)
     entry = chosen_recipe(argv)
     arguments = parse(arguments_of(entry), argv, verb="train", description=DESCRIPTION)

@@ -166,5 +166,7 @@ def _text_of(row: Row, name: str, option: str, number: int) -> str:
     if value is not None:
         problem = f"the field {name!r} is {type(value).__name__}, not a text"
         raise BadInput("not a text", problem, number, way_out=way_out)
+    if name in row:
+        raise BadInput("missing field", f"the field {name!r} is null", number, way_out=way_out)
     has = ", ".join(sorted(key for key in row if row[key] is not None)[:8]) or "nothing"
     raise BadInput("missing field", f"has no field {name!r} (it has {has})", number, way_out=way_out)

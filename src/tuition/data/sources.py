@@ -72,6 +72,11 @@ def find_sources(settings: DataSettings) -> list[Source]:
             sources.append(Source(path, path.name, _kind_of_file(path)))
         elif path.is_dir():
             sources += _Folder(path, settings).sources()
+        elif path.exists():
+            raise DataError(path, "is neither a file nor a folder", way_out="write its text into a file")
+        elif path.is_symlink():
+            problem = f"is a link to {shown_path(path.readlink())}, which is not there"
+            raise DataError(path, problem, way_out="mend the link, or name the file itself")
         else:
             raise DataError(path, "is not there", way_out="check the spelling")
     seen: set[Path] = set()

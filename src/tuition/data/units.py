@@ -51,7 +51,11 @@ def plan_split(settings: DataSettings, sources: list[Source]) -> UnitPlan:
     Raises: DataError for text that cannot be used, or too little of it; NotFoundError for named documents
     that are not there.
     """
-    tally = _tally(settings, sources, 0)
+    counts = Counts()
+    tally = _tally(settings, sources, 0, counts)
+    if not tally.num_distinct and counts.num_skipped:
+        problem = f"all of it was left out ({counts.num_skipped:,} x, like {counts.examples[0]})"
+        raise DataError(sources[0].path, problem, way_out="mend it, or name other text")
     kept = 0.0 if settings.validation else settings.validation_share
     if settings.heldout:
         return _chosen("titles", tally, 0, kept * tally.distinct_bytes, 0, sources)
@@ -111,7 +115,9 @@ def _chosen(
     return UnitPlan(by, split, block_bytes)
 
 
-def _tally(settings: DataSettings, sources: list[Source], block_bytes: int) -> Tally:
+def _tally(
+    settings: DataSettings, sources: list[Source], block_bytes: int, counts: Counts | None = None
+) -> Tally:
     """Count all units. Raises: NotFoundError for named documents that are not there."""
     named: dict[str, Part] = {}
     for title in settings.validation:
@@ -124,7 +130,7 @@ def _tally(settings: DataSettings, sources: list[Source], block_bytes: int) -> T
     def items() -> Iterator[Item]:
         key = size = 0
         part: Part | None = None
-        for document, text, begins in _pieces(settings, sources, block_bytes):
+        for document, text, begins in _pieces(settings, sources, block_bytes, counts):
             num_bytes = len(text) if text.isascii() else len(text.encode())
             if not (begins or block_bytes):
                 size += num_bytes

@@ -18,8 +18,9 @@ class TextEncoder:
     """Encodes texts. Special tokens are read as plain text, and the ids of `withheld` and `avoided`
     (content -> id) do not occur in the result.
 
-    `avoided`: a single character that has no other id keeps it. `core` is changed to read special tokens
-    as text when any token is withheld.
+    `avoided`: a single character that has no other id keeps it. `unknown`: the id that stands for
+    characters without a token; it occurs although its token is withheld as text. `core` is changed to read
+    special tokens as text when any token is withheld.
     """
 
     def __init__(
@@ -28,11 +29,12 @@ class TextEncoder:
         withheld: Mapping[str, int],
         avoided: Mapping[str, int] | None = None,
         *,
+        unknown: int | None = None,
         origin: Path | str = "tokenizer",
     ) -> None:
         self._core, self._origin = core, origin
         self._withheld, self._never = {**withheld, **(avoided or {})}, frozenset(withheld.values())
-        self._ids = frozenset(self._withheld.values())
+        self._ids = frozenset(self._withheld.values()) - {unknown}
         core.encode_special_tokens = bool(self._withheld)
 
     def encode(self, text: str, continued: bool = False) -> list[int]:
@@ -101,6 +103,14 @@ def parse_core(text: str, origin: Path | str) -> tokenizers.Tokenizer:
     core.no_padding()
     core.no_truncation()
     return core
+
+
+def unknown_id(core: tokenizers.Tokenizer) -> int | None:
+    """The id that the model gives to characters for which it has no token."""
+    if not isinstance(core.model, tokenizers.models.Unigram):
+        token = getattr(core.model, "unk_token", None)
+        return None if token is None else core.token_to_id(token)
+    return json.loads(core.to_str())["model"].get("unk_id")
 
 
 def with_special(source: str, tokens: Collection[str]) -> str:

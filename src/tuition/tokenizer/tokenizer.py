@@ -15,7 +15,7 @@ import tokenizers
 from tuition.core.durable import write_durably, write_json
 from tuition.core.errors import ModelError, RequestError
 from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate
-from tuition.tokenizer.encoder import TextEncoder, may_shrink, parse_core, with_special
+from tuition.tokenizer.encoder import TextEncoder, may_shrink, parse_core, unknown_id, with_special
 from tuition.tokenizer.ends import known_ends
 from tuition.tokenizer.folder import FolderSettings, read_folder_settings, read_text
 from tuition.tokenizer.pieces import IncrementalDecoder, Pieces, pieces_of
@@ -38,8 +38,7 @@ class Tokenizer:
         self._ids = core.get_vocab(with_added_tokens=True)
         self.pieces: Pieces = pieces_of(core, self._ids, str(origin))
         added = core.get_added_tokens_decoder()
-        self._core, self._text = core, TextEncoder(core, _ids(added, special=True), origin=origin)
-        self._ordinary = _ids(added, special=False)
+        self._core, self._ordinary = core, _ids(added, special=False)
         self.bos_id: int | None = self._id_of(settings.bos_token, settings.bos_id)
         ends = [*settings.eos_ids, self._id_of(settings.eos_token, None)]
         ends += [self._id_of(token, None) for token in settings.end_tokens]
@@ -47,6 +46,9 @@ class Tokenizer:
         known = [i for i in ends if i is not None and 0 <= i < self.vocab_size]
         self.eos_ids: tuple[int, ...] = tuple(dict.fromkeys(known))
         """Every id that ends a reply; the first is the end of a document."""
+        unknown = unknown_id(core)  # some vocabularies use the end of a text for it: that is never written
+        self._unknown = None if unknown in (*self.eos_ids, self.bos_id) else unknown
+        self._text = TextEncoder(core, _ids(added, special=True), unknown=self._unknown, origin=origin)
         self.add_bos: bool = self._adds_bos(settings.add_bos)
         self.chat: ChatTemplate | None = None
         if settings.chat_template is not None:
@@ -219,7 +221,7 @@ class Tokenizer:
         core = parse_core(with_special(self._json, self._markup), self._origin)
         special = {token: self._ids[token] for token in self.special_tokens}
         markup = {token: self._ids[token] for token in self._markup}
-        return TextEncoder(core, special, markup, origin=self._origin)
+        return TextEncoder(core, special, markup, unknown=self._unknown, origin=self._origin)
 
     @cached_property
     def _parsing(self) -> TextEncoder:

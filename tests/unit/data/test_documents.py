@@ -1,6 +1,7 @@
 """Documents out of files: what is found, what is refused, and how it is named."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_a_path_that_is_not_there_and_a_folder_without_text_are_named(tmp_path: 
         texts(DataSettings(paths=(tmp_path,)))
     with pytest.raises(SettingsError, match="paths"):
         texts(DataSettings())
+
+
+def test_what_is_no_file_is_not_called_misspelt(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "link.txt").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"pipe.*is neither a file nor a folder"):
+        texts(DataSettings(paths=(tmp_path / "pipe.txt",)))
+    with pytest.raises(DataError, match="is a link to nowhere, which is not there"):
+        texts(DataSettings(paths=(tmp_path / "link.txt",)))
 
 
 def test_rows_are_documents_named_by_line_or_title(write_jsonl: Write) -> None:

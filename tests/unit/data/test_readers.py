@@ -287,6 +287,7 @@ def test_a_file_in_the_place_of_another_with_its_size_and_time_is_read(
         ({"text": 3, "body": "b"}, "the field 'text' is int, not a text; "
                                    "name a field that holds text, like --data.field body"),
         ({"n": 3}, "has no field 'text' (it has n); mend it; --data.on-bad skip leaves such out"),
+        ({"text": None}, "the field 'text' is null; mend it; --data.on-bad skip leaves such out"),
     ],
 )  # fmt: skip
 def test_a_field_that_is_not_there_is_answered_with_the_option_to_type(

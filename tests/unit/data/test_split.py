@@ -289,3 +289,9 @@ def test_a_few_copies_of_one_text_are_too_little_and_that_is_an_error(tmp_path: 
         (tmp_path / f"{n}.txt").write_text("all the same\n")
     with pytest.raises(DataError, match="1 different pieces of text"):
         planned(DataSettings(paths=(tmp_path,)))
+
+
+def test_where_all_was_left_out_the_reason_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\0\1")
+    with pytest.raises(DataError, match=r"all of it was left out \(1 x, like .*a\.txt.*binary"):
+        planned(DataSettings(paths=(tmp_path / "a.txt",), on_bad="skip"))

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import ModelError, RequestError, SettingsError
-from tuition.tokenizer.folder import read_folder_settings
+from tuition.tokenizer.folder import FolderSettings, read_folder_settings
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=60)
+UNKNOWN = ("<unk>", "[UNK]")
+"""Stand for characters without a token: any text may hold them, and they steer nothing."""
 FEW = settings(max_examples=60, deadline=None)
 
 
@@ -58,11 +60,30 @@ def test_no_text_becomes_a_special_token(families: dict[str, Tokenizer], data) -
     for tokenizer in families.values():
         specials = list(tokenizer.special_tokens)
         text = "".join(data.draw(st.lists(st.sampled_from([*specials, "<", ">", "the ", "</"]), max_size=8)))
-        assert tokenizer.special_ids.isdisjoint(tokenizer.encode(text, add_bos=False))
-        assert all(
-            tokenizer.special_ids.isdisjoint(ids)
-            for ids in tokenizer.encode_batch([text, text], add_bos=False)
-        )
+        unknown = {tokenizer.token_id(token) for token in UNKNOWN}
+        control = tokenizer.special_ids - unknown
+        assert control.isdisjoint(tokenizer.encode(text, add_bos=False))
+        assert all(control.isdisjoint(ids) for ids in tokenizer.encode_batch([text, text], add_bos=False))
+
+
+@pytest.mark.parametrize("text", ["the § hen", "§", "§§ the", "no\u2603", "the hen"])
+def test_characters_without_a_token_are_unknown_as_the_library_reads_them(
+    families: dict[str, Tokenizer], text: str
+) -> None:
+    """A special unknown token is still what they become: they are not dropped, nor is the text cut there."""
+    for tokenizer in families.values():
+        theirs = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+        expected = theirs.encode(text, add_special_tokens=False).ids
+        assert tokenizer.encode(text, add_bos=False) == expected
+        assert tokenizer.encode_batch([text], add_bos=False) == [expected]
+
+
+def test_an_end_of_text_that_stands_for_the_unknown_is_never_written() -> None:
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<end>": 0, "the": 1}, unk_token="<end>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    core.add_special_tokens(["<end>"])
+    tokenizer = Tokenizer(core, FolderSettings(eos_token="<end>"))
+    assert 0 not in tokenizer.encode("the § the", add_bos=False)
 
 
 def test_a_long_text_leaves_room_for_other_threads(trained: Tokenizer) -> None:
