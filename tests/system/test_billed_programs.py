@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,28 @@ engine.generate(["to be"], max_tokens=3)
     command = [sys.executable, "-c", program, str(model_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert "BooksError" not in done.stderr
+    with open_books(Workspace(tmp_path / "home")) as books:
+        found = reconcile(books)
+    assert found.findings == ()
+    assert found.requests.wall_ns > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_told_to_end_leaves_books_in_order(
+    model_path: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    prompts, replies = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    prompts.write_text("".join(json.dumps({"id": f"a{i}", "prompt": "to be"}) + "\n" for i in range(50_000)))
+    environment = os.environ | {"TUITION_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "tuition.cli.main", "generate", str(model_path)]
+    command += ["--prompts", str(prompts), "--out", str(replies)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 200
+    while not (replies.exists() and replies.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 128 + number, told
     with open_books(Workspace(tmp_path / "home")) as books:
         found = reconcile(books)
     assert found.findings == ()

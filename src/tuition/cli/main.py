@@ -3,12 +3,15 @@
 Only the file of that verb is imported, so that help is quick.
 """
 
+import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from tuition.core.errors import SettingsError, TuitionError
@@ -40,21 +43,24 @@ their speed on a machine that does anything else (lab log)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status: 0, 2 for usage, 1 for other failures, 130 after Ctrl-C."""
+    """Run one verb; returns the exit status: 0, 2 for usage, 1 for other failures, 130 after Ctrl-C, 143
+    after SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     for name, value in (QUIET | PATIENT).items():
         os.environ.setdefault(name, value)
     try:
-        status = dispatch(words)
+        with signals_as_exceptions():
+            status = dispatch(words)
         sys.stdout.flush()  # a closed pipe raises here, not at exit
         return status
     except TuitionError as error:
         complain(str(error), debug)
         return USAGE if isinstance(error, SettingsError) else FAILURE
-    except KeyboardInterrupt:
-        print("\ntuition: stopped", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
+            print("\ntuition: stopped", file=sys.stderr)
+        return 128 + stop.signal if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
@@ -64,6 +70,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = " (this is a bug; rerun with --debug for the traceback)" if is_bug else ""
         complain(f"{type(error).__name__}: {text}{where}", debug)
         return FAILURE
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
+
+
+@contextlib.contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the verb like Ctrl-C: what was used is billed and the books are closed.
+
+    A second signal ends the process at once. A signal that the caller ignores (nohup) stays ignored. Verbs
+    that end in a way of their own (serve, train) replace the handler.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in names] if mine else []
+    taken = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def complain(message: str, debug: bool) -> None:

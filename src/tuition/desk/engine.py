@@ -16,18 +16,19 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tuition.books.books import Books, open_books
 from tuition.core.errors import NotFoundError, TuitionError
+from tuition.core.held_signals import signals_held
 from tuition.core.progress import Progress
 from tuition.core.request_record import RequestCost
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.desk.desk import Desk, ModelIdentity
 from tuition.engine import engine as plain
-from tuition.engine.request import TokenEvent
+from tuition.engine.request import Request, TokenEvent
 from tuition.engine.service import EngineService
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.attribution import EngineAccount
@@ -113,6 +114,15 @@ class Engine(plain.Engine):
         """What a program did not close is closed before its books are; a forked child has no engine."""
         if os.getpid() == self._pid:
             self.close()
+
+    def _step(self) -> list[TokenEvent]:
+        """Ctrl-C comes between two steps: each step is billed whole, and so is each reply that it ends."""
+        with signals_held():
+            return super()._step()
+
+    def _clear(self, requests: Iterable[Request]) -> None:
+        with signals_held():
+            super()._clear(requests)
 
     def _settle(self, event: TokenEvent) -> None:
         self._costs[event.request_id] = self.desk.settle(event)

@@ -235,6 +235,11 @@ def request_lines(receipt: RequestReceipt) -> list[Line]:
     return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(receipt.machine))]
 
 
+def _said(*notes: str) -> str:
+    """How a figure is known, in one cell: of a figure without a machine nothing is known."""
+    return "; ".join(note for note in notes if note)
+
+
 BUSY_PPM = 100_000
 """From this share of the machine on, other work is said to have slowed a request down."""
 
@@ -254,7 +259,7 @@ def model_lines(model: ModelStatement) -> list[Line]:
     fixed, taught = model.fixed, [machine for run in model.training for machine in run.machines]
     lines = [
         Line(section, "FIXED: training", fixed.cost_nusd if fixed else None, "nUSD",
-             f"{runs}; {how_money(*taught)}" if fixed else "not trained here"),
+             _said(runs, how_money(*taught)) if fixed else "not trained here"),
         Line(section, "training time", fixed.wall_ns if fixed else None, "ns", "measured" if fixed else ""),
         Line(section, "training energy", fixed.energy_uj if fixed else None, "uJ",
              how_energy(model.training[-1].energy_method, *taught) if fixed else ""),
@@ -263,14 +268,14 @@ def model_lines(model: ModelStatement) -> list[Line]:
         Line(section, "prompts of replies", model.input_tokens, "tokens", "counted once for each reply"),
         Line(section, "of them cached", model.cached_tokens, "tokens", "counted"),
         Line(section, "tokens out", model.generated_tokens, "tokens", "counted"),
-        Line(section, "VARIABLE: inference", model.causal.cost_nusd, "nUSD", f"causal; {money}"),
-        Line(section, "per request", model.nusd_per_request, "nUSD", f"causal; {money}"),
+        Line(section, "VARIABLE: inference", model.causal.cost_nusd, "nUSD", _said("causal", money)),
+        Line(section, "per request", model.nusd_per_request, "nUSD", _said("causal", money)),
         Line(section, "inference energy", model.causal.energy_uj, "uJ", energy),
         Line(section, "of it waste", model.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed"),
         Line(section, "idle", model.idle.cost_nusd, "nUSD", money),
         Line(section, "overhead", model.overhead.cost_nusd, "nUSD", money),
         Line(section, "fully loaded", model.loaded.cost_nusd, "nUSD", "causal + idle + overhead"),
-        Line(section, "fully loaded energy", model.building_uj, "uJ", f"with PUE; {energy}"),
+        Line(section, "fully loaded energy", model.building_uj, "uJ", _said("with PUE", energy)),
         Line(section, "fully loaded carbon", model.carbon_g, "g CO2e", _how_carbon(*machines)),
         Line(section, "utilisation", model.utilisation, "share", "measured"),
     ]  # fmt: skip
@@ -293,10 +298,10 @@ def _per_token_lines(section: str, model: ModelStatement, view: str, *, loaded: 
     for which in ("all", "input", "output"):
         value = model.usd_per_mtok(which, loaded=loaded)
         name = f"{which} tokens" if which != "all" else "tokens"
-        how = f"{money}; {SHORT_PROMPT}" if which == "input" and model.reading_is_dear else money
+        how = _said(money, SHORT_PROMPT) if which == "input" and model.reading_is_dear else money
         lines.append(Line(section, f"per million {name}, {view}", value, "USD per Mtok", how))
     value, tokens = model.wh_per_mtok(loaded=loaded), model.crossover(loaded=loaded)
-    how = f"with PUE; {energy}" if loaded else energy
+    how = _said("with PUE", energy) if loaded else energy
     crossover = round(tokens) if tokens else None
     return [
         *lines,

@@ -310,3 +310,13 @@ def test_percentiles_are_values_that_occurred() -> None:
     assert percentile(values, 0.99) == 99
     assert percentile([7], 0.99) == 7
     assert percentile([], 0.5) is None
+
+
+def test_a_cell_of_a_model_that_was_never_used_ends_with_a_word(books: Books, machine, clock) -> None:
+    """There is no machine whose price could be named: no empty part is left after a semicolon."""
+    with TrainingBill.open(books, ModelledMeter(machine, clock), RunInfo("bard"), run_id="bard-run"):
+        clock.sleep(5 * MS)
+    (model,) = statement(books, "bard").models
+    table = render(model)
+    assert "VARIABLE: inference" in table
+    assert not [line for line in table.splitlines() if line.rstrip().endswith(";")]
