@@ -42,6 +42,9 @@ MOST_NAMED = 200
 POLL_S = 0.002
 """Wait between two checks for the end of a step, while a mark is requested."""
 
+FEWEST_LOOKS = 25
+"""A process that was stopped and goes on finds its time used up; its other threads have had none either."""
+
 UNITS = (AS_PER_NS, 1 << FRACTION_BITS, 1 << FRACTION_BITS)
 
 
@@ -207,8 +210,9 @@ class Account(ABC):
             return
         self._taken.clear()
         self._wanted = True
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
+        deadline, looks = time.monotonic() + wait_s, 0
+        while time.monotonic() < deadline or looks < FEWEST_LOOKS:
+            looks += 1
             if self._taken.wait(POLL_S):
                 with self._lock:
                     self._settle()

@@ -153,6 +153,23 @@ def test_while_a_step_runs_a_period_ends_before_it(shape, machine) -> None:
     assert (whole.running_ns, whole.num_lost, whole.residual) == (0, 0, NOTHING)
 
 
+def test_a_trace_on_its_way_is_not_lost_because_the_process_stood_still(shape, machine) -> None:
+    """After a stop of the whole process the time to wait has passed, and no thread has run in it."""
+    account = EngineAccount(shape, machine, ModelledMeter(machine))
+    marks = account.engine_marks()
+    begun = time.monotonic_ns()
+    marks.begin(begun)
+    ended = time.monotonic_ns()
+    marks.end(begun, ended)
+    trace = StepTrace(begun, ended, (SequenceWork("r", "decode", 1, 3, 1),))
+    telling = threading.Timer(0.01, account.add, (trace,))
+    telling.start()
+    totals = account.observe(wait_s=0.0)
+    telling.join()
+    assert (totals.num_lost, totals.residual) == (0, NOTHING)
+    assert account.observe().num_lost == 0
+
+
 def test_a_mark_that_is_wanted_comes_with_the_end_of_the_step(shape, machine) -> None:
     """Under load no moment is without a step; the engine's thread takes the mark between two of them."""
     account = EngineAccount(shape, machine, ModelledMeter(machine))
