@@ -86,6 +86,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "final_logit_softcapping": (), "attn_logit_softcapping": (), "attention_multiplier": (),
     "logits_scaling": (1.0,), "residual_multiplier": (1.0,), "embedding_multiplier": (1.0,),
     "attention_chunk_size": (), "is_encoder_decoder": (False,), "add_cross_attention": (False,),
+    "is_causal": (True,), "use_bidirectional_attention": (False,),
 }  # fmt: skip
 """Keys that change what is computed, with the values (besides null) that change nothing;
 any other value is refused.

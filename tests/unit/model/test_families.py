@@ -128,6 +128,17 @@ def test_absent_keys_mean_what_transformers_means_by_them() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("is_causal", False), ("use_bidirectional_attention", True), ("final_logit_softcapping", 30.0)],
+)
+def test_a_key_that_changes_the_computation_is_refused_by_name(key: str, value: Any) -> None:
+    """transformers computes another network then: nothing of it is passed over."""
+    shape_from_config({**LLAMA_31_8B, key: None}, HERE)
+    with pytest.raises(ModelError, match=key):
+        shape_from_config({**LLAMA_31_8B, key: value}, HERE)
+
+
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
     with pytest.raises(NotFoundError, match="llama, qwen2, qwen3, mistral"):
         family_named("qwen3_moe")
