@@ -189,8 +189,12 @@ class StepLoop:
         if plan is None:
             return self.take_events(), None
         self.busy.begin(start_ns)
-        outcome = self._run(plan)
-        work = self._commit(outcome)
+        try:
+            outcome = self._run(plan)
+            work = self._commit(outcome)
+        except BaseException:  # its time has no trace, which the ledger's check tells
+            self.busy.end(start_ns, self._clock())
+            raise
         end_ns, num_steps = self._clock(), 1
         self.busy.end(start_ns, end_ns)
         if isinstance(outcome, Tokens):

@@ -35,6 +35,22 @@ def test_chunked_prompts_and_preemption_change_no_reply(kit) -> None:
         assert ids(events[name]) == kit.greedy(prompt, 24)
 
 
+def test_a_step_that_is_interrupted_does_not_stay_busy(kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger waits for the end of a running step: it must not wait for ever."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    loop = kit.loop()
+    loop.submit(kit.request("r", [1, 2, 3], 4))
+    monkeypatch.setattr(loop.runner, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.step()
+    marks = loop.busy.read(0)
+    assert (marks.since_ns, marks.num_pieces) == (None, 1)
+    assert marks.busy_ns > 0
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_speculation_changes_the_number_of_steps_and_no_reply(kit, temperature: float) -> None:
     replies, steps = {}, {}
