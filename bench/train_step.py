@@ -38,7 +38,7 @@ from tuition.train.recipes.demo import demo_recipe, demo_settings
 from tuition.train.recipes.pretrain import next_token_loss
 from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.recipes.pretrain_sizes import complete
-from tuition.train.settings import OptimizerSettings
+from tuition.train.settings import OptimizerSettings, rates_of
 from tuition.train.state import TrainState
 from tuition.train.step import train_step
 
@@ -98,7 +98,7 @@ def peer_step(settings: PretrainSettings, batch: Batch) -> Step:
         attn_implementation="sdpa",
     )
     model = transformers.Qwen3ForCausalLM(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=TRAIN.optimizer.lr, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rates_of(TRAIN.optimizer).lr, fused=True)
     precision = choose_precision("auto", torch.device("cpu"))
 
     def step() -> None:

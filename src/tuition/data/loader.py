@@ -74,6 +74,11 @@ class Loader:
         self.cutter = RowCutter(tokens, seq_len, seed)
         self.sampler = Sampler(self.cutter.num_samples, batch_size, seed, rank, world_size)
 
+    @property
+    def epoch_steps(self) -> float:
+        """Steps in which every row comes once, a fraction included."""
+        return self.sampler.epoch_steps
+
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
         epochs, sample_ids = self.sampler.step(step)

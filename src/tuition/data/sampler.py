@@ -62,6 +62,11 @@ class Sampler:
         if not 0 <= self.rank < self.world_size:
             raise SettingsError("rank", got=self.rank, wanted=f"from 0 to {self.world_size - 1}")
 
+    @property
+    def epoch_steps(self) -> float:
+        """Steps in which every sample comes once, a fraction included."""
+        return self.num_samples / (self.batch_size * self.world_size)
+
     def at(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sample ids at `places` (n,) of an epoch's order."""
         return shuffled(places, self.num_samples, np.repeat(self.epoch_keys(np.array([epoch])), len(places)))

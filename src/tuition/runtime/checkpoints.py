@@ -73,7 +73,7 @@ def save_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_strays(folder)
-    target = folder / f"step-{step:010d}"
+    target = _path(folder, step)
     if target.exists():
         if find_damage(target) is None:
             return target
@@ -107,11 +107,31 @@ def load_latest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def load_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of this step. Raises: ModelError when it is missing or damaged."""
+    path = _path(folder, step)
+    loaded = _load(path)
+    if isinstance(loaded, Damage):
+        raise ModelError(path, loaded.problem, way_out="begin a new run")
+    return Checkpoint(step, *loaded, path)
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for path in list_checkpoints(folder):
+        if step_of(path) > step:
+            _remove(path)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoint folders, oldest first, whole or not."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:010d}"
 
 
 def step_of(path: Path) -> int:

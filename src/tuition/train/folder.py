@@ -1,6 +1,7 @@
 """The folder of one run: its settings, its log and its checkpoints.
 
-    settings.toml  header.json  tokenizer/  checkpoints/  log.jsonl  tensorboard/  result.json
+    settings.toml  header.json  tokenizer/  checkpoints/  best/  before.json  log.jsonl  tensorboard/
+    result.json
 
 In: a workspace and a run's id.  Out: paths, and which run a resume means.
 """
@@ -48,6 +49,16 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """Weights with the best score so far."""
+        return self.path / "best"
+
+    @property
+    def before(self) -> Path:
+        """Scores of the first weights, where the run began from a model."""
+        return self.path / "before.json"
 
     @property
     def log(self) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from tuition.core.records import StepRecord, Window
 from tuition.train.recipe import TrainingTask
 from tuition.train.schedule import Span, lr_multiplier
-from tuition.train.settings import TrainSettings
+from tuition.train.settings import PRETRAINING, TrainSettings, rates_of
 from tuition.train.state import TrainState
 from tuition.train.step import train_step
 
@@ -48,7 +48,7 @@ def fit(
             grad_norm=outcome.grad_norm,
             lr=peak_lr(settings) * multiplier if outcome.problem is None else 0.0,
             num_units=outcome.num_units,
-            flops=task.flops(outcome.num_units),
+            flops=round(state.group.sum(sum(map(task.flops, batches)))),
             window=window,
             progress=span.progress(state.step),
         )
@@ -56,5 +56,5 @@ def fit(
 
 def peak_lr(settings: TrainSettings) -> float:
     """The learning rate that a record shows: the one of the matrices."""
-    optimizer = settings.optimizer
-    return optimizer.muon_lr if optimizer.kind == "muon" else optimizer.lr
+    rates = rates_of(settings.optimizer)
+    return rates.muon_lr if settings.optimizer.filled(PRETRAINING).kind == "muon" else rates.lr

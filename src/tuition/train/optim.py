@@ -11,10 +11,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from tuition.core.errors import ModelError
 from tuition.runtime.thread_pool import NO_POOL, ThreadPool
-from tuition.train.settings import OptimizerSettings
+from tuition.train.settings import PRETRAINING, OptimizerSettings, rates_of
 
 
 class Optimizer(Protocol):
@@ -38,7 +39,7 @@ class AdamW:
     do not decay."""
 
     def __init__(self, parameters: Mapping[str, Tensor], settings: OptimizerSettings) -> None:
-        self.parameters, self.settings = dict(parameters), settings
+        self.parameters, self.settings, self.rates = dict(parameters), settings, rates_of(settings)
         self.first = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.second = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self.count = torch.zeros((), dtype=torch.float32)
@@ -52,18 +53,28 @@ class AdamW:
 
     @torch.no_grad()
     def _update(self, multiplier: float) -> None:
+        """One pass over memory for each tensor (torch's fused kernel): a step of a large model is limited by
+        it."""
+        given = {name: value for name, value in self.parameters.items() if value.grad is not None}
+        for is_decayed in (True, False):
+            chosen = {name: value for name, value in given.items() if decays(name, value) is is_decayed}
+            adamw(
+                list(chosen.values()),
+                [value.grad for value in chosen.values() if value.grad is not None],
+                [self.first[name] for name in chosen],
+                [self.second[name] for name in chosen],
+                [],
+                [self.count.clone() for _ in chosen],  # each is counted up
+                fused=True,
+                amsgrad=False,
+                beta1=self.settings.beta1,
+                beta2=self.settings.beta2,
+                lr=self.rates.lr * multiplier,
+                weight_decay=self.rates.weight_decay if is_decayed else 0.0,
+                eps=self.settings.epsilon,
+                maximize=False,
+            )
         self.count += 1
-        count, beta1, beta2 = int(self.count), self.settings.beta1, self.settings.beta2
-        lr = self.settings.lr * multiplier
-        for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                continue
-            if self.settings.weight_decay and decays(name, parameter):
-                parameter.mul_(1 - lr * self.settings.weight_decay)
-            first = self.first[name].lerp_(parameter.grad, 1 - beta1)
-            second = self.second[name].mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
-            spread = (second / (1 - beta2**count)).sqrt_().add_(self.settings.epsilon)
-            parameter.addcdiv_(first, spread, value=-lr / (1 - beta1**count))
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"first.{name}": value for name, value in self.first.items()}
@@ -87,6 +98,7 @@ class Muon:
         self, parameters: Mapping[str, Tensor], settings: OptimizerSettings, dtype: torch.dtype
     ) -> None:
         self.parameters, self.settings, self.dtype = dict(parameters), settings, dtype
+        self.rates = rates_of(settings)
         self.momentum = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
         self._alike: dict[tuple[int, ...], list[str]] = {}
         for name, value in self.parameters.items():
@@ -97,7 +109,7 @@ class Muon:
 
     def calls(self, multiplier: float, parts: int = 1) -> list[Callable[[], None]]:
         """The update as work for a pool: matrices of one shape in `parts` stacks."""
-        lr = self.settings.muon_lr * multiplier
+        lr = self.rates.muon_lr * multiplier
         calls: list[Callable[[], None]] = []
         for names in self._alike.values():
             gradients = {name: self.parameters[name].grad for name in names}
@@ -119,8 +131,8 @@ class Muon:
         for name, direction in zip(gradients, directions, strict=True):
             parameter = self.parameters[name]
             rows, columns = parameter.shape
-            if self.settings.weight_decay:
-                parameter.mul_(1 - lr * self.settings.weight_decay)
+            if self.rates.weight_decay:
+                parameter.mul_(1 - lr * self.rates.weight_decay)
             turned = direction if rows <= columns else direction.t()
             parameter.add_(turned, alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
@@ -181,7 +193,7 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer that the settings name; `dtype` is what Muon's matrix products are done in."""
     parameters = {name: value for name, value in named_parameters if value.requires_grad}
-    if settings.kind == "adamw":
+    if settings.filled(PRETRAINING).kind == "adamw":
         return AdamW(parameters, settings)
     return MuonAdamW(parameters, settings, dtype)
 

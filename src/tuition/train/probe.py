@@ -22,12 +22,17 @@ class Probe:
 
     def describe(self) -> str:
         """For people: the score, then the samples."""
-        error = "" if self.score.stderr is None else f" ± {self.score.stderr:.3f}"
         when = f"after {self.step:,} steps ({self.progress:.0%})"
-        lines = [f"{when}: {self.score.value:.3f}{error} held-out {self.score.unit}"]
+        lines = [f"{when}: {described(self.score)}"]
         for sample in self.samples:
             lines += ["  | " + line for line in sample.strip().splitlines()] + [""]
         return "\n".join(lines).rstrip()
+
+
+def described(score: Score) -> str:
+    """The score with its error and unit, for people."""
+    error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
+    return f"{score.value:.3f}{error} held-out {score.unit}"
 
 
 def probe_from(value: dict[str, Any]) -> Probe:

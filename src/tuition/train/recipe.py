@@ -37,11 +37,14 @@ from tuition.core.progress import Progress
 from tuition.core.records import Score
 from tuition.core.workspace import Workspace
 from tuition.registry.lineage import Lineage
+from tuition.registry.registry import Registry
 from tuition.runtime.device import Precision
 from tuition.runtime.group import Group
 from tuition.runtime.thread_pool import ThreadPool
+from tuition.train.best import Keeps
+from tuition.train.change import Change
 from tuition.train.folder import RunFolder
-from tuition.train.settings import TrainSettings
+from tuition.train.settings import OptimizerSettings, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class RunContext:
     settings: TrainSettings
     folder: RunFolder
     workspace: Workspace
+    registry: Registry
+    """Where a base model is found by its name."""
     progress: Progress
     device: torch.device
     precision: Precision
@@ -82,10 +87,14 @@ class Evaluated:
     """Output of the model, for people."""
     warning: str | None = None
     """A warning that the model is of little use, with the reason; None: no warning."""
+    further: tuple[Score, ...] = ()
+    """Other scores of the same weights, recorded with the model."""
+    changes: tuple[Change, ...] = ()
+    """At the end, for a task that compares: the same measures before training and now."""
 
 
 B = TypeVar("B", bound=Batch)
-EvaluationKind = Literal["interim", "final"]
+EvaluationKind = Literal["before", "interim", "final"]
 
 
 class TrainingTask(Protocol[B]):
@@ -99,6 +108,26 @@ class TrainingTask(Protocol[B]):
     @property
     def num_evaluations(self) -> int:
         """Spread evenly over the run, the last at its end; 0: only at the end."""
+        ...
+
+    @property
+    def epoch_batches(self) -> float:
+        """Microbatches of one pass over the data."""
+        ...
+
+    @property
+    def optimizer(self) -> OptimizerSettings:
+        """What is taken for optimizer settings that are left out; none of the first four is None."""
+        ...
+
+    @property
+    def keeps(self) -> Keeps:
+        """Which weights become the model: those with the best score of an evaluation, or the last."""
+        ...
+
+    @property
+    def compares(self) -> bool:
+        """Whether the first weights are evaluated too ("before"), since they are a model already."""
         ...
 
     @property
@@ -119,12 +148,12 @@ class TrainingTask(Protocol[B]):
         """The loss summed over the units of `batch`, multiplied by `scale`; a scalar with gradient."""
         ...
 
-    def flops(self, num_units: int) -> int:
-        """Model FLOPs of one step over so many units, forward and backward."""
+    def flops(self, batch: B) -> int:
+        """Model FLOPs of one batch, forward and backward."""
         ...
 
     def evaluate(self, kind: EvaluationKind) -> Evaluated:
-        """Score held-out items: quickly during the run, all of them at the end."""
+        """Score held-out items: quickly during the run, all of them before it and at the end."""
         ...
 
     def lineage(self) -> Lineage:
@@ -147,8 +176,9 @@ class Recipe(Protocol):
     settings: Any
     """A frozen dataclass of plain values; stored with the run."""
 
-    def check(self) -> None:
-        """Refuse what cannot be trained before a run is recorded. Raises: SettingsError, DataError."""
+    def check(self, registry: Registry) -> None:
+        """Refuse what cannot be trained before a run is recorded. Raises: SettingsError, DataError,
+        NotFoundError."""
         ...
 
     def prepare(self, context: RunContext) -> Any:

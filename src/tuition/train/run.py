@@ -6,6 +6,7 @@ last save and can be resumed; one that is stopped by Ctrl-C or SIGTERM still bec
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from tuition.core.durable import write_json
 from tuition.core.errors import NotFoundError, SettingsError
 from tuition.core.lock import FileLock
 from tuition.core.progress import Progress
-from tuition.core.settings import table_to_toml
+from tuition.core.settings import table_to_toml, to_table
 from tuition.core.workspace import Workspace
 from tuition.ledger.meter import Meter, open_meter
 from tuition.ledger.training import RunInfo, TrainingBill, new_run_id
@@ -32,11 +33,12 @@ from tuition.runtime.group import ALONE
 from tuition.runtime.seed import seed_all
 from tuition.runtime.thread_pool import NO_POOL, ThreadPool
 from tuition.spec.machine import Machine
+from tuition.train.change import Change
 from tuition.train.folder import RunFolder
 from tuition.train.header import OtherDataError, check_same_data, make_header, settings_table, why_not_exact
 from tuition.train.listeners import JsonLog, Listener, TensorBoardLog
-from tuition.train.probe import Probe
-from tuition.train.recipe import Recipe, RunContext
+from tuition.train.probe import Probe, described
+from tuition.train.recipe import Recipe, RunContext, TrainingTask
 from tuition.train.resume import OtherSettings, newest_run, require_same_settings, span_left
 from tuition.train.session import Session
 from tuition.train.settings import TrainSettings
@@ -85,6 +87,10 @@ class TrainResult:
     """What was held out and how, one line."""
     warning: str | None
     """A warning that the model is of little use, with the reason; None: no warning."""
+    kept_step: int
+    """The step whose weights are the model: the last, or the one with the best score."""
+    changes: tuple[Change, ...]
+    """What training has changed, where it began from a model."""
     precision: str
     """Number format of matrix products, and why."""
     not_exact: tuple[str, ...]
@@ -103,7 +109,11 @@ class _Run:
     process: tuple[str, ...]
     """What could be set for the whole process, for the header."""
     table: dict[str, Any] = field(init=False)
-    """The settings of the run and of its recipe."""
+    """The settings of the run and of its recipe, as they were given."""
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.host.workspace, self.host.books)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "table", settings_table(self.settings, self.recipe))
@@ -126,8 +136,8 @@ def run_training(
     trains in the same run; KeyboardInterrupt when interrupted before the first step.
     """
     check_name(settings.name)
-    if settings.budget is None and settings.steps is None:
-        raise SettingsError("budget", got=None, wanted="a budget like 4min, or a number of steps")
+    if settings.budget is None and settings.steps is None and settings.epochs is None:
+        raise SettingsError("budget", got=None, wanted="a budget like 4min, or a number of steps or epochs")
     set_threads(settings.threads)
     run = _Run(settings, recipe, host, prepare_process())
     found: RunFolder | None = None
@@ -152,7 +162,7 @@ def _execute(run: _Run, found: RunFolder | None) -> TrainResult:
     """Continue the run that was found, or begin one."""
     host, name = run.host, run.settings.name
     if found is None:
-        run.recipe.check()  # no run is recorded for data that is not there
+        run.recipe.check(run.registry)  # no run is recorded for data that is not there
     folder = found or RunFolder(host.workspace.runs / new_run_id(name)).create(table_to_toml(run.table))
     with FileLock(folder.lock, timeout_s=1.0), _open_bill(run, folder, found is not None) as bill:
         try:
@@ -187,6 +197,7 @@ def _prepare(run: _Run, folder: RunFolder, bill: TrainingBill) -> Session:
         settings=settings,
         folder=folder,
         workspace=host.workspace,
+        registry=run.registry,
         progress=host.progress,
         device=device,
         precision=choose_precision(settings.precision, device),
@@ -200,10 +211,15 @@ def _prepare(run: _Run, folder: RunFolder, bill: TrainingBill) -> Session:
     with bill.overhead("load"):
         seed_all(settings.seed)
         task = recipe.build(context, data)
+        settings = settled(settings, task)
+        context = replace(context, settings=settings)
         state = TrainState.fresh(task.model, settings, device, context.precision, context.pool, context.group)
         header = make_header(run.table, context.precision, task.digests)
         header["machine"]["process"] = list(run.process)
         checkpoint = load_latest(folder.checkpoints)
+    if task.compares:
+        with bill.overhead("evaluation"):
+            host.progress.say(f"before: {described(task.evaluate('before').score)}")
     span = span_left(settings, checkpoint, folder, bill, host.clock)
     if folder.header.is_file():
         check_same_data(json.loads(folder.header.read_text(encoding="utf-8")), header, task.digests)
@@ -232,6 +248,15 @@ def _prepare(run: _Run, folder: RunFolder, bill: TrainingBill) -> Session:
     return session
 
 
+def settled(settings: TrainSettings, task: TrainingTask[Any]) -> TrainSettings:
+    """The settings with what only the task knows: its optimizer, and the steps of an epoch."""
+    filled = replace(settings, optimizer=settings.optimizer.filled(task.optimizer))
+    if settings.epochs is None:
+        return filled
+    steps = math.ceil(settings.epochs * task.epoch_batches / settings.accumulation - 1e-9)
+    return replace(filled, epochs=None, steps=max(1, steps))
+
+
 def _say_resumed(checkpoint: Checkpoint, session: Session) -> None:
     for damage in checkpoint.skipped:
         problem = f"checkpoint {damage.path.name} is damaged ({damage.problem})"
@@ -249,18 +274,19 @@ def _train_and_publish(run: _Run, session: Session) -> TrainResult:
         session.save()
     if stop.requested is not None:
         session.progress.say(f"{status} after step {state.step:,}; what was taught is kept")
+    kept_step = session.choose()
     final = session.evaluate(
         session.span.progress(state.step), "final" if stop.requested is None else "interim"
     )
-    version = _publish(run, session, final, status)
-    result = _result(session, version, status)
+    version = _publish(run, session, final, status, kept_step)
+    result = _result(session, version, status, kept_step)
     session.context.folder.finish(_plain(result))
     session.progress.say(f"saved {version.reference}: {version.path}")
     return result
 
 
-def _publish(run: _Run, session: Session, final: Probe, status: str) -> Version:
-    registry = Registry(run.host.workspace, run.host.books)
+def _publish(run: _Run, session: Session, final: Probe, status: str, kept_step: int) -> Version:
+    registry = run.registry
     lineage = replace(
         session.task.lineage(),
         settings=table_to_toml(run.table),
@@ -271,6 +297,8 @@ def _publish(run: _Run, session: Session, final: Probe, status: str) -> Version:
         "recipe": run.recipe.name,
         "status": status,
         "num_steps": session.state.step,
+        "kept_step": kept_step,
+        "optimizer": to_table(session.settings.optimizer),
         f"num_{run.recipe.unit}s": session.state.num_units,
         "lineage": {name: value for name, value in vars(lineage).items() if value is not None},
     }
@@ -280,12 +308,17 @@ def _publish(run: _Run, session: Session, final: Probe, status: str) -> Version:
 
     with session.bill.overhead("checkpoint"):
         version = registry.publish(run.settings.name, write, lineage)
-    registry.record_score(version, final.score)
+    run_id = session.context.folder.run_id
+    further = () if session.last is None else session.last.further
+    for score in (final.score, *(replace(score, run_id=run_id) for score in further)):
+        registry.record_score(version, score)
     return version
 
 
-def _result(session: Session, version: Version, status: Literal["finished", "stopped"]) -> TrainResult:
-    state = session.state
+def _result(
+    session: Session, version: Version, status: Literal["finished", "stopped"], kept_step: int
+) -> TrainResult:
+    state, last = session.state, session.last
     return TrainResult(
         run_id=session.context.folder.run_id,
         folder=session.context.folder.path,
@@ -299,7 +332,9 @@ def _result(session: Session, version: Version, status: Literal["finished", "sto
         seconds=session.span.spent_s,
         probes=tuple(session.probes),
         split=session.task.split,
-        warning=session.warning,
+        warning=None if last is None else last.warning,
+        kept_step=kept_step,
+        changes=() if last is None else last.changes,
         precision=state.precision.reason,
         not_exact=tuple(session.not_exact),
         alarms=tuple(session.alarms),

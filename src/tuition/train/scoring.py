@@ -207,7 +207,7 @@ def bits_per_byte(scores: Sequence[DocumentScore], task: str, method: str) -> Sc
     The error is that of a ratio of sums over documents, by linearisation. Source: Cochran, Sampling
     Techniques, 1977, section 6.4.
     """
-    value, stderr = _ratio(scores, [score.num_bytes for score in scores])
+    value, stderr = ratio([score.nats for score in scores], [score.num_bytes for score in scores])
     return Score(
         task,
         value / math.log(2),
@@ -222,7 +222,7 @@ def bits_per_byte(scores: Sequence[DocumentScore], task: str, method: str) -> Sc
 
 def nats_per_token(scores: Sequence[DocumentScore]) -> float:
     """Mean loss; comparable only between models of one tokenizer."""
-    return _ratio(scores, [score.num_tokens for score in scores])[0]
+    return ratio([score.nats for score in scores], [score.num_tokens for score in scores])[0]
 
 
 def window_method(window: int, stride: int, precision: str) -> str:
@@ -230,14 +230,14 @@ def window_method(window: int, stride: int, precision: str) -> str:
     return f"windows of {window:,} tokens, {stride:,} of them new, in {precision}; document marks not scored"
 
 
-def _ratio(scores: Sequence[DocumentScore], sizes: list[int]) -> tuple[float, float | None]:
-    """Nats over the sum of `sizes`, and the standard error of that."""
+def ratio(sums: Sequence[float], sizes: Sequence[int]) -> tuple[float, float | None]:
+    """Sum over the sum of `sizes`, both by item, and the standard error of that; None for a single item."""
     total = sum(sizes)
     if total == 0:
-        raise ShapeError("score", wanted="at least one scored byte", got=0)
-    mean = sum(score.nats for score in scores) / total
-    count, stderr = len(scores), None
+        raise ShapeError("score", wanted="at least one scored byte or token", got=0)
+    mean = sum(sums) / total
+    count, stderr = len(sums), None
     if count > 1:
-        residuals = sum((score.nats - mean * size) ** 2 for score, size in zip(scores, sizes, strict=True))
+        residuals = sum((value - mean * size) ** 2 for value, size in zip(sums, sizes, strict=True))
         stderr = math.sqrt(count / (count - 1) * residuals) / total
     return mean, stderr

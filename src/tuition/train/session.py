@@ -13,10 +13,11 @@ from tuition.core.records import StepRecord
 from tuition.core.units import format_count, format_duration
 from tuition.ledger.training import TrainingBill
 from tuition.runtime.checkpoints import Checkpoint, save_checkpoint
+from tuition.train.best import BestWeights
 from tuition.train.listeners import Listener, mfu, units_per_second
 from tuition.train.loop import fit
 from tuition.train.probe import Probe, probe_from
-from tuition.train.recipe import EvaluationKind, RunContext, TrainingTask
+from tuition.train.recipe import Evaluated, EvaluationKind, RunContext, TrainingTask
 from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.state import TrainState
 from tuition.train.stop import StopRequest
@@ -42,11 +43,12 @@ class Session:
     """Reasons why the bits may differ from those of an uninterrupted run; empty: they are equal."""
     alarms: list[str] = field(default_factory=list)
     """What could not be written, the first time for each cause."""
-    warning: str | None = None
-    """Warning of the last evaluation that the model is of little use."""
+    last: Evaluated | None = None
+    """The last evaluation whole."""
 
     def __post_init__(self) -> None:
         self.settings, self.progress = self.context.settings, self.context.progress
+        self.best = BestWeights(self.context.folder.best, self.task.keeps)
         self._saved_at, self._saved_step = self.clock(), self.state.step
         self._known_causes: set[tuple[object, ...]] = set()
 
@@ -54,6 +56,7 @@ class Session:
         """Take over what a checkpoint of this run holds beside its state."""
         self.not_exact += [why for why in checkpoint.state["not_exact"] if why not in self.not_exact]
         self.probes = [probe_from(value) for value in checkpoint.state["probes"]]
+        self.best.load(checkpoint.state["best"], checkpoint.step)
 
     def teach(self, stop: StopRequest) -> Literal["finished", "stopped"]:
         """Run to the end of the span, or to the step in which a stop is requested. Raises: DivergedError."""
@@ -122,14 +125,31 @@ class Session:
     def evaluate(self, progress: float, kind: EvaluationKind) -> Probe:
         """Score held-out items and write samples."""
         with self.bill.overhead("evaluation"):
-            found = self.task.evaluate(kind)
-        self.warning = found.warning
+            self.last = found = self.task.evaluate(kind)
         score = replace(found.score, run_id=self.context.folder.run_id)
         probe = Probe(self.state.step, progress, self.span.spent_s, score, found.samples)
         self.probes.append(probe)
         self._tell(lambda listener: listener.evaluated(probe))
         self.progress.say(probe.describe())
+        if kind == "interim":
+            with (
+                self.bill.overhead("checkpoint"),
+                self._alarm("the weights with the best score (those before are kept)"),
+            ):
+                self.best.offer(self.state, score.value)
         return probe
+
+    def choose(self) -> int:
+        """Put the weights that the task keeps into the model; returns the step that they are from."""
+        if self.best.step is None:
+            return self.state.step
+        self.evaluate(1.0, "interim")  # the last weights, by the measure of the others
+        with self.bill.overhead("load"):
+            step = self.best.restore(self.state)
+        if step != self.state.step:
+            problem = f"step {self.state.step:,} is worse on held-out items than step {step:,}"
+            self.progress.say(f"{problem}, whose weights are kept")
+        return step
 
     def save(self) -> None:
         """Write a checkpoint and the bill. A disk or database error is an alarm; training
@@ -181,6 +201,7 @@ class Session:
             "bill": self.bill.counts,
             "not_exact": self.not_exact,
             "probes": [asdict(probe) for probe in self.probes],
+            "best": self.best.values(),
         }
 
     def close(self) -> None:

@@ -3,8 +3,8 @@ them. What a recipe needs beside them is in its own settings (`recipes/`)."""
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 from tuition.core.errors import SettingsError
 from tuition.core.units import parse_duration_s
@@ -35,22 +35,25 @@ def check_numbers(settings: Any, prefix: str = "") -> None:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """How gradients change the weights."""
+    """How gradients change the weights. What is left out is chosen by the recipe: fine-tuning needs a far
+    lower learning rate than fresh weights."""
 
-    kind: Literal["adamw", "muon"] = "muon"
-    """adamw for everything, or muon for the matrices inside the layers and adamw for the rest."""
-    lr: float = 4e-3
-    """Peak learning rate of AdamW."""
-    muon_lr: float = 1e-2
-    """Peak learning rate of Muon."""
+    kind: Literal["adamw", "muon"] | None = None
+    """adamw for everything, or muon for the matrices inside the layers and adamw for the rest. Left out: muon
+    for pretraining, adamw for fine-tuning."""
+    lr: float | None = None
+    """Peak learning rate of AdamW. Left out: chosen by the recipe, and said."""
+    muon_lr: float | None = None
+    """Peak learning rate of Muon. Left out: chosen by the recipe."""
     beta1: float = 0.9
     """AdamW: decay rate of the gradient's mean."""
     beta2: float = 0.95
     """AdamW: decay rate of the gradient's square."""
     epsilon: float = 1e-8
     """AdamW: added to the denominator."""
-    weight_decay: float = 0.05
-    """Share of a weight subtracted per step and unit of learning rate; not for norms and embedding."""
+    weight_decay: float | None = None
+    """Share of a weight subtracted per step and unit of learning rate; not for norms and embedding. Left out:
+    chosen by the recipe."""
     muon_momentum: float = 0.95
     """Muon: decay rate of the gradient's mean."""
     max_grad_norm: float = 1.0
@@ -59,10 +62,34 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         check_numbers(self, "optimizer.")
         for name in ("lr", "muon_lr", "epsilon", "max_grad_norm"):
-            wants(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "more than 0")
+            value = getattr(self, name)
+            wants(value is None or value > 0, f"optimizer.{name}", value, "more than 0")
         for name in ("beta1", "beta2", "muon_momentum"):
             wants(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "0 to less than 1")
-        wants(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
+        decay = self.weight_decay
+        wants(decay is None or decay >= 0, "optimizer.weight_decay", decay, "0 or more")
+
+    def filled(self, defaults: "OptimizerSettings") -> "OptimizerSettings":
+        """The settings that are given, and `defaults` for those that are left out."""
+        return replace(defaults, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+class Rates(NamedTuple):
+    """Learning rates and weight decay, none left out."""
+
+    lr: float
+    muon_lr: float
+    weight_decay: float
+
+
+PRETRAINING = OptimizerSettings(kind="muon", lr=4e-3, muon_lr=1e-2, weight_decay=0.05)
+"""For first weights; also where a program makes an optimizer without a recipe."""
+
+
+def rates_of(settings: OptimizerSettings) -> Rates:
+    """The rates that are given, those of `PRETRAINING` for the others."""
+    known = settings.filled(PRETRAINING)
+    return Rates(known.lr or 0.0, known.muon_lr or 0.0, known.weight_decay or 0.0)
 
 
 @dataclass(frozen=True)
@@ -148,9 +175,11 @@ class TrainSettings:
     """Name of the model in the registry: letters a-z, digits, dot, dash, underscore."""
     budget: str | None = None
     """Wall time of the training loop with its unit, like 4min: steps, evaluations and checkpoints; preparing
-    data, the last evaluation and saving are not included. Give this or steps."""
+    data, the last evaluation and saving are not included. Give this, steps or epochs."""
     steps: int | None = None
     """Exact number of optimizer steps instead of a budget; repeatable bit for bit with equal threads."""
+    epochs: float | None = None
+    """Passes over the data instead of a budget: as many steps as these take; repeatable like steps."""
     accumulation: int = 1
     """Forward passes per optimizer step."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -185,9 +214,13 @@ class TrainSettings:
             self.threads,
             f"1 to {MOST_THREADS:,}",
         )
+        wants(self.epochs is None or self.epochs > 0, "epochs", self.epochs, "more than 0")
+        lengths = {name: getattr(self, name) for name in ("budget", "steps", "epochs")}
+        given = {name: value for name, value in lengths.items() if value is not None}
+        both = " and ".join(f"{name} {value}" for name, value in given.items())
+        wants(len(given) <= 1, min(given, default=""), both, "one of budget, steps and epochs")
         if self.budget is not None:
             parse_duration_s(self.budget, "budget")
-            wants(self.steps is None, "budget", self.budget, f"budget or steps ({self.steps}), not both")
 
     @property
     def budget_s(self) -> float | None:

@@ -14,12 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.records import StepRecord, Window
 from tuition.core.workspace import open_workspace
 from tuition.data.loader import Batch
 from tuition.data.settings import DataSettings
 from tuition.model.digest import weights_digest
+from tuition.registry.registry import Registry
 from tuition.runtime.device import Precision
 from tuition.runtime.group import Group, ProcessGroup
 from tuition.runtime.thread_pool import NO_POOL
@@ -71,13 +73,14 @@ def train(folder: Path, rows: int, group: Group, steps: int = STEPS, ruin: bool 
         shape=ShapeSettings(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_size=48),
     )
     workspace = open_workspace(folder / f"home{group.rank}").create()
-    context = RunContext(
-        settings, RunFolder(workspace.runs / "run"), workspace, SilentProgress(), torch.device("cpu"),
-        Precision(torch.float32, "a test"), NO_POOL, group,
-    )  # fmt: skip
     recipe = Pretrain(taught)
-    torch.manual_seed(0)
-    task = recipe.build(context, recipe.prepare(context))
+    with open_books(workspace) as books:
+        context = RunContext(
+            settings, RunFolder(workspace.runs / "run"), workspace, Registry(workspace, books),
+            SilentProgress(), torch.device("cpu"), Precision(torch.float32, "a test"), NO_POOL, group,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        task = recipe.build(context, recipe.prepare(context))
     state = TrainState.fresh(task.model, settings, context.device, context.precision, NO_POOL, group)
     trained: Any = Ruined(task, state) if ruin else task
     records: list[StepRecord] = list(fit(state, trained, settings, StepSpan(steps), NoTime()))

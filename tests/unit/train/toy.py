@@ -13,7 +13,10 @@ from tuition.core.durable import publish_folder, write_json
 from tuition.core.records import Score
 from tuition.model.digest import weights_digest
 from tuition.registry.lineage import Lineage
+from tuition.registry.registry import Registry
+from tuition.train.best import Keeps
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
+from tuition.train.settings import PRETRAINING
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Vectors:
 class ToyTask:
     digests: Mapping[str, str] = {"corpus": "f" * 64}
     split, num_evaluations = "one batch held out", 2
+    optimizer, compares, epoch_batches = PRETRAINING, False, 10.0
+    keeps: Keeps = "last"
 
     def __init__(self, settings: ToySettings, context: RunContext) -> None:
         self.settings, self.context = settings, context
@@ -53,8 +58,8 @@ class ToyTask:
     def loss(self, batch: Vectors, scale: float) -> Tensor:
         return nn.functional.cross_entropy(self.model(batch.inputs), batch.labels, reduction="sum") * scale
 
-    def flops(self, num_units: int) -> int:
-        return 6 * num_units * 6 * self.settings.width
+    def flops(self, batch: Vectors) -> int:
+        return 6 * batch.num_units * 6 * self.settings.width
 
     @torch.no_grad()
     def evaluate(self, kind: EvaluationKind) -> Evaluated:
@@ -80,7 +85,7 @@ class Toy:
     def __init__(self, settings: ToySettings) -> None:
         self.settings = settings
 
-    def check(self) -> None: ...
+    def check(self, registry: Registry) -> None: ...
     def prepare(self, context: RunContext) -> None: ...
     def max_shares(self, data: None) -> int:
         return self.settings.rows

@@ -35,12 +35,14 @@ from tuition.plan.shape import (
     size_for,
 )
 from tuition.registry.lineage import Lineage
+from tuition.registry.registry import Registry
 from tuition.runtime.memory import free_bytes
 from tuition.runtime.speed import product_flops_per_s
 from tuition.spec.counts import training_flops
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
 from tuition.train.attention import training_context
+from tuition.train.best import Keeps
 from tuition.train.losses import linear_cross_entropy
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
 from tuition.train.recipes.pretrain_settings import PretrainSettings
@@ -54,6 +56,7 @@ from tuition.train.scoring import (
     score_documents,
     window_method,
 )
+from tuition.train.settings import PRETRAINING
 
 SIZE = "size.json"
 """File in the run's folder with the sizes that the settings leave open."""
@@ -82,7 +85,7 @@ class Pretrain:
     def __init__(self, settings: PretrainSettings) -> None:
         self.settings = settings
 
-    def check(self) -> None:
+    def check(self, registry: Registry) -> None:
         """Raises: SettingsError, DataError where there is no text, or sizes do not go together."""
         sources_of(with_demo_titles(self.settings.data))
         sizes = complete(self.settings)
@@ -143,7 +146,7 @@ class Pretrain:
             shape,
             sizes.batch_size,
             sizes.seq_len,
-            context.settings.optimizer.kind,
+            context.settings.optimizer.filled(PRETRAINING).kind or "adamw",
             free_bytes(context.device),
             context.pool.size,
         )
@@ -157,6 +160,9 @@ class Pretrain:
 
 class PretrainTask:
     """A decoder and its training text."""
+
+    optimizer, compares = PRETRAINING, False
+    keeps: Keeps = "last"
 
     def __init__(
         self, settings: PretrainSettings, context: RunContext, data: Prepared, model: Decoder
@@ -184,8 +190,12 @@ class PretrainTask:
     def loss(self, batch: Batch, scale: float) -> Tensor:
         return next_token_loss(self.model, batch, scale)
 
-    def flops(self, num_units: int) -> int:
-        return training_flops(self.model.shape, num_units, self.sizes.seq_len)
+    @property
+    def epoch_batches(self) -> float:
+        return self._loader.epoch_steps
+
+    def flops(self, batch: Batch) -> int:
+        return training_flops(self.model.shape, batch.num_tokens, self.sizes.seq_len)
 
     @cached_property
     def _token_bytes(self) -> TokenBytes:
