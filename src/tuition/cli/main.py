@@ -22,6 +22,7 @@ VERBS = {
     "serve": "answer over HTTP (OpenAI protocol) and show the chat page",
     "chat": "talk to a model in the terminal",
     "generate": "answer one prompt, or a file of them",
+    "data": "make examples with an exact checker",
     "eval": "measure a model on text: bits per byte, with its uncertainty",
     "models": "list, show, add or remove models",
     "bill": "what runs, requests and models have cost",
