@@ -18,6 +18,7 @@ from tuition.model.families import Family, shape_from_config
 from tuition.model.generation import GenerationDefaults, defaults_of_folder, defaults_of_gguf
 from tuition.model.gguf_file import GGUF_MAGIC, open_gguf, parts_of
 from tuition.model.gguf_model import GgufModel, QuantisedRows
+from tuition.model.manifest import MANIFEST, verify_manifest
 from tuition.model.mapped import MappedFile, inside
 from tuition.model.names import hugging_face_name
 from tuition.model.safetensors_file import SafetensorsFile
@@ -29,11 +30,9 @@ from tuition.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-MANIFEST = "tuition.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_READ_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model"}
 _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz",
                     ".h5", ".msgpack", ".distcp", ".metadata", ".onnx", ".yaml", ".yml"}  # fmt: skip
 _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
@@ -180,7 +179,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
 
     manifest = mapped(MANIFEST).json_object() if (folder / MANIFEST).exists() else None
     if manifest is not None and verify:
-        _verify(folder, manifest, mapped)
+        verify_manifest(folder, manifest, mapped)
     config = mapped("config.json").json_object()
     family, shape = shape_from_config(config, folder / "config.json")
     shards = _shards(folder, mapped)
@@ -194,7 +193,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         if (
             manifest is not None and verify
         ):  # it read the files under their names: they must still be the same
-            _verify(folder, manifest, lambda name: MappedFile(inside(folder, name)), weights=False)
+            verify_manifest(folder, manifest, lambda name: MappedFile(inside(folder, name)), weights=False)
         return tokenizer
 
     has_generation = (folder / "generation_config.json").exists()
@@ -213,35 +212,6 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         read_tensor=read_tensor,
         read_tokenizer=read_tokenizer,
     )
-
-
-def _verify(
-    folder: Path, manifest: Mapping[str, Any], mapped: Callable[[str], MappedFile], weights: bool = True
-) -> None:
-    """Every file as it was published, and no file beside them that we would read."""
-    listed = manifest.get("files")
-    if not isinstance(listed, dict) or not all(isinstance(digest, str) for digest in listed.values()):
-        raise ModelError(folder / MANIFEST, "lists no digests of files", way_out="publish the model again")
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _READ_SUFFIXES and path.name != MANIFEST and path.name not in listed:
-            raise ModelError(
-                path, f"is not listed in {MANIFEST}", way_out="remove it, or publish the model again"
-            )
-    for name, digest in listed.items():
-        if not weights and name.endswith(".safetensors"):
-            continue
-        if not (folder / name).exists():
-            raise ModelError(
-                folder / name, f"is listed in {MANIFEST} and missing", way_out="restore the file"
-            )
-        found = mapped(name).digest()
-        if found != digest:
-            raise ModelError(
-                folder / name,
-                f"was changed after the model was published (SHA-256 {found[:12]}..., "
-                f"{MANIFEST} says {digest[:12]}...)",
-                way_out="restore the file, or publish the model again",
-            )
 
 
 def _shards(folder: Path, mapped: Callable[[str], MappedFile]) -> dict[str, SafetensorsFile]:

@@ -53,11 +53,12 @@ class _RMSNorm(Function):
     @staticmethod
     @once_differentiable
     # pyrefly: ignore[bad-override]  (once_differentiable is typed with a nameless first argument)
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden, weight, inverse = ctx.saved_tensors
         normed = _normed(hidden, inverse)
         by_weight = grad * normed  # (..., size), float32
-        grad_weight = by_weight.flatten(0, -2).sum(0).to(weight.dtype)
+        is_frozen = not ctx.needs_input_grad[1]
+        grad_weight = None if is_frozen else by_weight.flatten(0, -2).sum(0).to(weight.dtype)
         mean = by_weight.mul_(weight).mean(-1, keepdim=True)  # (..., 1)
         scaled = grad * weight.float()
         grad_hidden = scaled.addcmul_(normed, mean, value=-1).mul_(inverse)

@@ -15,12 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tuition.core.durable import file_digest, publish_folder, write_json
+from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import ModelError, ShapeError
 from tuition.model.decoder import Decoder
 from tuition.model.digest import weights_digest
 from tuition.model.families import choose_family, config_from_shape, family_named
-from tuition.model.folder import INDEX, MANIFEST, WEIGHTS
+from tuition.model.folder import INDEX, WEIGHTS
+from tuition.model.manifest import write_manifest
 from tuition.model.names import hugging_face_name
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.tokenizer import Tokenizer
@@ -31,8 +32,6 @@ _DTYPES: dict[SavedType, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-MANIFEST_FORMAT = 1
-
 MOST_SHARD_BYTES = 4 * 2**30
 """Larger models become several files, which transformers can load one at a time."""
 
@@ -82,16 +81,6 @@ def save_model(
         write_manifest(staging, manifest or {}, digest)
 
     return publish_folder(folder, fill)
-
-
-def write_manifest(folder: Path, manifest: Mapping[str, Any], digest: str) -> None:
-    """Write `tuition.json` beside the files that are there:
-    what came in, the digest of the weights and of each file.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    files = {path.relative_to(folder).as_posix(): file_digest(path) for path in paths}
-    table = {**manifest, "format": MANIFEST_FORMAT, "weights_digest": digest, "files": files}
-    write_json(folder / MANIFEST, table)
 
 
 def _write_weights(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:

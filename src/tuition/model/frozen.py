@@ -1,0 +1,168 @@
+"""A frozen matrix, held packed, with or without an adapter that is trained.
+
+In: inputs of the matrix.  Out: their product, with what the adapter adds. The gradient of the frozen matrix
+is never computed, no float32 copy of it is made, and of the forward pass only the inputs and the thin product
+of the adapter are kept.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from tuition.model.adapter import AdapterSettings
+
+Frozen = Literal["float32", "bfloat16", "int8"]
+"""How frozen matrices are held. int8: whole numbers from -127 to 127 and one scale per row."""
+
+_drawing = threading.local()
+
+
+@contextmanager
+def dropout_seeded(seed: int) -> Iterator[None]:
+    """Adapters on this thread drop inputs, drawn from `seed`; outside of this they drop none."""
+    before = getattr(_drawing, "generator", None)
+    _drawing.generator = torch.Generator().manual_seed(seed)
+    try:
+        yield
+    finally:
+        _drawing.generator = before
+
+
+class LowRank(nn.Module):
+    """The trained part: A and B, float32."""
+
+    def __init__(self, inputs: int, outputs: int, settings: AdapterSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.down = nn.Parameter(torch.zeros(settings.rank, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, settings.rank))
+
+
+class FrozenLinear(nn.Module):
+    """Like a `Linear` whose weight never changes; computes in the type of its inputs, or autocast's."""
+
+    def __init__(self, weight: Tensor, frozen: Frozen, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        packed, scale = _pack(weight, frozen)
+        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.row_scale = None if scale is None else nn.Parameter(scale, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.pair: LowRank | None = None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        kind = inputs.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
+        inputs = inputs.to(dtype)
+        if self.pair is None:
+            return _Product.apply(inputs, self.weight, self.row_scale, self.bias, None, None, 1.0, None)
+        settings = self.pair.settings
+        return _Product.apply(
+            inputs,
+            self.weight,
+            self.row_scale,
+            self.bias,
+            self.pair.down,
+            self.pair.up,
+            settings.scale_for(settings.rank),
+            _kept(inputs, settings.dropout),
+        )
+
+    def value(self) -> Tensor:
+        """The matrix as it is computed with, float32, without the adapter."""
+        wide = self.weight.detach().float()
+        return wide if self.row_scale is None else wide * self.row_scale[:, None]
+
+
+class FrozenEmbedding(nn.Module):
+    """Like an `Embedding` that never changes; the residual stream begins in float32 whatever the table is."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return nn.functional.embedding(token_ids, self.weight).float()
+
+
+def _pack(weight: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor | None]:
+    """The matrix as it is held, in memory of its own, and the scales of its rows."""
+    if frozen != "int8":
+        return weight.to(getattr(torch, frozen), copy=True), None
+    wide = weight.float()
+    scale = wide.abs().amax(dim=1).div_(127)  # (rows,)
+    whole = wide.div_(scale.clamp_min(1e-30)[:, None]).round_().clamp_(-127, 127)
+    return whole.to(torch.int8), scale
+
+
+def _kept(inputs: Tensor, dropout: float) -> Tensor | None:
+    """What the inputs of A are multiplied by: 0 where dropped, else 1 / (1 - dropout); None: by nothing."""
+    generator = getattr(_drawing, "generator", None)
+    if not dropout or generator is None:
+        return None
+    drawn = torch.rand(inputs.shape, generator=generator, dtype=torch.float32)
+    return (drawn >= dropout).to(inputs.device, inputs.dtype).div_(1 - dropout)
+
+
+class _Product(Function):
+    """inputs @ weight.T + scale * (inputs @ down.T) @ up.T"""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        row_scale: Tensor | None,
+        bias: Tensor | None,
+        down: Tensor | None,
+        up: Tensor | None,
+        scale: float,
+        kept: Tensor | None,
+    ) -> Tensor:
+        dtype = inputs.dtype
+        rows = inputs.flatten(0, -2)  # (rows, inputs)
+        result = rows @ weight.to(dtype).t()  # (rows, outputs)
+        if row_scale is not None:
+            result *= row_scale.to(dtype)
+        if bias is not None:
+            result += bias.to(dtype)
+        ctx.scale, ctx.shape = scale, inputs.shape
+        if down is None or up is None:
+            ctx.save_for_backward(weight, row_scale)
+        else:
+            dropped = rows if kept is None else rows * kept.flatten(0, -2)
+            thin = dropped @ down.to(dtype).t()  # (rows, rank)
+            result.addmm_(thin, up.to(dtype).t(), alpha=scale)
+            ctx.save_for_backward(weight, row_scale, rows, thin, down, up, kept)
+        return result.view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    # pyrefly: ignore[bad-override]  (once_differentiable is typed with a nameless first argument)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, row_scale, *trained = ctx.saved_tensors
+        grad = grad.flatten(0, -2)  # (rows, outputs)
+        to_inputs = to_down = to_up = None
+        if ctx.needs_input_grad[0]:
+            scaled = grad if row_scale is None else grad * row_scale.to(grad.dtype)
+            to_inputs = scaled @ weight.to(grad.dtype)  # (rows, inputs)
+        if trained:
+            rows, thin, down, up, kept = trained
+            to_thin = (grad @ up.to(grad.dtype)).mul_(ctx.scale)  # (rows, rank)
+            to_up = (grad.t() @ thin).float().mul_(ctx.scale)  # (outputs, rank)
+            if kept is not None:
+                kept = kept.flatten(0, -2)
+            to_down = (to_thin.t() @ (rows if kept is None else rows * kept)).float()  # (rank, inputs)
+            if to_inputs is not None and kept is None:
+                to_inputs.addmm_(to_thin, down.to(grad.dtype))
+            elif to_inputs is not None:
+                to_inputs += (to_thin @ down.to(grad.dtype)).mul_(kept)
+        if to_inputs is not None:
+            to_inputs = to_inputs.view(ctx.shape)
+        return to_inputs, None, None, None, to_down, to_up, None, None
