@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "biases": ({"bias": "lora_only"}, "bias is 'lora_only'"),
     "bias of B": ({"lora_bias": True}, "lora_bias"),
     "embedding": ({"target_modules": ["embed_tokens"]}, "embed_tokens"),
-    "head": ({"target_modules": ["lm_head"]}, "lm_head.lora_A.weight"),
+    "head": ({"target_modules": ["lm_head"]}, "lm_head"),
     "tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
     "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
     "olora": ({"init_lora_weights": "olora"}, "init_lora_weights is 'olora'"),

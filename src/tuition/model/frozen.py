@@ -39,7 +39,7 @@ class LowRank(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, settings: AdapterSettings) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.scale = settings, settings.scale_for(settings.rank)
         self.down = nn.Parameter(torch.zeros(settings.rank, inputs))
         self.up = nn.Parameter(torch.zeros(outputs, settings.rank))
 
@@ -60,19 +60,10 @@ class FrozenLinear(nn.Module):
         kind = inputs.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
         inputs = inputs.to(dtype)
-        if self.pair is None:
-            return _Product.apply(inputs, self.weight, self.row_scale, self.bias, None, None, 1.0, None)
-        settings = self.pair.settings
-        return _Product.apply(
-            inputs,
-            self.weight,
-            self.row_scale,
-            self.bias,
-            self.pair.down,
-            self.pair.up,
-            settings.scale_for(settings.rank),
-            _kept(inputs, settings.dropout),
-        )
+        pair = self.pair
+        if pair is None:
+            return _Product.apply(inputs, self, None, None, None)
+        return _Product.apply(inputs, self, pair.down, pair.up, _kept(inputs, pair.settings.dropout))
 
     def value(self) -> Tensor:
         """The matrix as it is computed with, float32, without the adapter."""
@@ -117,45 +108,41 @@ class _Product(Function):
     def forward(
         ctx: Any,
         inputs: Tensor,
-        weight: Tensor,
-        row_scale: Tensor | None,
-        bias: Tensor | None,
+        layer: FrozenLinear,
         down: Tensor | None,
         up: Tensor | None,
-        scale: float,
         kept: Tensor | None,
     ) -> Tensor:
         dtype = inputs.dtype
         rows = inputs.flatten(0, -2)  # (rows, inputs)
-        result = rows @ weight.to(dtype).t()  # (rows, outputs)
-        if row_scale is not None:
-            result *= row_scale.to(dtype)
-        if bias is not None:
-            result += bias.to(dtype)
-        ctx.scale, ctx.shape = scale, inputs.shape
-        if down is None or up is None:
-            ctx.save_for_backward(weight, row_scale)
-        else:
+        result = rows @ layer.weight.to(dtype).t()  # (rows, outputs)
+        if layer.row_scale is not None:
+            result *= layer.row_scale.to(dtype)
+        if layer.bias is not None:
+            result += layer.bias.to(dtype)
+        ctx.layer, ctx.shape = layer, inputs.shape
+        if layer.pair is not None and down is not None and up is not None:
             dropped = rows if kept is None else rows * kept.flatten(0, -2)
             thin = dropped @ down.to(dtype).t()  # (rows, rank)
-            result.addmm_(thin, up.to(dtype).t(), alpha=scale)
-            ctx.save_for_backward(weight, row_scale, rows, thin, down, up, kept)
+            result.addmm_(thin, up.to(dtype).t(), alpha=layer.pair.scale)
+            ctx.save_for_backward(rows, thin, down, up, kept)
         return result.view(*inputs.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     # pyrefly: ignore[bad-override]  (once_differentiable is typed with a nameless first argument)
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, row_scale, *trained = ctx.saved_tensors
+        layer: FrozenLinear = ctx.layer
         grad = grad.flatten(0, -2)  # (rows, outputs)
         to_inputs = to_down = to_up = None
         if ctx.needs_input_grad[0]:
-            scaled = grad if row_scale is None else grad * row_scale.to(grad.dtype)
-            to_inputs = scaled @ weight.to(grad.dtype)  # (rows, inputs)
-        if trained:
-            rows, thin, down, up, kept = trained
-            to_thin = (grad @ up.to(grad.dtype)).mul_(ctx.scale)  # (rows, rank)
-            to_up = (grad.t() @ thin).float().mul_(ctx.scale)  # (outputs, rank)
+            scaled = grad if layer.row_scale is None else grad * layer.row_scale.to(grad.dtype)
+            to_inputs = scaled @ layer.weight.to(grad.dtype)  # (rows, inputs)
+        if layer.pair is not None:
+            rows, thin, down, up, kept = ctx.saved_tensors
+            scale = layer.pair.scale
+            to_thin = (grad @ up.to(grad.dtype)).mul_(scale)  # (rows, rank)
+            to_up = (grad.t() @ thin).float().mul_(scale)  # (outputs, rank)
             if kept is not None:
                 kept = kept.flatten(0, -2)
             to_down = (to_thin.t() @ (rows if kept is None else rows * kept)).float()  # (rank, inputs)
@@ -165,4 +152,4 @@ class _Product(Function):
                 to_inputs += (to_thin @ down.to(grad.dtype)).mul_(kept)
         if to_inputs is not None:
             to_inputs = to_inputs.view(ctx.shape)
-        return to_inputs, None, None, None, to_down, to_up, None, None
+        return to_inputs, None, to_down, to_up, None
