@@ -86,7 +86,7 @@ def _pack(weight: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor | None]:
     """The matrix as it is held, in memory of its own, and the scales of its rows."""
     if frozen != "int8":
         return weight.to(getattr(torch, frozen), copy=True), None
-    wide = weight.float()
+    wide = weight.to(torch.float32, copy=True)
     scale = wide.abs().amax(dim=1).div_(127)  # (rows,)
     whole = wide.div_(scale.clamp_min(1e-30)[:, None]).round_().clamp_(-127, 127)
     return whole.to(torch.int8), scale

@@ -106,13 +106,19 @@ def merged_tensors(
 def _with_pairs(decoder: Decoder, settings: AdapterSettings, generator: torch.Generator | None) -> Decoder:
     decoder.requires_grad_(False)
     for name in settings.tensor_names(decoder.shape):
-        module = decoder.get_submodule(name.removesuffix(".weight"))
-        assert isinstance(module, FrozenLinear)  # noqa: S101 (every adaptable matrix is one by now)
+        module = _frozen(decoder, name)
         module.pair = LowRank(module.in_features, module.out_features, settings)
         # A as peft draws it, B zero: the first step begins at the base
         bound = 1 / math.sqrt(module.in_features)
         module.pair.down.data.uniform_(-bound, bound, generator=generator)
     return decoder
+
+
+def _frozen(decoder: Decoder, name: str) -> FrozenLinear:
+    module = decoder.get_submodule(name.removesuffix(".weight"))
+    if not isinstance(module, FrozenLinear):
+        raise ShapeError(name, wanted="a frozen matrix", got=type(module).__name__)
+    return module
 
 
 def _replace(decoder: Decoder, name: str, module: nn.Module) -> None:
