@@ -12,10 +12,10 @@ from pathlib import Path
 from tuition.core.errors import DataError, shown_path
 from tuition.data import readers
 from tuition.data.corpora import demo_corpus
-from tuition.data.readers import BadInput, OpenSource, Row, json_rows, text_pieces
+from tuition.data.readers import BadInput, OpenSource, Row, text_pieces
+from tuition.data.row_files import source_rows
 from tuition.data.settings import DataSettings
 from tuition.data.sources import Source, compression_of, find_sources
-from tuition.data.tables import table_rows
 
 _SKIP = "--data.on-bad skip leaves such out"
 
@@ -126,20 +126,10 @@ def _row_documents(source: Source, settings: DataSettings, counts: Counts) -> It
 
 def _rows(source: Source, settings: DataSettings, counts: Counts) -> Iterator[tuple[int, Row | BadInput]]:
     before = counts.read_bytes
-    if source.kind == "jsonl":
-        with OpenSource(source) as opened:
-            for number, row in json_rows(opened):
-                counts.read_bytes = before + opened.position
-                yield number, row
-        return
     columns = [settings.field] + ([settings.title_field] if settings.title_field else [])
-    done, number = 0.0, 0
-    for number, row, share in table_rows(source.path, source.kind, columns):
-        done = min(1.0, done + share)
-        counts.read_bytes = before + int(source.num_bytes * done)
+    for number, row, read_bytes in source_rows(source, columns):
+        counts.read_bytes = before + read_bytes
         yield number, row
-    if number == 0:
-        raise BadInput("empty", "holds no rows")
 
 
 def _row_pieces(row: Row, source: Source, settings: DataSettings, number: int) -> Iterator[Document]:

@@ -50,6 +50,7 @@ class OpenSource:
             raise DataError(source.path, problem, way_out="check its permissions") from error
         kind = compression_of(source.path)
         self._file: Any = self._raw if kind is None else _OPENERS[kind](self._raw, "rb")
+        self._is_new = True
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +73,12 @@ class OpenSource:
 
     def _checked(self, read: Any, size: int) -> bytes:
         try:
-            return read(size)
+            found = read(size)
+            if self._is_new and (encoding := wide_encoding(found)):
+                problem = f"is {encoding} text, wanted UTF-8"
+                raise BadInput(encoding, problem, way_out="save it as UTF-8")
+            self._is_new = False
+            return found
         except _DAMAGED as error:
             raise BadInput("damaged", f"is damaged or cut off ({error})", way_out="fetch it again") from None
         except OSError as error:
@@ -80,6 +86,17 @@ class OpenSource:
                 raise BadInput("damaged", f"is damaged ({error})", way_out="fetch it again") from None
             problem = f"cannot be read ({error.strerror})"
             raise DataError(self._source.path, problem, way_out="check the disk") from error
+
+
+def wide_encoding(start: bytes) -> str | None:
+    """The encoding of a text of two or four bytes a character that begins so; None for any other."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    half = len(start := start[:256]) // 2
+    zeros = sorted((start[0::2].count(0), start[1::2].count(0)))  # Latin letters leave every other byte 0
+    return "UTF-16" if half >= 2 and zeros[0] == 0 and zeros[1] >= 0.7 * half else None
 
 
 def text_pieces(opened: OpenSource) -> Iterator[str]:
@@ -146,5 +163,7 @@ def _json_row(line: bytes, number: int) -> Row | BadInput:
             return BadInput("binary", "is binary", number)
         return BadInput("bad JSON", f"is no JSON ({error})", number)
     if not isinstance(value, dict):
-        return BadInput("bad JSON", f"is no JSON object but a {type(value).__name__}", number)
+        way_out = "name it .json if the whole file is one list" if isinstance(value, list) else "mend it"
+        problem = f"is no JSON object but a {type(value).__name__}"
+        return BadInput("bad JSON", problem, number, way_out=way_out)
     return value

@@ -2,9 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from tuition.core.errors import SettingsError, shown_path
+
+FormName = Literal["messages", "conversations", "pairs", "instructions", "calls"]
+
+
+class Files(Protocol):
+    """Settings that name files and folders."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]: ...
+
+    @property
+    def include(self) -> tuple[str, ...]: ...
+
+    @property
+    def exclude(self) -> tuple[str, ...]: ...
+
+    @property
+    def dataset_split(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -65,11 +83,80 @@ class DataSettings:
                 got=[str(path) for path in self.paths],
                 wanted=f"none together with demo={self.demo}",
             )
-        for path in self.paths:
-            if shown_path(path) != str(path):  # it could not be written into the settings of a run
-                wanted = "a path in UTF-8: rename it, or name the folder that it is in"
-                raise SettingsError("data.paths", got=shown_path(path), wanted=wanted)
+        _check_paths("data.paths", self.paths)
         if both := set(self.heldout) & set(self.validation):
             raise SettingsError(
                 "data.validation", got=sorted(both), wanted="other documents than heldout has"
             )
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """Which examples are taught and which are held out: conversations, or prompts with their completions."""
+
+    paths: tuple[Path, ...] = ()
+    """Files of examples (.jsonl, .json, .csv, .tsv, .parquet), folders of them, or Hugging Face dataset
+    folders."""
+    form: Literal["auto", "messages", "conversations", "pairs", "instructions", "calls"] = "auto"
+    """Which fields a row has. messages: role and content, with tools. conversations: from and value
+    (ShareGPT). pairs: prompt and completion. instructions: instruction, input, output (Alpaca), or
+    instruction, context, response (Dolly). calls: query, tools, answers (xLAM). auto: found from the fields
+    of all rows, and said."""
+    prompt_field: str | None = None
+    """Name of the field that holds the prompt, where no form fits; together with completion_field."""
+    completion_field: str | None = None
+    """Name of the field that holds the reply to be taught."""
+    messages_field: str | None = None
+    """Name of the field that holds the turns of a conversation, where it is not messages or conversations."""
+    group_field: str | None = None
+    """Name of a field like customer: examples with the same value go to the same part of the split."""
+    template: Literal["auto", "none"] = "auto"
+    """auto: prompts become turns of the model's chat template, if it has one. none: prompt and completion are
+    taught as plain text, one after the other."""
+    too_long: Literal["refuse", "cut", "leave-out"] = "refuse"
+    """Examples longer than the context of the training: stop with an error; cut them at the end of a turn; or
+    leave them out. What is cut or left out is counted."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """Rows that do not fit their form: stop with an error, or skip them and count them."""
+    heldout_paths: tuple[Path, ...] = ()
+    """Files of examples to hold out, instead of a share of paths."""
+    heldout_share: float = 0.1
+    """Share of the examples that is held out, chosen by a hash of their content; copies count once."""
+    heldout_max: int = 1_000
+    """The share is lowered so that about this many examples are held out at most."""
+    include: tuple[str, ...] = ()
+    """In folders: only files that match one of these patterns, like `**/*.json`."""
+    exclude: tuple[str, ...] = ()
+    """In folders: no file that matches one of these patterns."""
+    dataset_split: str = "train"
+    """Of a Hugging Face dataset folder: the split to take."""
+
+    def __post_init__(self) -> None:
+        _check_paths("data.paths", self.paths)
+        _check_paths("data.heldout_paths", self.heldout_paths)
+        if not 0 < self.heldout_share <= 0.5:
+            wanted = "a share from 0 to 0.5, more than 0: something must be held out to measure with"
+            raise SettingsError("data.heldout_share", got=self.heldout_share, wanted=wanted)
+        if self.heldout_max < 1:
+            raise SettingsError("data.heldout_max", got=self.heldout_max, wanted="at least 1")
+        if (self.prompt_field is None) != (self.completion_field is None):
+            missing = "prompt_field" if self.prompt_field is None else "completion_field"
+            wanted = "the name of a field: --data.prompt-field and --data.completion-field go together"
+            raise SettingsError(f"data.{missing}", got=None, wanted=wanted)
+        for name in ("prompt_field", "completion_field", "messages_field", "group_field"):
+            if getattr(self, name) == "":
+                raise SettingsError(f"data.{name}", got="", wanted="the name of a field")
+        ways = [self.form != "auto", self.prompt_field is not None, self.messages_field is not None]
+        if sum(ways) > 1:
+            wanted = (
+                "only one of --data.form, --data.messages-field, and --data.prompt-field with its partner"
+            )
+            raise SettingsError("data.form", got=self.form, wanted=wanted)
+
+
+def _check_paths(name: str, paths: tuple[Path, ...]) -> None:
+    """Raises: SettingsError for a path that could not be written into the settings of a run."""
+    for path in paths:
+        if shown_path(path) != str(path):
+            wanted = "a path in UTF-8: rename it, or name the folder that it is in"
+            raise SettingsError(name, got=shown_path(path), wanted=wanted)

@@ -1,6 +1,7 @@
 """Which files a corpus is made of.
 
-In: `DataSettings`.  Out: `Source`s in an order that does not depend on the file system.
+In: settings that name files and folders.  Out: `Source`s in an order that does not depend on the file
+system.
 """
 
 import os
@@ -12,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from tuition.core.errors import DataError, SettingsError, shown_path
-from tuition.data.settings import DataSettings
+from tuition.data.settings import Files
 
-Kind = Literal["text", "jsonl", "parquet", "arrow"]
+Kind = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 
 KINDS: dict[str, Kind] = {
     ".txt": "text",
@@ -22,18 +23,27 @@ KINDS: dict[str, Kind] = {
     ".md": "text",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
     ".arrow": "arrow",
 }
 
+CORPUS_KINDS: frozenset[Kind] = frozenset({"text", "jsonl", "parquet", "arrow"})
+"""What is read in a folder of text. A .json or .csv file in it is as likely a part of a program as data: it
+is read where it is named."""
+ROW_KINDS: frozenset[Kind] = frozenset({"jsonl", "json", "csv", "tsv", "parquet", "arrow"})
+"""What is read in a folder of examples."""
+
 COMPRESSIONS = (".gz", ".bz2", ".xz")
-"""Behind the extension of a text or .jsonl file: it is unpacked while it is read."""
+"""Behind the extension of a text, JSON or CSV file: it is unpacked while it is read."""
 
 _SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
                 "dev": "validation", "test": "test", "eval": "test"}  # fmt: skip
 _SPLIT_WORD = re.compile(r"(?<![a-z])(" + "|".join(_SPLIT_NAMES) + r")(?![a-z])")
 _SHARD = re.compile(rf"(?:^|/)(?:{'|'.join(_SPLIT_NAMES)})-\d{{5}}-of-\d{{5}}")
-_INFOS = ("dataset_infos.json", "dataset_info.json", "state.json")
+_INFOS = ("dataset_infos.json", "dataset_info.json", "state.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,9 @@ class Source:
             raise DataError(self.path, problem, way_out="check that it is still there") from error
 
 
-def find_sources(settings: DataSettings) -> list[Source]:
-    """The files that `settings.paths` name. Raises: DataError for a path that is not there or a folder
-    without text."""
+def find_sources(settings: Files, kinds: frozenset[Kind] = CORPUS_KINDS) -> list[Source]:
+    """The files that `settings.paths` name; in folders, those of `kinds`. Raises: DataError for a path that
+    is not there or a folder without data."""
     if not settings.paths:
         raise SettingsError(
             "data.paths", got=(), wanted="text, as --data.paths FILE or --data.demo shakespeare"
@@ -71,7 +81,7 @@ def find_sources(settings: DataSettings) -> list[Source]:
         if path.is_file():
             sources.append(Source(path, path.name, _kind_of_file(path)))
         elif path.is_dir():
-            sources += _Folder(path, settings).sources()
+            sources += _Folder(path, settings, kinds).sources()
         elif path.exists():
             raise DataError(path, "is neither a file nor a folder", way_out="write its text into a file")
         elif path.is_symlink():
@@ -85,13 +95,13 @@ def find_sources(settings: DataSettings) -> list[Source]:
     ]
 
 
-def describe_unexpected(settings: DataSettings) -> list[str]:
+def describe_unexpected(settings: Files, kinds: frozenset[Kind] = CORPUS_KINDS) -> list[str]:
     """What a reader may not expect: files that are not read, one line for each reason, and files of unknown
     extensions that are read as text."""
     lines = []
     for path in settings.paths:
         if path.is_dir():
-            lines += _Folder(path, settings).unread()
+            lines += _Folder(path, settings, kinds).unread()
         elif kind_of(path) is None:
             lines.append(f"{path}: of no known extension, read as plain text")
     return lines
@@ -105,8 +115,8 @@ def compression_of(path: Path) -> str | None:
 class _Folder:
     """The files of one folder, and which of them are read."""
 
-    def __init__(self, folder: Path, settings: DataSettings) -> None:
-        self._settings, self._root, self._folder = settings, folder, folder
+    def __init__(self, folder: Path, settings: Files, kinds: frozenset[Kind]) -> None:
+        self._settings, self._root, self._folder, self._kinds = settings, folder, folder, kinds
         self._left_out: dict[str, list[str]] = {}
         if not settings.include and (folder / "dataset_dict.json").is_file():
             self._folder = folder / settings.dataset_split
@@ -118,10 +128,11 @@ class _Folder:
 
     def sources(self) -> list[Source]:
         if not self._chosen:
-            known = ", ".join(KINDS)
+            known = ", ".join(name for name, kind in KINDS.items() if kind in self._kinds)
             way_out = f"known extensions are {known}; --data.include '**/*' takes others"
-            raise DataError(self._root, "holds no text", way_out=way_out)
-        return [Source(path, self._names[path], kind_of(path) or "text") for path in self._chosen]
+            problem = "holds no text" if "text" in self._kinds else "holds no examples"
+            raise DataError(self._root, problem, way_out=way_out)
+        return [Source(path, self._names[path], self._kind(path) or "text") for path in self._chosen]
 
     def unread(self) -> list[str]:
         lines = []
@@ -138,12 +149,16 @@ class _Folder:
         files = [path for path in files if not _matches(self._names[path], settings.exclude)]
         if settings.include:
             return files
-        known = self._keep(files, lambda path: kind_of(path) is not None, "of no known extension")
-        rows = [path for path in known if kind_of(path) != "text"]
+        known = self._keep(files, lambda path: self._kind(path) is not None, "of no known extension")
+        rows = [path for path in known if self._kind(path) != "text"]
         if not rows or not self._is_dataset(rows):
             return known
-        self._keep(known, lambda path: kind_of(path) != "text", "beside a dataset")
+        self._keep(known, lambda path: self._kind(path) != "text", "beside a dataset")
         return self._of_split(rows)
+
+    def _kind(self, path: Path) -> Kind | None:
+        kind = kind_of(path)
+        return kind if kind in self._kinds and path.name not in _INFOS else None
 
     def _keep(self, files: list[Path], condition: Callable[[Path], bool], reason: str) -> list[Path]:
         """Files that meet a condition; the others are remembered."""
@@ -219,7 +234,7 @@ def kind_of(path: Path) -> Kind | None:
     if compression_of(path) is None:
         return KINDS.get(path.suffix.lower())
     kind = KINDS.get(Path(path.stem).suffix.lower())
-    return kind if kind in ("text", "jsonl") else None  # tables are compressed inside
+    return None if kind in ("parquet", "arrow") else kind  # these are compressed inside
 
 
 def _kind_of_file(path: Path) -> Kind:

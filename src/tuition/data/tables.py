@@ -11,10 +11,12 @@ from tuition.data.readers import BadInput, Row
 _ROWS_AT_ONCE = 256
 
 
-def table_rows(path: Path, kind: str, columns: Sequence[str]) -> Iterator[tuple[int, Row | BadInput, float]]:
+def table_rows(
+    path: Path, kind: str, columns: Sequence[str] | None
+) -> Iterator[tuple[int, Row | BadInput, float]]:
     """Number of the row (from 1), its fields, and its share of the file.
 
-    The first of `columns` must be there. Raises: BadInput, MissingExtraError.
+    The first of `columns` must be there; None takes all columns. Raises: BadInput, MissingExtraError.
     """
     arrow = _pyarrow("pyarrow")
     number = 0
@@ -23,7 +25,7 @@ def table_rows(path: Path, kind: str, columns: Sequence[str]) -> Iterator[tuple[
         with arrow.memory_map(str(path)) as file:
             batches, num_rows = _parquet(file, columns) if kind == "parquet" else _arrow(file, columns)
             for batch in batches:
-                chosen = batch.select([name for name in columns if name in batch.schema.names])
+                chosen = batch.select([n for n in batch.schema.names if columns is None or n in columns])
                 is_whole = _is_whole(arrow, chosen)
                 for begin in range(0, batch.num_rows, _ROWS_AT_ONCE):  # some files are a single batch
                     part = chosen.slice(begin, _ROWS_AT_ONCE)
@@ -63,28 +65,28 @@ def _single_rows(batch: Any, first: int) -> Iterator[Row | BadInput]:
         yield row
 
 
-def _check(schema: Any, columns: Sequence[str]) -> None:
+def _check(schema: Any, columns: Sequence[str] | None) -> None:
     """Raises: BadInput unless the first column is there, and each only once."""
     names = schema.names
-    if columns[0] not in names:
+    if columns and columns[0] not in names:
         texts = [part.name for part in schema if "string" in str(part.type)]
         has = ", ".join(names[:8]) or "none"
         way_out = f"name one that holds text, like --data.field {texts[0]}" if texts else "mend it"
         raise BadInput("missing field", f"has no column {columns[0]!r} (it has {has})", way_out=way_out)
-    for name in columns:
+    for name in names if columns is None else columns:
         if names.count(name) > 1:
             problem = f"has {names.count(name)} columns named {name!r}"
             raise BadInput("ambiguous field", problem, way_out="rename all but one of them")
 
 
-def _parquet(file: Any, columns: Sequence[str]) -> tuple[Any, int]:
+def _parquet(file: Any, columns: Sequence[str] | None) -> tuple[Any, int]:
     reader = _pyarrow("pyarrow.parquet").ParquetFile(file)
     _check(reader.schema_arrow, columns)
-    present = [name for name in columns if name in reader.schema_arrow.names]
+    present = [name for name in reader.schema_arrow.names if columns is None or name in columns]
     return reader.iter_batches(batch_size=_ROWS_AT_ONCE, columns=present), reader.metadata.num_rows
 
 
-def _arrow(file: Any, columns: Sequence[str]) -> tuple[Any, int | None]:
+def _arrow(file: Any, columns: Sequence[str] | None) -> tuple[Any, int | None]:
     """`save_to_disk` of the datasets library writes the stream format; others write the file format."""
     ipc = _pyarrow("pyarrow.ipc")
     is_file = file.read(6) == b"ARROW1"
