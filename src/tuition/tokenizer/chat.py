@@ -9,24 +9,30 @@ goes on.
 
 import json
 import re
-import secrets
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError, RequestError
+from tuition.tokenizer.marks import Marks
 from tuition.tokenizer.template_process import TemplateLimits, TemplateProcess
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-
 REPLY_TOKENS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """Added tokens that models write into their replies as text, and that come back in an assistant's message."""
 
-_STRETCH = 1 << 16
-"""Characters that are searched at once."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names under which a message brings its thinking. Templates read the first; gpt-oss's the second."""
+
+Beginning = tuple[int, bool]
+"""The first messages of a conversation, by their number, and whether the prompt for a reply comes after."""
+
+_AT_ONCE = 32
+"""Beginnings of a conversation in one exchange with the worker."""
 
 _PROBE = "x"
 """A message that holds no token of any model."""
@@ -69,7 +75,8 @@ class ChatTemplate:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The conversation as text. What users wrote is in it as it is: encode it through `render_spans`."""
-        return self._render(check_messages(messages), add_generation_prompt, template_kwargs or {})
+        checked, extra = check_messages(messages), template_kwargs or {}
+        return self.render_beginnings(checked, [(len(checked), add_generation_prompt)], extra)[0]
 
     def render_spans(
         self,
@@ -87,25 +94,22 @@ class ChatTemplate:
         are removed after the cut. Messages of the assistant may also write
         `reply_tokens`.
         """
-        checked = check_messages(messages)
-        if not tokens:
-            return [Span(self._render(checked, add_generation_prompt, template_kwargs or {}), False)]
-        breaker = _Breaker(tokens)
-        replies = _Breaker([token for token in tokens if token not in reply_tokens])
-        marked = [
-            {**(replies if message["role"] == "assistant" else breaker).in_value(message),
-             "role": message["role"]}
-            for message in checked
-        ]  # fmt: skip
-        text = self._render(marked, add_generation_prompt, breaker.in_value(dict(template_kwargs or {})))
-        spans, end = [], 0
-        for match in breaker.matches(text):
-            spans += [Span(text[end : match.start()], False), Span(match[0], True)]
-            end = match.end()
-        spans.append(Span(text[end:], False))
-        plain = [span if span.is_token else Span(breaker.restore(replies.restore(span.text)), False)
-                 for span in spans]  # fmt: skip
-        return [span for span in plain if span.text]
+        chat = self.guarded(messages, tokens, reply_tokens=reply_tokens, template_kwargs=template_kwargs)
+        return chat.spans([(len(messages), add_generation_prompt)])[0]
+
+    def guarded(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tokens: Sequence[str],
+        *,
+        reply_tokens: Collection[str] = (),
+        template_kwargs: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> "GuardedChat":
+        """A conversation of which several beginnings will be rendered, as `render_spans` does. `now`: the
+        time that the template may write."""
+        marks = Marks(tokens), Marks([token for token in tokens if token not in reply_tokens])
+        return GuardedChat(self, check_messages(messages), marks, template_kwargs or {}, now)
 
     def tokens_written(self, candidates: Collection[str]) -> frozenset[str]:
         """Those of `candidates` that the template writes by itself: markup that it names, or what stands
@@ -122,33 +126,40 @@ class ChatTemplate:
         talk = [{"role": "user", "content": _PROBE}, {"role": role, "content": _PROBE}]
         for messages in (talk[1:], talk):
             try:
-                return self._render(messages, True, {})
+                return self.render_beginnings(messages, [(len(messages), True)], {})[0]
             except (RequestError, ModelError):
                 continue
         return ""
 
-    def _render(
-        self, messages: list[dict[str, Any]], add_generation_prompt: bool, extra: Mapping[str, Any]
-    ) -> str:
+    def render_beginnings(
+        self,
+        checked: Sequence[Mapping[str, Any]],
+        beginnings: Sequence[Beginning],
+        extra: Mapping[str, Any],
+        now: datetime | None = None,
+    ) -> list[str]:
+        """Several beginnings of a conversation, each as `render` gives it, in one exchange with the worker.
+        The messages are as `check_messages` has returned them."""
         variables = {
             "bos_token": self.bos_token or "",
             "eos_token": self.eos_token or "",
             "tools": None,
             "documents": None,
             **extra,
-            "messages": messages,
-            "add_generation_prompt": add_generation_prompt,
+            "messages": checked,
         }
         size = sum(len(str(value).encode("utf-8", "surrogatepass")) for value in variables.values())
         job = {
             "variables": variables,
-            "fuel": self.limits.fuel + self.limits.fuel_per_message * len(messages),
+            "beginnings": beginnings,
+            "now": now and now.timestamp(),
+            "fuel": self.limits.fuel + self.limits.fuel_per_message * len(checked),
             "max_bytes": self.limits.max_bytes + 2 * size,
         }
         with self._lock:
             reply = self._ask(job)
-        if "text" in reply:
-            return str(reply["text"])
+        if "texts" in reply:
+            return reply["texts"]
         raise self._error(reply)
 
     def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -192,6 +203,49 @@ class ChatTemplate:
         return RequestError("messages", f"the model's chat template {limit}; send fewer or shorter messages")
 
 
+class GuardedChat:
+    """A conversation whose messages cannot write a template's tokens."""
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        checked: Sequence[Mapping[str, Any]],
+        marks: tuple[Marks, Marks],
+        template_kwargs: Mapping[str, Any],
+        now: datetime | None,
+    ) -> None:
+        self.messages, self.origin = checked, template.origin
+        self._template, self._now = template, now
+        self._marks, self._reply_marks = marks
+        self._marked = [
+            {**(self._reply_marks if message["role"] == "assistant" else self._marks).in_value(message),
+             "role": message["role"]}
+            for message in checked
+        ]  # fmt: skip
+        self._kwargs = self._marks.in_value(dict(template_kwargs))
+
+    def spans(self, beginnings: Sequence[Beginning]) -> list[list[Span]]:
+        """Beginnings of the conversation, each rendered and cut at the template's own tokens.
+        Raises: RequestError."""
+        spans = []
+        for first in range(0, len(beginnings), _AT_ONCE):
+            some = beginnings[first : first + _AT_ONCE]
+            texts = self._template.render_beginnings(self._marked, some, self._kwargs, self._now)
+            spans += [self._cut(text) for text in texts]
+        return spans
+
+    def _cut(self, text: str) -> list[Span]:
+        spans, end = [], 0
+        for match in self._marks.matches(text):
+            spans += [Span(self._restored(text[end : match.start()]), False), Span(match[0], True)]
+            end = match.end()
+        spans.append(Span(self._restored(text[end:]), False))
+        return [span for span in spans if span.text]
+
+    def _restored(self, text: str) -> str:
+        return self._marks.removed(self._reply_marks.removed(text))
+
+
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Messages as plain dictionaries; lists of text parts are joined by newlines. Raises: RequestError."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes) or not messages:
@@ -215,7 +269,32 @@ def _check_message(field: str, message: Any) -> dict[str, Any]:
     if not isinstance(content, str | None):
         raise RequestError(f"{field}.content", "must be a text or a list of text parts")
     checked = {**message, "role": role, "content": content}
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    if reasoning is not None:
+        checked = {"thinking": reasoning, **checked, "reasoning_content": reasoning}
+    if message.get("tool_calls"):
+        checked["tool_calls"] = _check_calls(f"{field}.tool_calls", message["tool_calls"])
     _check_text(field, checked)
+    return checked
+
+
+def _check_calls(field: str, calls: Any) -> list[dict[str, Any]]:
+    """Calls of tools, with their arguments as an object: templates write these as JSON."""
+    checked = []
+    if not isinstance(calls, Sequence) or isinstance(calls, str | bytes):
+        raise RequestError(field, "must be a list of calls")
+    for index, call in enumerate(calls):
+        place = f"{field}[{index}]"
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise RequestError(place, "must be an object with a function that has a name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError):
+                raise RequestError(f"{place}.function.arguments", "is not valid JSON") from None
+        checked.append({**call, "function": {**function, "arguments": arguments}})
     return checked
 
 
@@ -238,68 +317,3 @@ def _check_text(field: str, value: Any) -> None:
 def _is_markup(token: str) -> bool:
     """Letters with signs, as in `<|user|>`: a word or a sign alone may stand in a template's code."""
     return any(map(str.isalpha, token)) and not token.isalnum()
-
-
-class _Breaker:
-    """Inserts a mark into every token inside message text, and removes the marks again."""
-
-    def __init__(self, tokens: Sequence[str]) -> None:
-        longest_first = sorted({token for token in tokens if token}, key=len, reverse=True)
-        self.whole = _alternatives(set(longest_first), "", "")
-        starts = {token[:end] for token in longest_first for end in range(1, len(token))}
-        self._ends = {token[begin:] for token in longest_first for begin in range(1, len(token))}
-        self._at_end = _alternatives(starts, r"(", r")(?=\s*\Z)")
-        self._longest = max(map(len, longest_first), default=0)
-        self._mark = _secret_text()
-        self._instead_of = {token: _secret_text() for token in longest_first if len(token) == 1}
-
-    def in_text(self, text: str) -> str:
-        pieces, end = [], 0
-        for match in self.matches(text):
-            pieces += [text[end : match.start()], self._instead_of.get(match[0]) or self._mark.join(match[0])]
-            end = match.end()
-        text = "".join([*pieces, text[end:]])
-        # Only the edges, since a search for them elsewhere would look at each place of a long text.
-        tail = max(0, len(text.rstrip()) - self._longest)
-        text = text[:tail] + self._at_end.sub(lambda match: match[1] + self._mark, text[tail:])
-        blank = len(text) - len(text.lstrip())
-        start = max((text.rfind(end, 0, blank + len(end)) for end in self._ends), default=-1)
-        return text if start < 0 else text[:start] + self._mark + text[start:]
-
-    def matches(self, text: str) -> Iterator[re.Match[str]]:
-        """Every token in `text`. Searched in stretches: one search over all of a long text would keep every
-        other thread waiting."""
-        begin = 0
-        while begin < len(text):
-            end = begin + _STRETCH
-            found = self.whole.search(text, begin, end + self._longest)
-            if found is not None and found.start() < end:
-                yield found
-                end = found.end()
-            begin = end
-
-    def in_value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.in_text(value)
-        if isinstance(value, Mapping):
-            return {
-                self.in_text(key) if isinstance(key, str) else key: self.in_value(item)
-                for key, item in value.items()
-            }
-        return [self.in_value(item) for item in value] if isinstance(value, list | tuple) else value
-
-    def restore(self, text: str) -> str:
-        for token, secret in self._instead_of.items():
-            text = text.replace(secret, token)
-        return text.replace(self._mark, "")
-
-
-def _secret_text() -> str:
-    """Random private-use characters, which neither a user nor a template can know."""
-    return "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
-
-
-def _alternatives(texts: set[str], before: str, after: str) -> re.Pattern[str]:
-    if not texts:
-        return re.compile(r"(?!)")
-    return re.compile(before + "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) + after)

@@ -4,7 +4,7 @@ In: a tokenizer.json as text, and the tokens to withhold.  Out: `TextEncoder`.
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,21 @@ class TextEncoder:
     def encode(self, text: str, continued: bool = False) -> list[int]:
         """Ids of a text. `continued`: it follows other text, so it gets no space where only a beginning has
         one. Raises: RequestError for what is no text, and for half surrogate pairs."""
-        core = self._continued if continued else self._core
+        return self._encode(self._continued if continued else self._core, text)
+
+    def encode_joined(self, text: str) -> list[int]:
+        """`encode` for a text that goes on in the middle of another one, where no space may come before it.
+        Raises: RequestError."""
+        return self._encode(self._joined, text)
+
+    def _encode(self, core: tokenizers.Tokenizer, text: str) -> list[int]:
         if not isinstance(text, str):
             raise RequestError("text", f"must be a text, got {type(text).__name__}")
         try:
             ids = _encode(core, text)
         except (UnicodeEncodeError, TypeError):
             raise RequestError("text", "holds half of a surrogate pair, which is not text") from None
-        return ids if self._ids.isdisjoint(ids) else self._in_halves(text, continued)
+        return ids if self._ids.isdisjoint(ids) else self._in_halves(core, text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts, on all cores. Raises: RequestError."""
@@ -59,29 +66,38 @@ class TextEncoder:
             return [self.encode(text) for text in texts]  # names the fault
         rows = [encoding.ids for encoding in encodings]
         return [
-            ids if self._ids.isdisjoint(ids) else self._in_halves(text, False)
+            ids if self._ids.isdisjoint(ids) else self._in_halves(self._core, text)
             for text, ids in zip(texts, rows, strict=True)
         ]
 
     @cached_property
     def _continued(self) -> tokenizers.Tokenizer:
+        """Puts nothing before a text where the core does so only at the beginning of all."""
+        return self._without_prefix({"first"})
+
+    @cached_property
+    def _joined(self) -> tokenizers.Tokenizer:
+        """Puts nothing before a text."""
+        return self._without_prefix({"first", "always"})
+
+    def _without_prefix(self, schemes: Collection[str]) -> tokenizers.Tokenizer:
         state = json.loads(self._core.to_str())
-        if not _never_prepend(state.get("pre_tokenizer")):
+        if not _never_prepend(state, schemes):
             return self._core
         core = parse_core(json.dumps(state), self._origin)
         core.encode_special_tokens = bool(self._withheld)
         return core
 
-    def _in_halves(self, text: str, continued: bool) -> list[int]:
+    def _in_halves(self, core: tokenizers.Tokenizer, text: str) -> list[int]:
         """For vocabularies that hold a withheld token's text as a piece: encode in halves until none
         appears."""
-        ids = _encode(self._continued if continued else self._core, text)
+        ids = _encode(core, text)
         if self._ids.isdisjoint(ids):
             return ids
         if len(text) < 2:
             return [token_id for token_id in ids if token_id not in self._never]
         middle = self._middle_of_withheld(text)
-        return self._in_halves(text[:middle], continued) + self._in_halves(text[middle:], True)
+        return self._in_halves(core, text[:middle]) + self._in_halves(self._continued, text[middle:])
 
     def _middle_of_withheld(self, text: str) -> int:
         for token in self._withheld:
@@ -142,16 +158,29 @@ def may_shrink(source: str) -> int | None:
 _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 
 
-def _never_prepend(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Switch off what a Metaspace puts before the first word only. True if there was one."""
-    if pre_tokenizer is None:
-        return False
-    if pre_tokenizer.get("type") == "Sequence":
-        return any([_never_prepend(part) for part in pre_tokenizer.get("pretokenizers", [])])
-    if pre_tokenizer.get("type") == "Metaspace" and pre_tokenizer.get("prepend_scheme") == "first":
-        pre_tokenizer["prepend_scheme"] = "never"
-        return True
-    return False
+def _never_prepend(state: dict[str, Any], schemes: Collection[str]) -> bool:
+    """Switch off what a tokenizer.json puts before a text: a Metaspace of one of `schemes`; of "always", also
+    what a normalizer or a ByteLevel prepends. True if there was something."""
+    found = False
+    for part in [*_parts(state.get("pre_tokenizer")), *_parts(state.get("normalizer"))]:
+        if part["type"] == "Metaspace" and part.get("prepend_scheme") in schemes:
+            part["prepend_scheme"], found = "never", True
+        elif "always" not in schemes:
+            continue
+        elif part["type"] == "ByteLevel" and part.get("add_prefix_space"):
+            part["add_prefix_space"], found = False, True
+        elif part["type"] == "Prepend":
+            part["prepend"], found = "", True
+    return found
+
+
+def _parts(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """A pre-tokenizer or a normalizer, those in a sequence each."""
+    if part is not None and part.get("type") == "Sequence":
+        for inner in part.get("pretokenizers", part.get("normalizers", [])):
+            yield from _parts(inner)
+    elif part is not None:
+        yield part
 
 
 def _encode(core: tokenizers.Tokenizer, text: str) -> list[int]:

@@ -39,8 +39,16 @@ def _raise_exception(message: str) -> None:
     raise _RaisedByTemplateError(str(message))
 
 
-def _strftime_now(pattern: str) -> str:
-    return datetime.datetime.now().strftime(pattern)  # local time, as transformers does
+class _Clock:
+    """The time that a template may write: that of the job, or the present one."""
+
+    def __init__(self) -> None:
+        self.now: float | None = None
+
+    def strftime(self, pattern: str) -> str:
+        """In local time, as transformers does."""
+        now = datetime.datetime.now() if self.now is None else datetime.datetime.fromtimestamp(self.now)
+        return now.strftime(pattern)
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None,
@@ -77,13 +85,13 @@ def _lenient(found: re.Match[str]) -> str:
     return f"|default({'{}' if name == 'items' else '[]'})|{name}"
 
 
-def _environment(source: str) -> minijinja.Environment:
+def _environment(source: str, clock: _Clock) -> minijinja.Environment:
     """As transformers sets jinja2 up: blocks trimmed, no escaping, Python's methods on strings, lists and
     mappings."""
     env = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, pycompat=True, debug=False)
     env.auto_escape_callback = lambda name: False
     env.add_global("raise_exception", _raise_exception)
-    env.add_global("strftime_now", _strftime_now)
+    env.add_global("strftime_now", clock.strftime)
     env.add_filter("tojson", _tojson)
     env.add_filter("indent", _indent)
     for test in ("iterable", "sequence"):  # here None is neither, and a text and a mapping are both
@@ -128,10 +136,30 @@ def _unlimit() -> None:
         pass
 
 
-def _render(env: minijinja.Environment, job: dict[str, Any]) -> dict[str, Any]:
-    env.fuel = job["fuel"]
+def _render_all(env: minijinja.Environment, job: dict[str, Any], size: int) -> dict[str, Any]:
+    """Every beginning of the conversation, each under limits of its own."""
+    texts = []
+    for num_messages, add_generation_prompt in job["beginnings"]:
+        variables = {
+            **job["variables"],
+            "messages": job["variables"]["messages"][:num_messages],
+            "add_generation_prompt": add_generation_prompt,
+        }
+        _limit(job["growth_bytes"] + 16 * size, job["cpu_s"])
+        reply = _render(env, variables, job["fuel"], job["max_bytes"])
+        _unlimit()
+        if "error" in reply:
+            return reply
+        texts.append(reply["text"])
+    return {"texts": texts}
+
+
+def _render(
+    env: minijinja.Environment, variables: dict[str, Any], fuel: int, max_bytes: int
+) -> dict[str, Any]:
+    env.fuel = fuel
     try:
-        text = env.render_template("chat", **job["variables"])
+        text = env.render_template("chat", **variables)
     except _RaisedByTemplateError as error:
         return {"error": "raised", "message": str(error)[:2_000]}
     except MemoryError:
@@ -139,8 +167,8 @@ def _render(env: minijinja.Environment, job: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:
         kind = "fuel" if "fuel" in str(error) else "failed"
         return {"error": kind, "message": str(error)[:2_000]}
-    if len(text) > job["max_bytes"] or len(text.encode("utf-8", "replace")) > job["max_bytes"]:
-        return {"error": "output", "message": f"more than {job['max_bytes']:,} bytes of text"}
+    if len(text) > max_bytes or len(text.encode("utf-8", "replace")) > max_bytes:
+        return {"error": "output", "message": f"more than {max_bytes:,} bytes of text"}
     return {"text": text}
 
 
@@ -151,9 +179,10 @@ def main() -> None:
     if first is None:
         return
     setup, size = first
+    clock = _Clock()
     _limit(setup["growth_bytes"] + 16 * size, setup["cpu_s"])
     try:
-        env = _environment(setup["source"])
+        env = _environment(setup["source"], clock)
     except Exception as error:
         _unlimit()
         _send({"error": "syntax", "message": str(error)[:2_000]})
@@ -162,10 +191,8 @@ def main() -> None:
     _send({"text": ""})
     while (received := _receive()) is not None:
         job, size = received
-        _limit(job["growth_bytes"] + 16 * size, job["cpu_s"])
-        reply = _render(env, job)
-        _unlimit()
-        _send(reply)
+        clock.now = job["now"]
+        _send(_render_all(env, job, size))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Unless a caller asks for `specials="parse"`, special tokens in a text are encode
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import tokenizers
 
 from tuition.core.durable import write_durably, write_json
 from tuition.core.errors import ModelError, RequestError
-from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate
+from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate, GuardedChat, Span
 from tuition.tokenizer.encoder import TextEncoder, may_shrink, parse_core, unknown_id, with_special
 from tuition.tokenizer.ends import known_ends
 from tuition.tokenizer.folder import FolderSettings, read_folder_settings, read_text
@@ -185,19 +186,37 @@ class Tokenizer:
     ) -> list[int]:
         """Ids of a conversation. Raises: RequestError for messages that cannot be shown, and where there is
         no template."""
+        chat = self.guarded_chat(messages, template_kwargs)
+        return self.encode_spans(chat.spans([(len(messages), add_generation_prompt)])[0])
+
+    def guarded_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template_kwargs: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+    ) -> GuardedChat:
+        """A conversation in which no message can write what marks turns. Raises: as `render_chat`."""
         if self.chat is None:
             raise RequestError("messages", "this model has no chat template; use plain completions")
-        spans = self.chat.render_spans(
+        return self.chat.guarded(
             messages,
             [*self.special_tokens, *self._markup],
             reply_tokens=[token for token in REPLY_TOKENS if token in self._ordinary],
-            add_generation_prompt=add_generation_prompt,
             template_kwargs=template_kwargs,
+            now=now,
         )
+
+    def encode_spans(self, spans: Iterable[Span], after: bool = False) -> list[int]:
+        """Ids of a rendered conversation, or of a part that comes after others."""
         ids: list[int] = []
         for span in spans:
-            ids += [self._ids[span.text]] if span.is_token else self._messages.encode(span.text, bool(ids))
+            after = after or bool(ids)
+            ids += [self._ids[span.text]] if span.is_token else self._messages.encode(span.text, after)
         return ids
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Ids of a text of a message that goes on where another text ended."""
+        return self._messages.encode_joined(text)
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:

@@ -1,0 +1,267 @@
+"""Which tokens of a conversation are taught: what the assistant says, with the token that ends its turn.
+
+In: messages and the model's own chat template.  Out: `Taught` sequences of ids with a mask.
+
+A reply is taught as a server would see it: the ids of the prompt that the template makes of the messages
+before it, then the ids of what the model has to generate. So the prompt is encoded by itself, and the reply
+is what the template adds to it; both come from rendering beginnings of the conversation, never from a search
+for text. Where a template does not add to its own prompt, the reply is refused, with the place.
+`{% generation %}` blocks of a template are not used: they say what its author taught, not what is generated.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from tuition.core.errors import ModelError, RequestError
+from tuition.tokenizer.chat import REPLY_TOKENS, GuardedChat, Span
+from tuition.tokenizer.tokenizer import Tokenizer
+
+_THINKING = re.compile("|".join(map(re.escape, REPLY_TOKENS)))
+_SHOWN = 40
+"""Characters of a text in a message."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """Ids of one sequence, and which of them are taught."""
+
+    ids: np.ndarray
+    """(n,) int32"""
+    taught: np.ndarray
+    """(n,) bool: the assistant says this token."""
+    turns: np.ndarray
+    """(turns,) int32, ascending: where each taught turn ends. A sequence may be cut there."""
+
+
+class _NotExactError(Exception):
+    """The template does not let a reply be taught as it would be generated; where and why."""
+
+    def __init__(self, index: int, why: str) -> None:
+        self.index, self.why = index, why
+        super().__init__(why)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    prompt: list[int]
+    reply: list[int]
+
+
+def taught_conversation(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+) -> tuple[Taught, ...]:
+    """Sequences in which every reply of a conversation is taught once.
+
+    One sequence, unless the template shows an earlier reply otherwise than it was generated, as those do
+    that leave out earlier thinking: then each such reply has a sequence of its own. Messages after the last
+    reply are left out.
+    `now`: the time that the template may write.
+    Raises: ModelError if the template cannot be masked exactly, RequestError if it refuses the messages or
+    does not show a part of what the assistant says.
+    """
+    variables = {**(template_kwargs or {}), **({"tools": list(tools)} if tools else {})}
+    chat = tokenizer.guarded_chat(messages, variables, now or datetime.now())
+    replies = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    if not replies:
+        raise RequestError("messages", "has no message of the assistant, so nothing could be taught")
+    try:
+        return _sequences(_turns(tokenizer, chat, replies, tools or ()))
+    except _NotExactError as error:
+        if (fault := _template_fault(tokenizer, template_kwargs or {})) is not None:
+            raise ModelError(
+                chat.origin, fault.why, way_out="correct the template, or teach pairs of plain text"
+            ) from None
+        raise RequestError(f"messages[{error.index}]", error.why) from None
+
+
+def taught_pair(tokenizer: Tokenizer, prompt: str, completion: str) -> Taught:
+    """Plain text that continues plain text; the completion and the end of the text are taught.
+
+    The two are encoded apart, as they are where the prompt is given and the completion generated.
+    Raises: RequestError for text that is none, ModelError if the tokenizer has no token that ends a text.
+    """
+    if not tokenizer.eos_ids:
+        raise ModelError(
+            "tokenizer", "names no token that ends a text",
+            way_out="name one as eos_token in tokenizer_config.json",
+        )  # fmt: skip
+    before = tokenizer.encode(prompt)
+    return _taught(_Turn(before, [*tokenizer.encode_continuation(completion), tokenizer.eos_ids[0]]))
+
+
+def _template_fault(tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]) -> _NotExactError | None:
+    """Why not even the plainest conversation can be taught, if it cannot."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        _turns(tokenizer, tokenizer.guarded_chat(messages, template_kwargs), [1], ())
+    except _NotExactError as fault:
+        return fault
+    return None
+
+
+def _turns(
+    tokenizer: Tokenizer, chat: GuardedChat, replies: Sequence[int], tools: Sequence[Mapping[str, Any]]
+) -> list[_Turn]:
+    rendered = chat.spans([place for index in replies for place in ((index, True), (index + 1, False))])
+    prompts, wholes = rendered[::2], rendered[1::2]
+    _check_tools(tools, _text(prompts[-1]))
+    return [_turn(tokenizer, chat, *turn) for turn in zip(replies, prompts, wholes, strict=True)]
+
+
+def _turn(
+    tokenizer: Tokenizer, chat: GuardedChat, index: int, prompt: list[Span], whole: list[Span]
+) -> _Turn:
+    """The reply in message `index`, and its prompt."""
+    rest = _after(prompt, whole)
+    if rest is None and chat.messages[index - 1]["role"] != "assistant":
+        rest = _after_same_header(tokenizer, prompt, whole)
+    if rest is None:
+        raise _NotExactError(index, _difference(prompt, whole))
+    reply = _to_end(tokenizer, prompt, rest, index)
+    _check_shown(chat.messages[index], _text(reply), f"messages[{index}]")
+    return _Turn(tokenizer.encode_spans(prompt), _reply_ids(tokenizer, prompt, reply))
+
+
+def _after(prompt: list[Span], whole: list[Span]) -> list[Span] | None:
+    """What `whole` has after `prompt`; None if it does not begin so."""
+    *body, last = prompt or [Span("", False)]
+    if whole[: len(prompt)] == prompt:
+        return whole[len(prompt) :]
+    cut = whole[len(body)] if len(body) < len(whole) else Span("", True)
+    if whole[: len(body)] != body or last.is_token or cut.is_token or not cut.text.startswith(last.text):
+        return None
+    return [Span(cut.text[len(last.text) :], False), *whole[len(prompt) :]]
+
+
+def _after_same_header(tokenizer: Tokenizer, prompt: list[Span], whole: list[Span]) -> list[Span] | None:
+    """What `whole` has after the last tokens of `prompt`, where only what comes before these differs, as in
+    templates that show the system message in the last message of the user alone.
+
+    No message can write these tokens, so in the last place where they stand before the end of a reply the
+    reply begins.
+    """
+    place = max((i for i, span in enumerate(prompt) if span.is_token), default=None)
+    if place is None:
+        return None
+    header = prompt[place:]
+    for begin in reversed(range(len(whole))):
+        rest = _after(header, whole[begin:])
+        if rest is not None and any(_ends_reply(tokenizer, span) for span in rest):
+            return rest
+    return None
+
+
+def _difference(prompt: list[Span], whole: list[Span]) -> str:
+    wanted, got = _text(prompt), _text(whole)
+    pairs = zip_longest(wanted, got)
+    same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(wanted))
+    begin = max(0, same - _SHOWN // 2)
+    return (
+        "the model's chat template does not write the reply after its own prompt, so it cannot be taught as "
+        f"it would be generated: the prompt has {wanted[begin : begin + _SHOWN]!r} where the conversation "
+        f"with the reply has {got[begin : begin + _SHOWN]!r}"
+    )
+
+
+def _to_end(tokenizer: Tokenizer, prompt: list[Span], rest: list[Span], index: int) -> list[Span]:
+    """The reply up to the token that ends it. After it may come blanks, other tokens, or the prompt for a
+    next reply."""
+    end = next((place for place, span in enumerate(rest) if _ends_reply(tokenizer, span)), None)
+    if end is None:
+        raise _NotExactError(
+            index,
+            f"the model's chat template ends the reply with {_text(rest)[-_SHOWN:]!r}, and none of its "
+            "tokens ends a reply, so a model would never stop",
+        )
+    behind = rest[end + 1 :]
+    if any(span.text.strip() for span in behind if not span.is_token) and behind != prompt[-len(behind) :]:
+        raise _NotExactError(
+            index,
+            f"the model's chat template writes {_text(behind)[:_SHOWN]!r} after {rest[end].text!r}, which "
+            "ends a reply: it would never be generated",
+        )
+    return rest[: end + 1]
+
+
+def _ends_reply(tokenizer: Tokenizer, span: Span) -> bool:
+    return span.is_token and tokenizer.token_id(span.text) in tokenizer.eos_ids
+
+
+def _text(spans: Sequence[Span]) -> str:
+    return "".join(span.text for span in spans)
+
+
+def _reply_ids(tokenizer: Tokenizer, prompt: list[Span], reply: list[Span]) -> list[int]:
+    """Ids of a reply. Its first text goes on where the prompt's last one ended: the ids are those of both
+    together wherever these begin with the prompt's, as a later prompt will have them."""
+    last, first = prompt[-1] if prompt else Span("", True), reply[0]
+    if last.is_token or first.is_token:
+        return tokenizer.encode_spans(reply, after=bool(prompt))
+    after = len(prompt) > 1
+    before = tokenizer.encode_spans([last], after)
+    both = tokenizer.encode_spans([Span(last.text + first.text, False)], after)
+    is_kept = both[: len(before)] == before
+    head = both[len(before) :] if is_kept else tokenizer.encode_continuation(first.text)
+    return [*head, *tokenizer.encode_spans(reply[1:], after=True)]
+
+
+def _check_shown(message: Mapping[str, Any], reply: str, field: str) -> None:
+    """Raises: RequestError if the reply lacks a part of what the message says."""
+    parts = {
+        name: [part.strip() for part in _THINKING.split(message.get(name) or "")]
+        for name in ("content", "reasoning_content")
+    }
+    parts["tool_calls"] = [
+        str((call.get("function") or call).get("name", "")) for call in message.get("tool_calls") or ()
+    ]
+    for name, texts in parts.items():
+        if missing := next((text for text in texts if text not in reply), None):
+            raise RequestError(
+                f"{field}.{name}",
+                f"{missing[:_SHOWN]!r} is not shown by the model's chat template, so it cannot be taught; "
+                "leave it out of the example",
+            )
+
+
+def _check_tools(tools: Sequence[Mapping[str, Any]], prompt: str) -> None:
+    """Raises: RequestError if the prompt lacks a tool."""
+    names = [str((tool.get("function") or tool).get("name", "")) for tool in tools]
+    if missing := next((name for name in names if name not in prompt), None):
+        raise RequestError(
+            "tools",
+            f"{missing[:_SHOWN]!r} is not shown by the model's chat template; describe the tools in the "
+            "system message",
+        )
+
+
+def _sequences(turns: list[_Turn]) -> tuple[Taught, ...]:
+    """Every turn in the longest sequence that begins with its ids."""
+    sequences: list[Taught] = []
+    for turn in reversed(turns):
+        ids = np.asarray(turn.prompt + turn.reply, dtype=np.int32)
+        host = next((s for s in sequences if np.array_equal(s.ids[: len(ids)], ids)), None)
+        if host is None:
+            sequences.append(_taught(turn))
+            continue
+        host.taught[len(turn.prompt) : len(ids)] = True
+        sequences[sequences.index(host)] = Taught(
+            host.ids, host.taught, np.concatenate(([len(ids)], host.turns)).astype(np.int32)
+        )
+    return tuple(reversed(sequences))
+
+
+def _taught(turn: _Turn) -> Taught:
+    ids = np.asarray(turn.prompt + turn.reply, dtype=np.int32)
+    taught = np.arange(len(ids)) >= len(turn.prompt)
+    return Taught(ids, taught, np.asarray([len(ids)], dtype=np.int32))
