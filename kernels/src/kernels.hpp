@@ -46,6 +46,33 @@ struct Rows {
     }
 };
 
+// What a variant adds to one product: for each part of its outputs, up (down x). The weights are float32
+// where the product's are, else bf16; x and all sums are float32.
+struct LowRank {
+    struct Part {
+        const uint8_t* down = nullptr;  // [rank / 16][inputs][16 ranks]; bf16: in pairs of columns
+        const uint8_t* up = nullptr;    // [blocks of 16 outputs][rank][16 outputs], likewise
+        int rank = 0;                   // padded to 4; 0: nothing is added to this part
+        int at = 0;                     // where the row's `down x` of this part begins
+    };
+    Format format = Format::float32;
+    int inputs = 0;  // padded to 16
+    Part parts[3];   // of query, key and value; or of gate and up, whose blocks alternate
+    int64_t first_blocks[3] = {0, 0, 0};  // of each part, where there are three
+};
+
+// up (down x) of neighbouring rows of one variant, for blocks first <= b < last.
+struct Expansion {
+    const LowRank* change = nullptr;
+    const float* ranks = nullptr;  // [row][rank_stride], as `shrink` made them
+    int64_t rank_stride = 0;
+    int num_rows = 0;
+    int64_t first = 0, last = 0;
+    bool interleaved = false;  // block 2j is the gate's, 2j + 1 the up projection's
+    float* out = nullptr;      // [row][out_stride]
+    int64_t out_stride = 0;
+};
+
 enum class Ending { store, add, gate };  // gate: block 2j is SiLU'd and multiplied by block 2j + 1
 
 // out[row, n] = sum over k of left[row, k] weight[n, k] (+ bias), for blocks first <= b < last of 16 outputs.
@@ -59,6 +86,10 @@ struct Product {
     int64_t first = 0, last = 0;  // with `gate` both are even
     uint8_t* scratch = nullptr;   // this thread's, scratch_bytes(columns) bytes
     bool from_memory = false;     // the caches do not hold the model's weights from step to step
+    // What is added to rows of variants before the ending; null where the step has none.
+    const int32_t* variants = nullptr;  // [row], -1: nothing is added to this row
+    const float* added = nullptr;       // [row][added_stride]
+    int64_t added_stride = 0;
 };
 
 constexpr int64_t product_scratch_bytes(int64_t padded_columns) { return padded_columns * 32 * 4 + 65536; }
@@ -100,6 +131,10 @@ struct Kernels {
     // `alone`: the product will have this row only, and may take it on vector units.
     void (*prepare)(const float* x, int columns, Format format, Rows& rows, int row, bool alone);
     void (*multiply)(const Product& product);
+    // down x of rows of one variant, x [row][stride] and out [row][out_stride]; and what comes of it.
+    void (*shrink)(const LowRank& change, const float* x, int64_t stride, int num_rows, float* out,
+                   int64_t out_stride);
+    void (*expand)(const Expansion& expansion);
     void (*rotate)(float* head, const float* cos, const float* sin, int head_dim);
     void (*store_key)(const Cache& cache, int layer, int block, int head, int offset, const float* key,
                       int head_dim);

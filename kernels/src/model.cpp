@@ -28,7 +28,8 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
       weights_(weights),
       rows_apart_(options.rows_apart > 0 ? options.rows_apart : kernels_.rows_apart),
       apart_at_once_(options.rows_apart > 0),
-      from_memory_(plan_.bytes > kCacheBytes) {
+      from_memory_(plan_.bytes > kCacheBytes),
+      changes_(config) {
     if (options.num_threads < 1 || options.num_threads > 1024)
         refuse("num_threads", options.num_threads, "1 to 1024");
     if (options.num_blocks < 1) refuse("num_blocks", options.num_blocks, "at least 1");
@@ -42,14 +43,16 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
         const auto kind = std::find(windows_.begin(), windows_.end(), window) - windows_.begin();
         if (kind == static_cast<long>(windows_.size())) windows_.push_back(window);
         const std::string at = "layers." + std::to_string(i) + ".";
+        auto linear = [this, i, &at](const std::string& name, ProductKind product) {
+            return Linear{matrix(at + name, at + name + "_bias"), static_cast<int>(i), product};
+        };
         layers_.push_back({vector(at + "attention_norm"), vector(at + "mlp_norm"), vector(at + "query_norm"),
-                           vector(at + "key_norm"), matrix(at + "qkv", at + "qkv_bias"),
-                           matrix(at + "output", at + "output_bias"),
-                           matrix(at + "gate_up", at + "gate_up_bias"), matrix(at + "down", at + "down_bias"),
-                           window, static_cast<int>(kind)});
+                           vector(at + "key_norm"), linear("qkv", kQkvProduct),
+                           linear("output", kOutputProduct), linear("gate_up", kGateUpProduct),
+                           linear("down", kDownProduct), window, static_cast<int>(kind)});
     }
-    head_ = matrix("head", "");
-    embedding_ = c.tied_head ? head_ : matrix("embedding", "");
+    head_.weight = matrix("head", "");
+    embedding_ = c.tied_head ? head_.weight : matrix("embedding", "");
     final_norm_ = vector("norm");
     const int64_t angles = c.context_length * (c.head_dim / 2);
     cos_.assign(cos, cos + angles);
@@ -67,6 +70,7 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
 
     hidden_stride_ = round_up(c.hidden_size, 64), query_stride_ = round_up(c.query_size(), 64);
     mlp_stride_ = round_up(c.mlp_size, 64), qkv_stride_ = round_up(c.qkv_size(), 64);
+    added_stride_ = std::max({hidden_stride_, qkv_stride_, round_up(c.gate_up_size(), 64)});
     team_ = std::make_unique<Team>(options.num_threads, options.pin);
     const int64_t widest = std::max({hidden_stride_, query_stride_, mlp_stride_});
     for (int thread = 0; thread < options.num_threads; ++thread) {
@@ -130,6 +134,7 @@ void Model::reserve(int num_rows) {
     hidden_rows_ = make_rows(hidden_stride_, rows, hidden_memory_);
     attended_rows_ = make_rows(query_stride_, rows, attended_memory_);
     inner_rows_ = make_rows(mlp_stride_, rows, inner_memory_);
+    reserve_changes();
 }
 
 void Model::check(const Batch& b) const {
@@ -163,6 +168,9 @@ void Model::check(const Batch& b) const {
         if (b.logit_rows[i] < 0 || b.logit_rows[i] >= b.num_tokens ||
             (i > 0 && b.logit_rows[i] <= b.logit_rows[i - 1]))
             refuse("logit_rows", b.logit_rows[i], "ascending rows below " + std::to_string(b.num_tokens));
+    for (int row = 0; b.variants != nullptr && row < b.num_tokens; ++row)
+        if (b.variants[row] != -1 && !changes_.has(b.variants[row]))
+            refuse("variants", b.variants[row], "-1, or the slot of a variant");
 }
 
 void Model::reserve_logits(int num_rows) {
@@ -179,6 +187,7 @@ const float* Model::step(const Batch& batch) {
     reserve(batch.num_tokens);
     reserve_logits(batch.num_wanted);
     plan_items(batch);
+    name_variants(batch);
     team_->run([this, &batch](int thread) {
         kernels_.enter();
         work(batch, thread);
@@ -206,7 +215,7 @@ void Model::work(const Batch& batch, int thread) {
     for (size_t i = 0; i < layers_.size(); ++i) {
         const Layer& layer = layers_[i];
         const bool final = i + 1 == layers_.size();
-        const Rows& normed = norm_rows(layer.attention_norm, config_.format, rows, thread);
+        const Rows& normed = norm_rows(layer.attention_norm, layer.qkv, rows, thread);
         mark(kPrepare);
         multiply(layer.qkv, normed, rows, qkv_.as<float>(), qkv_stride_, Ending::store, thread);
         team_->wait();
@@ -226,25 +235,25 @@ void Model::work(const Batch& batch, int thread) {
             keep_wanted(batch, thread);
             which = batch.logit_rows, rows = batch.num_wanted;
         }
-        const Rows& attended = prepare_rows(attended_rows_, &Worker::attended, nullptr, 0,
-                                            config_.query_size(), which, rows, thread);
+        const Rows& attended =
+            prepare_rows(layer.output, attended_rows_, &Worker::attended, nullptr, 0, which, rows, thread);
         mark(kPrepare);
         multiply(layer.output, attended, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
         settle(rows);
         mark(kOutput);
-        const Rows& again = norm_rows(layer.mlp_norm, config_.format, rows, thread);
+        const Rows& again = norm_rows(layer.mlp_norm, layer.gate_up, rows, thread);
         mark(kPrepare);
         multiply(layer.gate_up, again, rows, inner_.as<float>(), mlp_stride_, Ending::gate, thread);
         settle(rows);
         mark(kGateUp);
-        const Rows& inner = prepare_rows(inner_rows_, &Worker::inner, inner_.as<float>(), mlp_stride_,
-                                         config_.mlp_size, nullptr, rows, thread);
+        const Rows& inner = prepare_rows(layer.down, inner_rows_, &Worker::inner, inner_.as<float>(),
+                                         mlp_stride_, nullptr, rows, thread);
         mark(kPrepare);
         multiply(layer.down, inner, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
         settle(rows);
         mark(kDown);
     }
-    const Rows& normed = norm_rows(final_norm_, config_.head_format, rows, thread);
+    const Rows& normed = norm_rows(final_norm_, head_, rows, thread);
     mark(kPrepare);
     multiply(head_, normed, rows, logits_.as<float>(), config_.vocab_size, Ending::store, thread);
     mark(kHead);
@@ -292,10 +301,12 @@ void Model::keep_wanted(const Batch& batch, int thread) {
                 std::memcpy(x_.as<float>() + i * hidden_stride_,
                             x_.as<float>() + batch.logit_rows[i] * hidden_stride_,
                             static_cast<size_t>(hidden_stride_) * 4);
+    if (thread == 0 && variants_ != nullptr) variants_ = wanted_variants_.data();
     team_->wait();
 }
 
-Rows& Model::norm_rows(const float* weight, Format format, int num_rows, int thread) {
+// Rows as the left operand of `next`.
+Rows& Model::norm_rows(const float* weight, const Linear& next, int num_rows, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     Rows& rows = num_rows == 1 ? me.hidden : hidden_rows_;
     const int size = static_cast<int>(config_.hidden_size), padded = static_cast<int>(round_up(size, 16));
@@ -303,15 +314,16 @@ Rows& Model::norm_rows(const float* weight, Format format, int num_rows, int thr
     for (int row = first; row < last; ++row) {
         kernels_.norm(x_.as<float>() + row * hidden_stride_, weight, size, config_.norm_eps,
                       me.normed.as<float>());
-        kernels_.prepare(me.normed.as<float>(), padded, format, rows, row, num_rows == 1);
+        kernels_.prepare(me.normed.as<float>(), padded, next.weight.format, rows, row, num_rows == 1);
+        shrink(next, me.normed.as<float>(), row, num_rows, thread);
     }
     if (num_rows > 1) settle(num_rows);
     return rows;
 }
 
 // `x` null: the result of attention, of rows `which` (null: all), collected from its spans on the way.
-Rows& Model::prepare_rows(Rows& shared, Rows Worker::* own, const float* x, int64_t stride, int64_t columns,
-                          const int32_t* which, int num_rows, int thread) {
+Rows& Model::prepare_rows(const Linear& next, Rows& shared, Rows Worker::* own, const float* x,
+                          int64_t stride, const int32_t* which, int num_rows, int thread) {
     Worker& me = workers_[static_cast<size_t>(thread)];
     Rows& rows = num_rows == 1 ? me.*own : shared;
     const auto [first, last] = rows_of(num_rows, thread);
@@ -323,26 +335,41 @@ Rows& Model::prepare_rows(Rows& shared, Rows Worker::* own, const float* x, int6
             if (first_partial_[static_cast<size_t>(from)] >= 0)
                 collect(from, me.normed.as<float>()), source = me.normed.as<float>();
         }
-        kernels_.prepare(source, static_cast<int>(round_up(columns, 16)), config_.format, rows, row,
-                         num_rows == 1);
+        kernels_.prepare(source, static_cast<int>(round_up(next.weight.columns, 16)), next.weight.format,
+                         rows, row, num_rows == 1);
+        shrink(next, source, row, num_rows, thread);
     }
     if (num_rows > 1) settle(num_rows);
     return rows;
 }
 
-void Model::multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride,
+void Model::multiply(const Linear& linear, const Rows& left, int num_rows, float* out, int64_t stride,
                      Ending ending, int thread) {
+    const Matrix& weight = linear.weight;
     uint8_t* scratch = workers_[static_cast<size_t>(thread)].scratch.data();
     if (is_apart(num_rows)) {
         const auto [first, last] = rows_of(num_rows, thread);
         const Rows own = left.from(first, weight.format);
-        return kernels_.multiply({&weight, &own, last - first, out + first * stride, stride, ending, 0,
-                                  weight.num_blocks(), scratch, from_memory_});
+        Product product{
+            &weight, &own,        last - first, out + first * stride, stride, ending, 0, weight.num_blocks(),
+            scratch, from_memory_};
+        expand(linear, product, first, num_rows, thread);
+        return kernels_.multiply(product);
     }
     const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit,
                   size = team_->size();
-    kernels_.multiply({&weight, &left, num_rows, out, stride, ending, units * thread / size * unit,
-                       units * (thread + 1) / size * unit, scratch, from_memory_});
+    Product product{&weight,
+                    &left,
+                    num_rows,
+                    out,
+                    stride,
+                    ending,
+                    units * thread / size * unit,
+                    units * (thread + 1) / size * unit,
+                    scratch,
+                    from_memory_};
+    expand(linear, product, 0, num_rows, thread);
+    kernels_.multiply(product);
 }
 
 }  // namespace tuition

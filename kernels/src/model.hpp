@@ -14,6 +14,7 @@
 #include "memory.hpp"
 #include "plan.hpp"
 #include "team.hpp"
+#include "variants.hpp"
 
 namespace tuition {
 
@@ -26,6 +27,7 @@ struct Batch {
     const int32_t* block_tables = nullptr;     // [num_sequences][table_width], -1 behind the end
     const int32_t* logit_rows = nullptr;       // [num_wanted], ascending
     int num_tokens = 0, num_sequences = 0, table_width = 0, num_wanted = 0;
+    const int32_t* variants = nullptr;  // [num_tokens] slot of the row's variant, -1 for none; null: all none
 };
 
 // How far `decode` may go. It ends before that with the step in which a sequence meets one of its stop ids.
@@ -65,6 +67,10 @@ class Model {
     // From any thread: whether `decode` should end with the step at hand.
     void hurry(bool on) { hurry_.store(on, std::memory_order_relaxed); }
 
+    // Between two calls. Returns the variant's slot. Throws std::invalid_argument.
+    int add_variant(const std::vector<ThinPair>& pairs);
+    void remove_variant(int slot) { changes_.remove(slot); }
+
     const Config& config() const { return config_; }
     const Kernels& kernels() const { return kernels_; }
     const Cache& cache() const { return cache_; }
@@ -75,9 +81,14 @@ class Model {
     std::array<double, kNumPhases> seconds{};
 
   private:
+    struct Linear {
+        Matrix weight;
+        int layer = -1;  // and the kind of product in it: where variants find what they add; -1: nothing
+        ProductKind kind = kQkvProduct;
+    };
     struct Layer {
         const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
-        Matrix qkv, output, gate_up, down;
+        Linear qkv, output, gate_up, down;
         int window, window_kind;  // kind: its place in windows_
     };
     struct Segment {  // rows of one sequence whose positions share a tile of the cache: one thread stores
@@ -91,7 +102,7 @@ class Model {
         int partial;
     };
     struct Worker {  // what a thread has for itself
-        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory;
+        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory, ranks;
         Rows hidden, attended, inner;  // one row, for steps of one token
     };
 
@@ -115,11 +126,16 @@ class Model {
                       Worker& me);
     void attend_partial(SpanOfQueries part, const Item& item, int first, int position, int window);
     void collect(int row, float* out) const;
-    Rows& norm_rows(const float* weight, Format format, int num_rows, int thread);
-    Rows& prepare_rows(Rows& shared, Rows Worker::* own, const float* x, int64_t stride, int64_t columns,
+    Rows& norm_rows(const float* weight, const Linear& next, int num_rows, int thread);
+    Rows& prepare_rows(const Linear& next, Rows& shared, Rows Worker::* own, const float* x, int64_t stride,
                        const int32_t* which, int num_rows, int thread);
-    void multiply(const Matrix& weight, const Rows& left, int num_rows, float* out, int64_t stride,
+    void multiply(const Linear& linear, const Rows& left, int num_rows, float* out, int64_t stride,
                   Ending ending, int thread);
+    const LowRank* change_of(const Linear& linear, int row) const;
+    void reserve_changes();
+    void name_variants(const Batch& batch);
+    void shrink(const Linear& next, const float* x, int row, int num_rows, int thread);
+    void expand(const Linear& linear, Product& product, int first, int num_rows, int thread);
     void keep_wanted(const Batch& batch, int thread);
     Rows make_rows(int64_t columns, int64_t rows, Buffer& memory) const;
 
@@ -132,7 +148,9 @@ class Model {
     const bool from_memory_;    // the weights, because they are more than caches hold
     std::vector<Layer> layers_;
     std::vector<int> windows_;  // those of the layers, each once
-    Matrix embedding_, head_;
+    Matrix embedding_;
+    Linear head_;
+    Variants changes_;
     const float* final_norm_;
     std::vector<float> cos_, sin_;
     Cache cache_;
@@ -152,8 +170,12 @@ class Model {
     bool fused_ = false;  // each item stores its own key and value: no barrier between
     std::vector<std::vector<int>>
         shares_;  // [window kind][thread + 1] of the items then: where those of a thread begin
-    std::vector<int> first_partial_;  // [row], -1: its attention is already whole
-    std::vector<int> sequence_of_;    // [row]
+    std::vector<int> first_partial_;        // [row], -1: its attention is already whole
+    std::vector<int> sequence_of_;          // [row]
+    const int32_t* variants_ = nullptr;     // [row] of the step at hand; null: no row has one
+    std::vector<int32_t> wanted_variants_;  // of the rows whose logits are wanted
+    int64_t rank_stride_ = 0, added_stride_;
+    Buffer ranks_, added_;  // of all rows: down x, and up (down x)
     Buffer partial_sums_, partial_scales_;
     alignas(64) std::atomic<int> next_item_{0};
     std::atomic<bool> hurry_{false};

@@ -32,6 +32,7 @@ int Model::decode(const Batch& batch, const Burst& burst, int32_t* chosen) {
     reserve(n);
     reserve_logits(n);
     plan_items(now);
+    name_variants(now);
     const int drawers = std::min(n, team_->size());
     draw_spaces_.resize(static_cast<size_t>(team_->size()));
     for (int thread = 0; thread < drawers; ++thread)

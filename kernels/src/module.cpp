@@ -25,6 +25,7 @@ template <typename T>
 using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Table = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Slots = std::optional<Vector<int32_t>>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WritableBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -159,8 +160,9 @@ struct Runner {
                                                           Vector<int32_t> positions, Vector<int32_t> starts,
                                                           Vector<int32_t> context_lengths,
                                                           Table<int32_t> block_tables,
-                                                          Vector<int32_t> logit_rows) {
-        const Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
+                                                          Vector<int32_t> logit_rows, Slots variants) {
+        Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
+        name_variants(batch, variants);
         const float* logits = nullptr;
         {
             nb::gil_scoped_release release;
@@ -174,8 +176,10 @@ struct Runner {
                Vector<int32_t> context_lengths, Table<int32_t> block_tables, Vector<int32_t> logit_rows,
                Vector<int32_t> stop_starts, Vector<int32_t> stop_ids, Table<double> sampling,
                Vector<uint64_t> seeds,
-               nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> chosen, double seconds) {
-        const Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
+               nb::ndarray<int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu> chosen, double seconds,
+               Slots variants) {
+        Batch batch = batch_of(token_ids, positions, starts, context_lengths, block_tables, logit_rows);
+        name_variants(batch, variants);
         want(batch.num_tokens == batch.num_sequences && batch.num_wanted == batch.num_sequences,
              "decode: wanted one row per sequence");
         want(
@@ -198,6 +202,24 @@ struct Runner {
                           each.data()};
         nb::gil_scoped_release release;
         return model.decode(batch, burst, chosen.data());
+    }
+
+    int add_variant(const std::vector<std::tuple<int64_t, std::string, Table<float>, Table<float>>>& pairs) {
+        std::vector<ThinPair> thin;
+        for (const auto& [layer, matrix, down, up] : pairs) {
+            want(down.shape(0) == up.shape(1), "variant, " + matrix + ": down and up differ in their rank");
+            thin.push_back({layer, matrix, down.data(), up.data(), static_cast<int64_t>(down.shape(0)),
+                            static_cast<int64_t>(down.shape(1)), static_cast<int64_t>(up.shape(0))});
+        }
+        nb::gil_scoped_release release;
+        return model.add_variant(thin);
+    }
+
+    static void name_variants(Batch& batch, const Slots& variants) {
+        if (!variants) return;
+        want(variants->size() == static_cast<size_t>(batch.num_tokens),
+             "variants: wanted one slot per token");
+        batch.variants = variants->data();
     }
 
     static Batch batch_of(const Vector<int32_t>& token_ids, const Vector<int32_t>& positions,
@@ -291,11 +313,11 @@ NB_MODULE(_native, m) {
             "config"_a, "weights"_a, "cos"_a, "sin"_a, nb::kw_only(), "num_blocks"_a, "block_size"_a = 32,
             "num_threads"_a = 1, "isa"_a = "auto", "pin"_a = false)
         .def("step", &Runner::step, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a,
-             "block_tables"_a, "logit_rows"_a,
+             "block_tables"_a, "logit_rows"_a, "variants"_a.none() = nb::none(),
              "Logits (num_wanted, vocab) float32; the array is overwritten by the next call.")
         .def("decode", &Runner::decode, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a,
              "block_tables"_a, "logit_rows"_a, "stop_starts"_a, "stop_ids"_a, "sampling"_a.noconvert(),
-             "seeds"_a.noconvert(), "chosen"_a.noconvert(), "seconds"_a,
+             "seeds"_a.noconvert(), "chosen"_a.noconvert(), "seconds"_a, "variants"_a.none() = nb::none(),
              "Up to len(chosen) steps of one row per sequence, the token that each draws being its next "
              "input; ends with the step "
              "in which a sequence meets one of stop_ids[stop_starts[s]:stop_starts[s + 1]], or when "
@@ -303,6 +325,14 @@ NB_MODULE(_native, m) {
              "sampling (sequences, 4): temperature (0: the likeliest token), top_k, top_p, min_p. Fills "
              "chosen (steps, sequences) "
              "and returns the number of steps taken, 0 where nothing can be drawn from logits of the first.")
+        .def(
+            "add_variant", &Runner::add_variant, "pairs"_a,
+            "Take pairs (layer, matrix, down (rank, inputs), up (outputs, rank)) that add up @ down to their "
+            "matrices in rows of the variant; returns the slot by which `variants` (one per token, -1 for "
+            "none) name it.")
+        .def(
+            "remove_variant", [](Runner& self, int slot) { self.model.remove_variant(slot); }, "slot"_a,
+            "Forget the variant of a slot.")
         .def(
             "hurry", [](Runner& self, bool on) { self.model.hurry(on); }, "on"_a,
             "From any thread: whether decode should end with the step at hand.")

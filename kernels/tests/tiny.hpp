@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@ struct Tiny {  // a random model: packed, and as plain matrices of what the pack
     Buffer packed;
     Plan plan;
     std::vector<float> cos, sin;
+    std::map<std::string, std::vector<float>> added;  // to these parts: the variant that `reference` computes
 
     explicit Tiny(const Config& c, uint32_t seed) : config(c), packed(Plan(c).bytes), plan(c) {
         std::mt19937 random(seed);
@@ -89,11 +91,14 @@ struct Tiny {  // a random model: packed, and as plain matrices of what the pack
                      packed.data() + part.offset);
     }
 
-    std::vector<float> matrix(const std::string& name) const {  // row-major, dequantised
+    // Row-major, dequantised, with what is added.
+    std::vector<float> matrix(const std::string& name) const {
         const Part& part = plan.at(name);
         Matrix view{part.format, part.rows, part.columns, packed.data() + part.offset, nullptr};
         std::vector<float> out(static_cast<size_t>(part.rows * part.columns));
         for (int64_t row = 0; row < part.rows; ++row) unpack_row(view, row, out.data() + row * part.columns);
+        const auto change = added.find(name);
+        for (size_t i = 0; change != added.end() && i < out.size(); ++i) out[i] += change->second[i];
         return out;
     }
     const float* vector(const std::string& name) const {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tuition.core.errors import ModelError, SettingsError, ShapeError
+from tuition.core.errors import ModelError, ShapeError
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
@@ -190,24 +190,15 @@ def test_a_variant_that_is_removed_changes_nothing_any_more() -> None:
     assert loop.runner.weights_digest() == weights_digest(base.named_parameters())
 
 
-@needs_kernels
-def test_the_native_runner_refuses_variants_and_names_the_way_out(tokenizer: Tokenizer) -> None:
-    model = in_memory(decoder_of(1), tokenizer)
-    with (
-        Engine(model, settings=settings(runner="native")) as engine,
-        pytest.raises(SettingsError, match=r"runner: got 'native .*wanted torch"),
-    ):
-        engine.add_variant("v", VARIANTS["all"])
-
-
-def test_a_program_names_a_variant_by_its_request(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("kind", RUNNERS)
+def test_a_program_names_a_variant_by_its_request(tokenizer: Tokenizer, kind: str) -> None:
     base = decoder_of(1)
-    with Engine(in_memory(base, tokenizer), settings=settings(runner="torch")) as engine:
+    with Engine(in_memory(base, tokenizer), settings=settings(runner=kind)) as engine:
         engine.add_variant("all", VARIANTS["all"])
         changed = engine.generate([[1, 2, 3]], max_tokens=8, temperature=0, variant="all", ignore_eos=True)[0]
         plain = engine.generate([[1, 2, 3]], max_tokens=8, temperature=0, ignore_eos=True)[0]
     network = in_memory(merged(base, VARIANTS["all"]), tokenizer)
-    with Engine(network, settings=settings(runner="torch")) as engine:
+    with Engine(network, settings=settings(runner=kind)) as engine:
         want = engine.generate([[1, 2, 3]], max_tokens=8, temperature=0, ignore_eos=True)[0]
     assert changed.token_ids == want.token_ids != plain.token_ids
 

@@ -97,6 +97,7 @@ class Model:
         context_lengths: NDArray[np.int32],
         block_tables: NDArray[np.int32],
         logit_rows: NDArray[np.int32],
+        variants: NDArray[np.int32] | None = None,
     ) -> NDArray[np.float32]: ...
     def decode(
         self,
@@ -112,7 +113,12 @@ class Model:
         seeds: NDArray[np.uint64],
         chosen: NDArray[np.int32],
         seconds: float,
+        variants: NDArray[np.int32] | None = None,
     ) -> int: ...
+    def add_variant(
+        self, pairs: Sequence[tuple[int, str, NDArray[np.float32], NDArray[np.float32]]]
+    ) -> int: ...
+    def remove_variant(self, slot: int) -> None: ...
     def hurry(self, on: bool) -> None: ...
     @property
     def isa(self) -> str: ...

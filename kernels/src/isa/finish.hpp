@@ -1,4 +1,4 @@
-// The end of a product: bias, then store, add to the residual stream, or gate.
+// The end of a product: bias, what the row's variant adds, then store, add to the residual stream, or gate.
 #pragma once
 
 #include "../kernels.hpp"
@@ -7,13 +7,16 @@
 namespace tuition {
 namespace TUITION_ISA {
 
-inline F16 with_bias(const Product& p, int64_t block, F16 value) {
-    return p.weight->bias == nullptr ? value : value + load(p.weight->bias + block * kBlockRows);
+inline F16 with_bias(const Product& p, int row, int64_t block, F16 value) {
+    if (p.weight->bias != nullptr) value = value + load(p.weight->bias + block * kBlockRows);
+    if (p.variants != nullptr && p.variants[row] >= 0)
+        value = value + load(p.added + row * p.added_stride + block * kBlockRows);
+    return value;
 }
 
 inline void finish(const Product& p, int row, int64_t block, F16 value) {
     float* at = p.out + row * p.out_stride + block * kBlockRows;
-    value = with_bias(p, block, value);
+    value = with_bias(p, row, block, value);
     if (p.ending == Ending::add) return store(at, load(at) + value);
     const int64_t rest = p.weight->rows - block * kBlockRows;  // logits have no padding behind the last row
     if (rest >= kBlockRows) return store(at, value);
@@ -22,8 +25,8 @@ inline void finish(const Product& p, int row, int64_t block, F16 value) {
 
 // silu(gate) * up, where `block` (even) is the gate's and the next the up projection's.
 inline void finish_gate(const Product& p, int row, int64_t block, F16 gate, F16 up) {
-    gate = with_bias(p, block, gate);
-    up = with_bias(p, block + 1, up);
+    gate = with_bias(p, row, block, gate);
+    up = with_bias(p, row, block + 1, up);
     const F16 one = fill(1.0f);
     const F16 falling = exp(fill(0) - max(gate, fill(-88.0f)));  // e^-gate, kept finite
     store(p.out + row * p.out_stride + block / 2 * kBlockRows, gate * up * reciprocal(one + falling));

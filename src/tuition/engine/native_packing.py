@@ -73,7 +73,7 @@ def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: T
     def packed() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in folder.tensors():
             _require_finite(folder, name, tensor)
-            place, filled = places[name], _with_padded_heads(name, tensor, folder.shape)
+            place, filled = places[name], with_padded_heads(name, tensor, folder.shape)
             format, offset, size = parts[place.part]
             if tensor.dim() == 1:
                 vector = buffer[offset : offset + size].view(np.float32)
@@ -87,7 +87,7 @@ def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: T
     return weights_digest(packed())
 
 
-def _with_padded_heads(name: str, tensor: Tensor, shape: ModelShape) -> Tensor:
+def with_padded_heads(name: str, tensor: Tensor, shape: ModelShape) -> Tensor:
     """The tensor as it is, or with zeros in each head up to the size that the kernels take.
 
     Query and key turn in pairs of their halves, so each half is filled up. The kernels scale scores by the

@@ -19,6 +19,7 @@ from tuition.core.units import format_bytes, format_count
 from tuition.core.workspace import open_workspace
 from tuition.engine.batch import StepBatch
 from tuition.engine.draw_state import DrawState
+from tuition.engine.native_variants import NativeVariants
 from tuition.engine.native_weights import (
     Formats,
     PackedWeights,
@@ -31,6 +32,7 @@ from tuition.engine.native_weights import (
 from tuition.engine.request import Sampling
 from tuition.engine.sampler import PoisonedLogitsError
 from tuition.engine.settings import EngineSettings
+from tuition.engine.variants import Variant
 from tuition.model.folder import ModelFolder
 from tuition.model.rope import angle_table
 from tuition.plan.memory import available_memory, cache_blocks, require_model
@@ -89,6 +91,7 @@ class NativeRunner:
             packed.config, packed.buffer, cos, sin, num_blocks=num_blocks, block_size=block_size,
             num_threads=self.threads, isa=isa, pin=pin,
         )  # fmt: skip
+        self._variants = NativeVariants(self._model, shape)
         self.isa = self._model.isa
         self.cache_bytes = self._model.cache_bytes
         body, head = packed.formats.body, packed.formats.head
@@ -135,8 +138,12 @@ class NativeRunner:
             raise ValueError("the runner is closed")
         return self._model.step(
             batch.token_ids, batch.positions, batch.starts, batch.context_lengths, batch.block_tables,
-            batch.logit_rows,
+            batch.logit_rows, *self._slots(batch),
         )  # fmt: skip
+
+    def _slots(self, batch: StepBatch) -> tuple[np.ndarray, ...]:
+        """The last argument of a step, where rows have variants."""
+        return (self._variants.slots(batch),) if batch.variants else ()
 
     def decode(
         self, batch: StepBatch, num_steps: int, draws: Sequence[DrawState], seconds: float
@@ -156,7 +163,7 @@ class NativeRunner:
             stop_starts = np.cumsum([0, *(len(one.stop_array) for one in draws)], dtype=np.int32)
         num_taken = self._model.decode(
             batch.token_ids, batch.positions, batch.starts, batch.context_lengths, batch.block_tables,
-            batch.logit_rows, stop_starts, stops, sampling, seeds, chosen, seconds,
+            batch.logit_rows, stop_starts, stops, sampling, seeds, chosen, seconds, *self._slots(batch),
         )  # fmt: skip
         return chosen[:num_taken]
 
@@ -168,6 +175,16 @@ class NativeRunner:
         if token_id < 0:
             raise PoisonedLogitsError(f"the largest logit is {row.max()}")
         return token_id
+
+    def add_variant(self, name: str, variant: Variant) -> None:
+        """See `batch.VariantRunner`. Raises: SettingsError."""
+        self._opened()
+        self._variants.add(name, variant)
+
+    def remove_variant(self, name: str) -> None:
+        """See `batch.VariantRunner`; nothing once it is closed."""
+        if self._model is not None:
+            self._variants.remove(name)
 
     def hurry(self, on: bool) -> None:
         """See `batch.BurstRunner`; nothing once it is closed."""
@@ -210,6 +227,7 @@ class NativeRunner:
         """Free weights and cache; the runner cannot be used afterwards."""
         self._model = None
         self._packed = None
+        del self._variants  # it holds the model, too
 
     def _opened(self) -> PackedWeights:
         if self._packed is None:
