@@ -1,4 +1,6 @@
-"""`tuition models`: what is registered, where it came from, what it scored; add one, remove one."""
+"""`tuition models`: the models and adapters of the workspace. `models_show` describes one, `models_change`
+adds, merges and removes.
+"""
 
 import json
 import sys
@@ -6,27 +8,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from tuition.cli.arguments import Common, choose, parse
-from tuition.core.errors import ModelError, SettingsError
+from tuition.core.errors import ModelError
 from tuition.core.units import format_bytes, format_count
 from tuition.core.workspace import open_workspace
 
 if TYPE_CHECKING:
-    from tuition.core.records import Score
-    from tuition.registry.registry import Version
+    from tuition.registry.registry import Registry, Version
 
 ACTIONS = {
-    "list": "every model of the workspace: kind, size, context, score",
-    "show": "one model: shape, lineage, scores",
-    "add": "register a Hugging Face folder or a GGUF file under a name",
+    "list": "every model and adapter of the workspace: kind, size, context, score",
+    "show": "one model or adapter: shape, lineage, scores",
+    "add": "register a Hugging Face folder, a GGUF file or an adapter of peft under a name",
+    "merge": "make a plain model of an adapter and its base",
     "remove": "remove one version (name@version) or, with --yes, all of a name; bills stay",
 }
 
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +48,27 @@ class ShowModel(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class AddModel(Common):
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    name: Name
     """What to call it: letters a-z, digits, dot, dash, underscore."""
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a GGUF file."""
+    """A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file, or a folder that peft
+    wrote (adapter_config.json, adapter_model.safetensors)."""
+    base: str | None = None
+    """For an adapter: the registered model that it was trained on. Left out: the one that the adapter
+    names."""
     link: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave the files where they are instead of copying them into the workspace."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeModel(Common):
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
+    """Name or name@version of an adapter."""
+    name: str
+    """What to call the merged model."""
+    save_as: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of its weights. auto: that of the base, and float32 where the base is quantised. In
+    float32 the merged model computes exactly what base and adapter do; fewer bits round the sum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +76,38 @@ class RemoveModel(Common):
     model: Model
     """name@version, or a name for all its versions."""
     yes: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Remove all versions of a name without asking."""
+    """Remove all versions of a name, and the adapters of what is removed, without asking."""
+
+
+KINDS: dict[str, type[ListModels | ShowModel | AddModel | MergeModel | RemoveModel]] = {
+    "list": ListModels,
+    "show": ShowModel,
+    "add": AddModel,
+    "merge": MergeModel,
+    "remove": RemoveModel,
+}
 
 
 def run(argv: list[str]) -> int:
-    """List, show, add or remove."""
+    """List, show, add, merge or remove."""
     action, rest = choose(ACTIONS, argv, verb="models", default="list")
-    verb = f"models {action}"
-    if action == "list":
-        return list_models(parse(ListModels, rest, verb=verb, description=ACTIONS[action]))
-    if action == "show":
-        return show_model(parse(ShowModel, rest, verb=verb, description=ACTIONS[action]))
-    if action == "add":
-        return add_model(parse(AddModel, rest, verb=verb, description=ACTIONS[action]))
-    return remove_model(parse(RemoveModel, rest, verb=verb, description=ACTIONS[action]))
+    arguments = parse(KINDS[action], rest, verb=f"models {action}", description=ACTIONS[action])
+    if isinstance(arguments, ListModels):
+        return list_models(arguments)
+    # each loads what it needs, after help was printed
+    if isinstance(arguments, ShowModel):
+        from tuition.cli.models_show import show
+
+        return show(arguments)
+    if isinstance(arguments, MergeModel):
+        from tuition.cli.models_merge import merge
+
+        return merge(arguments)
+    from tuition.cli import models_change
+
+    if isinstance(arguments, AddModel):
+        return models_change.add(arguments)
+    return models_change.remove(arguments)
 
 
 def list_models(arguments: ListModels) -> int:
@@ -81,7 +117,7 @@ def list_models(arguments: ListModels) -> int:
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:
         registry = Registry(workspace, books)
-        rows = [row_of(version, next(iter(registry.scores(version)), None)) for version in registry.list()]
+        rows = [row_of(registry, version) for version in registry.list()]
     if arguments.json:
         for row in rows:
             print(json.dumps(row))
@@ -105,11 +141,9 @@ def list_models(arguments: ListModels) -> int:
     return 0
 
 
-def row_of(version: "Version", score: "Score | None") -> dict[str, Any]:
+def row_of(registry: "Registry", version: "Version") -> dict[str, Any]:
     """What the list says of a version. If it cannot be opened its sizes are None and `problem` says why."""
-    from tuition.model.folder import open_model
-    from tuition.spec.counts import num_parameters
-
+    score = next(iter(registry.scores(version)), None)
     row: dict[str, Any] = {
         "name": version.name,
         "version": version.version,
@@ -118,16 +152,25 @@ def row_of(version: "Version", score: "Score | None") -> dict[str, Any]:
         "created": when(version.created_unix_ns),
         "run": version.lineage.run_id,
         "source": version.lineage.source,
+        "base": version.lineage.parent if version.kind == "adapter" else None,
         "score": None
         if score is None
         else {"task": score.task, "value": score.value, "stderr": score.stderr, "unit": score.unit},
     }
     try:
-        folder = open_model(version.path, verify=False)
+        return row | (sizes_of_adapter(registry, version) if version.kind == "adapter" else sizes_of(version))
     except ModelError as error:
         sizes = dict.fromkeys(("kind", "format", "num_parameters", "num_bytes", "context_length"))
         return row | sizes | {"problem": str(error)}
-    return row | {
+
+
+def sizes_of(version: "Version") -> dict[str, Any]:
+    """Raises: ModelError."""
+    from tuition.model.folder import open_model
+    from tuition.spec.counts import num_parameters
+
+    folder = open_model(version.path, verify=False)
+    return {
         "kind": "chat" if folder.has_chat_template else "text",
         "format": folder.format,
         "num_parameters": num_parameters(folder.shape),
@@ -137,140 +180,39 @@ def row_of(version: "Version", score: "Score | None") -> dict[str, Any]:
     }
 
 
+def sizes_of_adapter(registry: "Registry", version: "Version") -> dict[str, Any]:
+    """Parameters and bytes are the adapter's own. Raises: ModelError, also where its base is gone."""
+    from tuition.model.adapter_folder import read_adapter_folder
+    from tuition.model.folder import open_model
+
+    folder = read_adapter_folder(version.path, verify=False)
+    base = registry.base_of(version)
+    return {
+        "kind": "adapter",
+        "base": base.reference,
+        "format": "safetensors " + "/".join(sorted({entry.dtype for entry in folder.file.entries.values()})),
+        "num_parameters": folder.num_parameters,
+        "num_bytes": folder.num_bytes,
+        "context_length": open_model(base.path, verify=False).shape.context_length,
+        "problem": None,
+    }
+
+
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A row of the list as text."""
     score = row["score"]
     scored = "-" if score is None else f"{score['value']:.3f} {score['unit']}"
     if row["problem"]:
-        sizes = ("missing" if not Path(row["path"]).exists() else "damaged", "-", "-", "-")
+        is_there = Path(row["path"]).exists()
+        kind = "missing" if not is_there else "damaged" if row["base"] is None else "unusable"
+        sizes = (kind, "-", "-", "-")
     else:
         number, size, context = row["num_parameters"], row["num_bytes"], row["context_length"]
-        sizes = (row["kind"], format_count(number), format_bytes(size), f"{context:,}")
+        kind = row["kind"] if row["base"] is None else f"adapter of {row['base']}"
+        sizes = (kind, format_count(number), format_bytes(size), f"{context:,}")
     return (f"{row['name']}@{row['version']}", *sizes, scored, row["created"])
-
-
-def show_model(arguments: ShowModel) -> int:
-    from tuition.books.books import open_books
-    from tuition.core.errors import NotFoundError
-    from tuition.engine.runner_choice import choose_runner
-    from tuition.engine.settings import EngineSettings
-    from tuition.model.folder import open_model
-    from tuition.registry.registry import Registry
-    from tuition.spec.counts import kv_bytes_per_token, num_parameters
-
-    workspace = open_workspace(arguments.workspace).create()
-    with open_books(workspace) as books:
-        registry = Registry(workspace, books)
-        try:
-            version = registry.get(arguments.model)
-        except NotFoundError:
-            version = None
-        path = registry.resolve(arguments.model)
-        scores = registry.scores(version) if version else ()
-    folder = open_model(path, verify=arguments.check)
-    shape = folder.shape
-    print(f"{version.reference if version else path}")
-    print(f"  files             {path}  ({format_bytes(size_of(path))})")
-    print(f"  parameters        {num_parameters(shape):,} ({format_count(num_parameters(shape))})")
-    print(
-        f"  shape             {shape.num_layers} layers, width {shape.hidden_size}, {shape.num_heads} query "
-        f"and {shape.num_kv_heads} key/value heads of {shape.head_dim}, feed-forward {shape.mlp_size}"
-    )
-    print(f"  vocabulary        {shape.vocab_size:,} tokens; context {shape.context_length:,} tokens")
-    print(f"  cache             {format_bytes(kv_bytes_per_token(shape))} per token in bf16")
-    print(f"  sampling          {folder.generation.describe()}")
-    runner = choose_runner(shape, EngineSettings())
-    print(f"  runner            {runner.kind}: {runner.reason}")
-    if version is not None:
-        print(f"  digest            {version.digest}")
-        print(f"  made              {when(version.created_unix_ns)}")
-        for name, value in vars(version.lineage).items():
-            if value is not None and name != "settings" and not (name == "evaluation" and scores):
-                print(f"  {name.replace('_', ' '):<18}{told(name, value)}")
-    for score in scores:
-        error = "" if score.stderr is None else f" ± {score.stderr:.4f}"
-        amount = "" if score.num_bytes is None else f" over {score.num_bytes:,} bytes"
-        made = "" if score.created_unix_ns is None else f", {when(score.created_unix_ns)}"
-        print(f"  score             {score.value:.4f}{error} {score.task}{amount}{made}")
-        if score.method:
-            print(f"                    {score.method}")
-    if arguments.check:
-        digest = folder.digest()
-        if version is not None and digest != version.digest:
-            raise ModelError(
-                path, f"digest {digest} is not the registered one", way_out="add it again, or restore it"
-            )
-        print(f"  checked           every file reads, digest {digest[:12]}")
-    if version is not None and version.lineage.settings:
-        print("  settings of its run, as they were given:")
-        sys.stdout.writelines(f"    {line}\n" for line in version.lineage.settings.strip().splitlines())
-    return 0
-
-
-def add_model(arguments: AddModel) -> int:
-    from tuition.books.books import open_books
-    from tuition.model.check import check_model
-    from tuition.registry.names import check_name
-    from tuition.registry.registry import Registry
-
-    check_name(arguments.name)
-    workspace = open_workspace(arguments.workspace).create()
-    digest = check_model(arguments.path.expanduser()).digest  # refused now, not at its first use
-    with open_books(workspace) as books:
-        registry = Registry(workspace, books)
-        version = registry.add(arguments.name, arguments.path, digest=digest, link=arguments.link)
-    print(f"{version.reference} is registered: {version.path}")
-    return 0
-
-
-def remove_model(arguments: RemoveModel) -> int:
-    from tuition.books.books import open_books
-    from tuition.registry.registry import Registry
-
-    workspace = open_workspace(arguments.workspace).create()
-    with open_books(workspace) as books:
-        registry = Registry(workspace, books)
-        if "@" not in arguments.model and not (
-            arguments.yes or agreed(arguments.model, registry.versions(arguments.model))
-        ):
-            print("Nothing was removed.")
-            return 1
-        gone = registry.remove(arguments.model)
-    for version in gone:
-        kept = "" if version.owned else f" (its files stay: {version.path})"
-        print(f"{version.reference} is removed{kept}; its bills stay readable")
-    return 0
-
-
-def agreed(name: str, versions: "tuple[Version, ...]") -> bool:
-    """Whether a person at a terminal agrees to remove all versions. Raises: SettingsError without one."""
-    listed = ", ".join(version.reference for version in versions[:8]) + (", ..." if len(versions) > 8 else "")
-    many = f"all {len(versions)} versions" if len(versions) > 1 else "the only version"
-    if not sys.stdin.isatty():
-        wanted = f"--yes, to remove {many} of {name} ({listed}), or one version as {versions[0].reference}"
-        raise SettingsError("yes", got=None, wanted=wanted)
-    print(f"This removes {many} of {name}: {listed}. Their bills stay. Continue? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def told(name: str, value: str | Mapping[str, Any]) -> str:
-    """A value of a lineage as text; values from a file are quoted, so that they cannot control a terminal."""
-    from tuition.core.amount import Amount
-    from tuition.ledger.render import totals_line
-
-    if isinstance(value, str):
-        return value
-    if name == "bill":
-        return totals_line(Amount(value["wall_ns"], value["energy_uj"], value["cost_nusd"]))
-    return ", ".join(f"{json.dumps(key)[1:-1]} {json.dumps(figure)}" for key, figure in value.items())
 
 
 def when(unix_ns: int) -> str:
     """Date and minute, UTC."""
     return datetime.fromtimestamp(unix_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%MZ")
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else [part for part in path.rglob("*") if part.is_file()]
-    return sum(part.stat().st_size for part in files)

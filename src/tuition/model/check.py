@@ -36,6 +36,16 @@ def check_model(path: Path | str) -> CheckedModel:
     return CheckedModel(folder, weights_digest(_finite(folder)))
 
 
+def check_unchanged(folder: ModelFolder, digest: str) -> None:
+    """Read all weights of a model that lies where others may change it.
+    Raises: ModelError unless they are those that were registered with `digest`."""
+    found = weights_digest(folder.tensors())
+    if found != digest:
+        problem = f"its weights have changed since it was registered (digest {found[:12]}..., it was "
+        problem += f"{digest[:12]}...)"
+        raise ModelError(folder.path, problem, way_out="restore the files, or add them under a new name")
+
+
 def check_tokenizer(folder: ModelFolder) -> Tokenizer:
     """The model's tokenizer, after a text and a chat were encoded with it. Raises: ModelError."""
     tokenizer = folder.tokenizer()

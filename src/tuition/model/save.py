@@ -27,7 +27,7 @@ from tuition.spec.shape import ModelShape
 from tuition.tokenizer.tokenizer import Tokenizer
 
 SavedType = Literal["float32", "bfloat16", "float16"]
-_DTYPES: dict[SavedType, torch.dtype] = {
+DTYPES: dict[SavedType, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -70,10 +70,10 @@ def save_model(
 
     def fill(staging: Path) -> None:
         digest = weights_digest(
-            (name, tensor.to(_DTYPES[dtype]) if tensor.dtype != _DTYPES[dtype] else tensor)
+            (name, tensor.to(DTYPES[dtype]) if tensor.dtype != DTYPES[dtype] else tensor)
             for name, tensor in tensors.items()
         )
-        _write_weights(staging, tensors, _DTYPES[dtype])
+        write_weights(staging, tensors, DTYPES[dtype])
         write_json(staging / "config.json", config)
         write_json(staging / "generation_config.json", generation)
         if tokenizer is not None:
@@ -83,7 +83,7 @@ def save_model(
     return publish_folder(folder, fill)
 
 
-def _write_weights(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """One file, or shards with an index when the tensors are larger than `MOST_SHARD_BYTES` together."""
     shards = list(_split(tensors, dtype.itemsize))
     weight_map: dict[str, str] = {}

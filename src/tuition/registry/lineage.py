@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tuition.core.errors import ModelError
 
@@ -25,7 +25,17 @@ class Lineage:
     first_weights: str | None = None
     """The first weights of training, random or induction: what `auto` in the settings became."""
     parent: str | None = None
-    """`name@version` that training began from."""
+    """`name@version` that training began from; of an adapter, its base."""
+    parent_digest: str | None = None
+    """Digest of the parent's weights."""
+    kind: Literal["adapter"] | None = None
+    """`adapter`: it is used together with its parent. None: a model."""
+    recipe: str | None = None
+    """The way it was trained, as in the table of recipes."""
+    adapter: str | None = None
+    """`name@version` of the adapter that was merged into the parent."""
+    adapter_digest: str | None = None
+    """Digest of that adapter."""
     run_id: str | None = None
     """The run in the books that paid for it: its bill."""
     evaluation: Mapping[str, Any] | None = None
@@ -82,6 +92,8 @@ def _problem(lineage: Lineage) -> str | None:
                 return f"has a lineage whose {name} is not a table"
         elif not isinstance(value, str) or len(value) > _LONGEST_TEXT or not _is_plain(value):
             return f"has a lineage whose {name} is not text that can be shown"
+    if lineage.kind not in (None, "adapter"):
+        return f"has a lineage of the unknown kind {lineage.kind!r}"
     bill = lineage.bill or {}
     for name in ("wall_ns", "energy_uj", "cost_nusd") if lineage.bill is not None else ():
         value = bill[name]

@@ -8,18 +8,18 @@ are stored relative to it.
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, tuple_, update
 
 from tuition.books.books import Books
 from tuition.books.schema import evaluations, models
 from tuition.books.scores import insert_score, score_of
 from tuition.core.durable import publish_folder
-from tuition.core.errors import ModelError, NotFoundError
+from tuition.core.errors import ModelError, NotFoundError, SettingsError
 from tuition.core.records import Score
 from tuition.core.workspace import Workspace
 from tuition.registry.copying import copy_model, files_of
@@ -51,6 +51,11 @@ class Version:
     def reference(self) -> str:
         """`name@version`"""
         return f"{self.name}@{self.version}"
+
+    @property
+    def kind(self) -> Literal["model", "adapter"]:
+        """An adapter is used together with its base: see `Registry.base_of`."""
+        return self.lineage.kind or "model"
 
 
 class Registry:
@@ -144,18 +149,56 @@ class Registry:
             return (found,)
         return tuple(version for version in self.list() if version.name == found.name)
 
-    def remove(self, reference: str) -> tuple[Version, ...]:
+    def base_of(self, adapter: Version) -> Version:
+        """The version that an adapter is used with: its parent, or another one with the same weights.
+
+        Raises: ModelError where there is none, or the parent's name now stands for other weights.
+        """
+        parent, digest = adapter.lineage.parent, adapter.lineage.parent_digest
+        found = [version for version in self.list() if version.kind == "model"]
+        named = [version for version in found if version.reference == parent]
+        same = [version for version in found if digest is not None and version.digest == digest]
+        for version in (*named, *same):
+            if digest is None or version.digest == digest:
+                return version
+        problem = f"is an adapter of {parent}, which is not registered"
+        if named:
+            problem = f"was trained with other weights than those of {parent} (digests differ)"
+        weights = "" if digest is None else f" with the weights {digest[:12]}..."
+        way_out = f"add its base{weights}: tuition models add NAME PATH"
+        raise ModelError(adapter.reference, problem, way_out=way_out)
+
+    def adapters_needing(self, bases: Collection[Version]) -> tuple[Version, ...]:
+        """The adapters that have no base left once these versions are removed."""
+        gone = {version.reference for version in bases}
+        kept = {version.digest for version in self.list() if version.reference not in gone}
+        needing = []
+        for version in self.list():
+            if version.kind == "adapter" and version.reference not in gone:
+                parent, digest = version.lineage.parent, version.lineage.parent_digest
+                is_theirs = parent in gone or any(base.digest == digest for base in bases)
+                if is_theirs and (digest is None or digest not in kept):
+                    needing.append(version)
+        return tuple(needing)
+
+    def remove(self, reference: str, *, with_adapters: bool = False) -> tuple[Version, ...]:
         """Remove `name@version`, or with `name` alone every version of it; bills stay readable.
 
-        Files inside the workspace are deleted, linked ones stay. Returns what was removed. Raises:
-        NotFoundError.
+        Files inside the workspace are deleted, linked ones stay. Adapters that have no base without them go
+        too where that is asked for. Returns what was removed.
+        Raises: NotFoundError; SettingsError where adapters need it and are to stay.
         """
         gone = self.versions(reference)
+        needing = self.adapters_needing(gone)
+        if needing and not with_adapters:
+            listed = ", ".join(version.reference for version in needing)
+            wanted = f"a model without adapters: remove {listed} first"
+            raise SettingsError("model", got=reference, wanted=wanted)
+        gone += needing
         now = time.time_ns()
-        numbers = [version.version for version in gone]
         marked = (
             update(models)
-            .where(models.c.name == gone[0].name, models.c.version.in_(numbers))
+            .where(tuple_(models.c.name, models.c.version).in_([(v.name, v.version) for v in gone]))
             .values(removed_unix_ns=now)
         )
         self.books.write_now(lambda connection: connection.execute(marked).rowcount)
