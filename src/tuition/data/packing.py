@@ -9,7 +9,6 @@ import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,17 +18,7 @@ from torch import Tensor
 from tuition.core.errors import DataError, SettingsError
 from tuition.data.rows import IGNORED
 from tuition.data.sampler import Sampler
-
-
-class Taught(Protocol):
-    """Ids of one sequence, and which of them are taught, each (n,)."""
-
-    @property
-    def ids(self) -> NDArray[np.int32]: ...
-
-    @property
-    def taught(self) -> NDArray[np.bool_]: ...
-
+from tuition.tokenizer.taught import Taught
 
 _LONG_SHARE = 1 / 8
 """Examples of at least this share of a batch are placed first, while every batch has room."""

@@ -1,7 +1,6 @@
 """Batches of examples: nothing is lost, nothing leaks, and the step alone says what is in a batch."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,22 +12,17 @@ from tuition.data.rows import IGNORED
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.spec.shape import ModelShape
+from tuition.tokenizer.taught import Taught
 
 
-@dataclass(frozen=True, eq=False)
-class Masked:
-    ids: np.ndarray
-    taught: np.ndarray
-
-
-def lesson(length: int, taught: range | None = None, first: int = 1) -> Masked:
+def lesson(length: int, taught: range | None = None, first: int = 1) -> Taught:
     """Ids that count from `first`; the last half is taught."""
     mask = np.zeros(length, dtype=bool)
     mask[taught if taught is not None else range(length // 2, length)] = True
-    return Masked(np.arange(first, first + length, dtype=np.int32), mask)
+    return Taught(np.arange(first, first + length, dtype=np.int32), mask, np.array([length], dtype=np.int32))
 
 
-def lessons(count: int, longest: int = 60, seed: int = 0) -> list[Masked]:
+def lessons(count: int, longest: int = 60, seed: int = 0) -> list[Taught]:
     lengths = np.random.default_rng(seed).integers(2, longest, count)
     return [lesson(int(length), first=10 * index) for index, length in enumerate(lengths)]
 
