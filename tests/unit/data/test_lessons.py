@@ -225,7 +225,10 @@ def test_the_digest_is_that_of_what_is_taught(write_jsonl: Write, chat: Tokenize
     path = write_jsonl(rows)
     digest = prepare(path, chat).digest
     assert prepare(path, chat).digest == digest
-    assert prepare(path, templated(CHAT.replace("'\\n' +", "': ' +"))).digest != digest
+    assert (
+        prepare(path, templated(CHAT.replace("'\\n'", "': '").replace("assistant\\n", "assistant: "))).digest
+        != digest
+    )
     assert prepare(write_jsonl([*rows[:-1], row(99)]), chat).digest != digest
     assert prepare(write_jsonl(rows), chat, heldout_share=0.3).digest != digest
 
