@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tuition.books.books import open_books
@@ -83,6 +83,41 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "hidden_size": 72, "intermediate_size": 192, "num_attention_heads": 9, "num_key_value_heads": 3,
         "tie_word_embeddings": True, "rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}),
 }  # fmt: skip
+GEMMA = {"head_dim": 16, "sliding_window": 6, "num_hidden_layers": 7}
+ROTATED_APART = {"rope_parameters": {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}}  # fmt: skip
+FACTORS = {"embedding_multiplier": 12.0, "logits_scaling": 0.3, "residual_multiplier": 0.22,
+           "attention_multiplier": 0.2}  # fmt: skip
+GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+CASES |= {
+    "smollm3": ("smollm3", {"num_hidden_layers": 5}),
+    "smollm3-biases": ("smollm3", {"attention_bias": True, "mlp_bias": True, "no_rope_layer_interval": 2}),
+    "smollm3-listed": ("smollm3", {"no_rope_layers": [0, 1, 0], "tie_word_embeddings": False} | rope(YARN)),
+    "smollm3-all-turn": ("smollm3", {"no_rope_layers": [1, 1, 1], "head_dim": 12}),
+    "olmo2": ("olmo2", {}),
+    "olmo2-bias": ("olmo2", {"attention_bias": True, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "olmo2-yarn": ("olmo2", rope(YARN)),
+    "phi3": ("phi3", {}),
+    "phi3-part": ("phi3", {"num_key_value_heads": 4, "sliding_window": 6, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+    "phi3-uneven-part": ("phi3", {"head_dim": 24, "tie_word_embeddings": True, "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.76}}),
+    "granite": ("granite", FACTORS),
+    "granite-biases": ("granite", {**FACTORS, "attention_bias": True, "mlp_bias": True,
+                                   "tie_word_embeddings": True, **rope(LLAMA3)}),
+    "granite-default-factors": ("granite", {}),
+    "granite-plain-scale": ("granite", {"attention_multiplier": 8**-0.5}),
+    "gemma3": ("gemma3_text", GEMMA),
+    "gemma3-scale": ("gemma3_text", {**GEMMA, "query_pre_attn_scalar": 100, **ROTATED_APART}),
+    "gemma3-bias": ("gemma3_text", {**GEMMA, "attention_bias": True, "tie_word_embeddings": False,
+                                    "query_pre_attn_scalar": 16, "num_key_value_heads": 1}),
+    "gemma3-pattern": ("gemma3_text", {**GEMMA, "sliding_window_pattern": 2}),
+    "gemma3-listed": ("gemma3_text", {**GEMMA, "num_hidden_layers": 3, "layer_types": [
+        "full_attention", "sliding_attention", "full_attention"]}),
+    "gpt2": ("gpt2", GPT2),
+    "gpt2-inner": ("gpt2", {**GPT2, "n_inner": 40, "tie_word_embeddings": False}),
+}  # fmt: skip
 BATCH, SEQ_LEN = 2, 40
 
 
@@ -94,12 +129,14 @@ def quiet() -> None:
 
 def oracle(family: str, extra: dict[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A model of theirs with weights large enough that every part of it shows in the logits."""
-    config = AutoConfig.for_model(family, **{**SMALL, **json.loads(json.dumps(extra))})
+    small = {"vocab_size": SMALL["vocab_size"]} if family == "gpt2" else SMALL
+    config = AutoConfig.for_model(family, pad_token_id=None, **{**small, **json.loads(json.dumps(extra))})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            parameter.normal_(1.0 if "norm" in name else 0.0, 0.3, generator=generator)
+            is_norm = name.endswith("weight") and ("norm" in name or ".ln_" in name)
+            parameter.normal_(float(is_norm and family != "gemma3_text"), 0.3, generator=generator)
     return model.to(dtype)
 
 
@@ -146,6 +183,19 @@ def test_the_variants_change_the_logits(tmp_path: Path) -> None:
     for case, logits in seen.items():
         for other in seen.keys() - {case}:
             assert (logits - seen[other]).abs().max() > 1e-3, (case, other)
+
+
+def test_a_network_that_was_saved_without_its_head_is_read(tmp_path: Path) -> None:
+    """GPT-2's own checkpoint is one: its names lack `transformer.`, and it holds masks of attention."""
+    theirs = oracle("gpt2", GPT2)
+    theirs.save_pretrained(tmp_path)
+    wanted = our_logits(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    assert "wte.weight" in bare
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
+    save_file(bare, tmp_path / "model.safetensors")
+    assert torch.equal(our_logits(tmp_path), wanted)
 
 
 def test_the_old_spelling_of_rope_settings_means_the_same(tmp_path: Path) -> None:

@@ -238,7 +238,8 @@ class NativeRunner:
 def _padded_angles(shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
     """The angles of all positions; those of zeros that fill up a head do not matter."""
     missing = (padded_head(shape) - shape.head_dim) // 2
-    cos, sin = (np.pad(table, ((0, 0), (0, missing))) for table in angle_table(shape))
+    tables = angle_table(shape.rope, shape.head_dim, shape.context_length)
+    cos, sin = (np.pad(table, ((0, 0), (0, missing))) for table in tables)
     return cos, sin
 
 

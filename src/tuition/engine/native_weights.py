@@ -69,7 +69,7 @@ def choose_formats(folder: ModelFolder, precision: str) -> Formats:
     """What `--precision` means for this model. Four bits keep the head in eight: it decides every token and a
     rounded head costs more quality than its bytes are worth. Raises: SettingsError.
     """
-    kept = folder.quantised_rows("layers.0.mlp.gate.weight")
+    kept = folder.quantised_rows("layers.0.mlp.up.weight")
     source = None if kept is None else kept.type
     if precision == "auto":
         if source in ("Q4_0", "Q4_1"):
@@ -103,8 +103,21 @@ def padded_head(shape: ModelShape) -> int:
     return -(-shape.head_dim // HEAD_STEP) * HEAD_STEP
 
 
+def _beyond_llama(shape: ModelShape) -> str | None:
+    """The first field that asks for what the kernels lack."""
+    plain = ModelShape(1, 1, 1, 1, 1, 2, 1, 1)
+    same = ("norm", "norm_offset", "norm_place", "qk_norm_span", "attention_scale", "activation", "gated_mlp",
+            "embedding_scale", "residual_scale", "logit_divisor", "positions", "local_rope",
+            "unrotated_layers")  # fmt: skip
+    if shape.rope.rotary_dim is not None:
+        return "rope"
+    return next((name for name in same if getattr(shape, name) != getattr(plain, name)), None)
+
+
 def kernel_config(shape: ModelShape, formats: Formats) -> tuition_kernels.Config:
     """The shape as the kernels take it. Raises: ValueError with the reason if they cannot compute it."""
+    if beyond := _beyond_llama(shape):
+        raise ValueError(f"{beyond}: got {getattr(shape, beyond)!r}, the kernels compute Llama's alone")
     return tuition_kernels.Config(
         vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, num_layers=shape.num_layers,
         num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, head_dim=padded_head(shape),

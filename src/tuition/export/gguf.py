@@ -1,8 +1,9 @@
 """Write a model as one GGUF file that llama.cpp opens, and say how far each number format is from ours.
 
 In: an opened model.  Out: the file, written in one durable step, and a `GgufReport`.
-Query and key rows are interleaved for architecture `llama` (see model/gguf_model). Vectors stay float32, as
-llama.cpp wants them; rows whose length is no multiple of a block stay float16 and are counted in the report.
+Query and key rows are interleaved for architectures that want it (see model/gguf_model). Vectors and learned
+positions stay float32, as llama.cpp wants them; rows whose length is no multiple of a block stay float16 and
+are counted in the report.
 """
 
 import math
@@ -21,9 +22,9 @@ from tuition.core.durable import sync_file, sync_folder
 from tuition.core.errors import ModelError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.export.gguf_metadata import shape_metadata, tokenizer_metadata
+from tuition.model.families import Family
 from tuition.model.folder import ModelFolder
 from tuition.model.gguf_model import permute
-from tuition.model.names import gguf_name
 from tuition.model.rope import plain_frequencies, rope_frequencies
 from tuition.spec.counts import num_parameters
 from tuition.spec.shape import ModelShape
@@ -70,18 +71,18 @@ def export_gguf(
     """
     if target.exists():
         raise ModelError(target, "exists already", way_out="choose another name or remove it first")
-    architecture = source.family.gguf_architecture
+    family = source.family
     metadata = {
         "general.name": name,
         "general.file_type": int(_FILE_TYPES[type]),
         "general.quantization_version": 2,
-        **shape_metadata(source.shape, architecture),
+        **shape_metadata(source.shape, family),
         **tokenizer_metadata(source.tokenizer(), source.shape.vocab_size),
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        errors, kept = _write(source, staged, type, architecture, metadata, progress or SilentProgress())
+        errors, kept = _write(source, staged, type, metadata, progress or SilentProgress())
         sync_file(staged)
         os.replace(staged, target)
     finally:
@@ -102,21 +103,21 @@ def _write(
     source: ModelFolder,
     path: Path,
     type: GgufType,
-    architecture: str,
     metadata: dict[str, Any],
     progress: Progress,
 ) -> tuple[float, tuple[str, ...]]:
     """Write everything; return the relative error and the matrices that stayed float16."""
-    shape = source.shape
-    types = {ours: _tensor_type(ours, size, type) for ours, size in shape.tensor_shapes().items()}
-    writer = GGUFWriter(path, architecture)
+    shape, family = source.shape, source.family
+    stored = family.gguf_layout.stored(shape)
+    types = {name: _tensor_type(one.parts[0], one.shape, type) for name, one in stored.items()}
+    writer = GGUFWriter(path, family.gguf_architecture)
     try:
         _add_metadata(writer, metadata)
         factors = _frequency_factors(shape)
         if factors is not None:
             writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
-        for ours, size in shape.tensor_shapes().items():
-            _add_tensor_info(writer, gguf_name(ours), size, types[ours])
+        for name, one in stored.items():
+            _add_tensor_info(writer, name, one.shape, types[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -124,34 +125,39 @@ def _write(
             writer.write_tensor_data(factors)
         squared_error = squared = 0.0
         with progress.task("write", total=num_parameters(shape), unit="weights") as task:
-            for ours, tensor in source.tensors():
-                values = _in_file_order(tensor.float().numpy(), ours, shape, architecture)
-                written = _encode(np.ascontiguousarray(values), types[ours])
+            for name, one in stored.items():
+                parts = [_in_file_order(source.tensor(ours), ours, shape, family) for ours in one.parts]
+                values = np.concatenate(parts) if len(parts) > 1 else parts[0]
+                written = _encode(np.ascontiguousarray(values), types[name])
                 writer.write_tensor_data(written)
                 if values.ndim > 1:
-                    difference = dequantize(written, types[ours]).reshape(values.shape) - values
+                    difference = dequantize(written, types[name]).reshape(values.shape) - values
                     squared_error += float(np.square(difference, dtype=np.float64).sum())
                     squared += float(np.square(values, dtype=np.float64).sum())
                 task.advance(values.size)
     finally:
         writer.close()
     quantised = type in ("q8_0", "q4_0")
-    kept = tuple(ours for ours, kind in types.items() if quantised and kind == GGMLQuantizationType.F16)
+    halves = [name for name, kind in types.items() if quantised and kind == GGMLQuantizationType.F16]
+    kept = tuple(ours for name in halves for ours in stored[name].parts)
     return math.sqrt(squared_error / squared) if squared else 0.0, kept
 
 
 def _tensor_type(name: str, size: tuple[int, ...], type: GgufType) -> GGMLQuantizationType:
-    if len(size) == 1:
+    if len(size) == 1 or name == "positions.weight":
         return GGMLQuantizationType.F32
     wanted = "q8_0" if type == "q4_0" and name in _VOCABULARY_TENSORS else type
     kind = GGMLQuantizationType[wanted.upper()]
     return kind if size[-1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
 
 
-def _in_file_order(values: np.ndarray, name: str, shape: ModelShape, architecture: str) -> np.ndarray:
-    """Query and key rows as llama.cpp turns them."""
+def _in_file_order(tensor: torch.Tensor, name: str, shape: ModelShape, family: Family) -> np.ndarray:
+    """Query and key rows as llama.cpp turns them, norms with their offset added."""
+    values = tensor.float().numpy()
+    if shape.norm_offset and name.endswith("norm.weight"):
+        values = values + np.float32(shape.norm_offset)
     heads = {"query": shape.num_heads, "key": shape.num_kv_heads}.get(name.split(".")[-2])
-    if architecture != "llama" or heads is None:
+    if not family.permuted_in_gguf or heads is None:
         return values
     return permute(values.reshape(len(values), -1), heads).reshape(values.shape)
 
@@ -179,7 +185,8 @@ def _frequency_factors(shape: ModelShape) -> np.ndarray | None:
     """How much slower each pair turns than plain rotary positions: the table that llama.cpp divides by."""
     if shape.rope.kind != "llama3":
         return None
-    return plain_frequencies(shape.rope.theta, shape.head_dim) / rope_frequencies(shape)[0]
+    stretched, _ = rope_frequencies(shape.rope, shape.head_dim)
+    return plain_frequencies(shape.rope.theta, shape.head_dim) / stretched
 
 
 def _add_metadata(writer: GGUFWriter, metadata: dict[str, Any]) -> None:

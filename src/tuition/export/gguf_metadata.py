@@ -11,7 +11,8 @@ from typing import Any
 import tokenizers
 
 from tuition.core.errors import ModelError
-from tuition.model.gguf_model import LLAMA3_KEYS
+from tuition.model.families import Family
+from tuition.model.gguf_shape import FACTOR_KEYS, LLAMA3_KEYS, PATTERN, UNROTATED_STEP, fixed_scale
 from tuition.model.rope import yarn_attention_factor
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.pretokenizers import PRE_TOKENIZERS
@@ -28,33 +29,67 @@ _PROBE = (
 """Text in which the known ways of cutting differ: digits, contractions, spaces, line ends, scripts."""
 
 
-def shape_metadata(shape: ModelShape, architecture: str) -> dict[str, Any]:
+def shape_metadata(shape: ModelShape, family: Family) -> dict[str, Any]:
     """Keys of the network. Raises: ModelError for what llama.cpp would compute differently, or not at all."""
-    if shape.window_layers and (shape.sliding_window or 0) < shape.context_length:
-        raise _refused("sliding windows", "llama.cpp ignores them for this architecture")
-    if shape.rope.kind == "llama3" and architecture != "llama":
-        raise _refused("llama3 rotary positions", f"llama.cpp has none for {architecture}")
-    if shape.rope.kind == "yarn" and not shape.rope.truncate:
-        raise _refused("yarn with exact bounds", "llama.cpp rounds them")
-    keys = {
+    architecture = family.gguf_architecture
+    _refuse_other_computation(shape, family)
+    keys: dict[str, Any] = {
         "block_count": shape.num_layers,
         "context_length": shape.context_length,
         "embedding_length": shape.hidden_size,
         "feed_forward_length": shape.mlp_size,
         "attention.head_count": shape.num_heads,
         "attention.head_count_kv": shape.num_kv_heads,
-        "attention.key_length": shape.head_dim,
-        "attention.value_length": shape.head_dim,
-        "attention.layer_norm_rms_epsilon": float(shape.norm_eps),
-        "rope.dimension_count": shape.head_dim,
-        "rope.freq_base": float(shape.rope.theta),
         "vocab_size": shape.vocab_size,
-        **_rope_keys(shape),
     }
+    if shape.norm == "layer":
+        keys["attention.layer_norm_epsilon"] = float(shape.norm_eps)
+    else:
+        keys["attention.layer_norm_rms_epsilon"] = float(shape.norm_eps)
+    if shape.positions == "rotary":
+        keys |= {
+            "attention.key_length": shape.head_dim,
+            "attention.value_length": shape.head_dim,
+            "rope.dimension_count": shape.rope.rotary_dim or shape.head_dim,
+            "rope.freq_base": float(shape.rope.theta),
+            **_rope_keys(shape),
+        }
+    keys |= {FACTOR_KEYS[name]: float(getattr(shape, name)) for name in family.factors}
+    if family.attention_scale == "attention_multiplier":
+        keys["attention.scale"] = float(shape.attention_scale or shape.head_dim**-0.5)
+    if family.windows == "pattern" and shape.local_rope is not None:
+        keys["rope.freq_base_swa"] = float(shape.local_rope.theta)
+        if shape.window_layers:
+            keys["attention.sliding_window"] = shape.sliding_window
     metadata = {f"{architecture}.{key}": value for key, value in keys.items()}
+    if family.windows == "every layer" and architecture == "phi3":
+        metadata["phi3.attention.sliding_window"] = 0  # how its converter says that there is none
     if shape.rope.kind == "llama3":  # llama.cpp reads the table of factors; these are for our own reader
         metadata |= {key: getattr(shape.rope, name) for name, key in LLAMA3_KEYS.items()}
     return metadata
+
+
+def _refuse_other_computation(shape: ModelShape, family: Family) -> None:
+    """Raises: ModelError for what llama.cpp would compute differently, or not at all."""
+    architecture = family.gguf_architecture
+    sees_less = shape.window_layers and (shape.sliding_window or 0) < shape.context_length
+    if sees_less and family.windows != "pattern":
+        raise _refused("sliding windows", "llama.cpp ignores them for this architecture")
+    every = range(shape.num_layers)
+    if sees_less and shape.window_layers != tuple(i for i in every if (i + 1) % PATTERN):
+        raise _refused("windows in these layers", f"llama.cpp has them in all but every {PATTERN}th")
+    if family.unrotated and shape.unrotated_layers != tuple(every[UNROTATED_STEP - 1 :: UNROTATED_STEP]):
+        raise _refused("positions in these layers", f"llama.cpp leaves out every {UNROTATED_STEP}th")
+    if shape.local_rope is not None and shape.local_rope.kind != "none":
+        raise _refused("stretched positions of layers with windows", "llama.cpp has none")
+    if family.attention_scale == "query_pre_attn_scalar" and shape.attention_scale != fixed_scale(shape):
+        raise _refused("this query_pre_attn_scalar", f"llama.cpp takes that of the heads, {shape.head_dim}")
+    if shape.rope.kind == "llama3" and architecture not in ("llama", "granite", "smollm3"):
+        raise _refused("llama3 rotary positions", f"llama.cpp has none for {architecture}")
+    if shape.rope.kind == "yarn" and not shape.rope.truncate:
+        raise _refused("yarn with exact bounds", "llama.cpp rounds them")
+    if (shape.output_bias or shape.mlp_bias) and architecture not in ("llama", "granite", "gpt2"):
+        raise _refused("these biases", f"llama.cpp has none for {architecture}")
 
 
 def _rope_keys(shape: ModelShape) -> dict[str, Any]:

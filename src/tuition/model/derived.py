@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import ModelError, ShapeError
+from tuition.model.config import config_from_shape
 from tuition.model.digest import weights_digest
-from tuition.model.families import config_from_shape
 from tuition.model.folder import INDEX, ModelFolder
 from tuition.model.generation import GenerationDefaults
 from tuition.model.manifest import MANIFEST, write_manifest
@@ -49,7 +49,7 @@ def save_derived(
         raise ShapeError("save_derived", wanted="exactly the tensors of the base", got=wrong[:4])
 
     def fill(staging: Path) -> None:
-        write_weights(staging, tensors, DTYPES[dtype])
+        write_weights(staging, tensors, base.family.layout.stored(base.shape), DTYPES[dtype])
         if base.path.is_dir() and (base.path / "config.json").is_file():
             _copy_settings(base.path, staging, dtype)
         else:
@@ -76,6 +76,7 @@ def _make_settings(base: ModelFolder, staging: Path, dtype: SavedType) -> None:
     stops = list(tokenizer.eos_ids)
     ends = {
         "bos_token_id": tokenizer.bos_id,
+        "pad_token_id": None,
         "eos_token_id": stops[0] if len(stops) == 1 else stops or None,
     }
     write_json(

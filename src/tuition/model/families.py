@@ -1,18 +1,15 @@
-"""Model families as data: how each writes its shape into config.json. No family has code of its own.
+"""Model families as data: what each has beside Llama, and how its files say it. No family has its own code.
 
-In: the object in config.json.  Out: a `Family` row and a `ModelShape`; and back, so that transformers opens
-it.
+In: a name or a shape.  Out: a `Family` row; `config` reads and writes config.json by it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from tuition.core.errors import ModelError, NotFoundError, ShapeError
-from tuition.model.fields import MAX_LAYERS, Fields
-from tuition.model.rope_fields import rope_from_config, rope_to_config
-from tuition.spec.shape import ModelShape
+from tuition.core.errors import NotFoundError, ShapeError
+from tuition.model.names import FOLDER, GGUF, Layout
+from tuition.spec.shape import ModelShape, RopeShape
 
 
 @dataclass(frozen=True)
@@ -26,19 +23,41 @@ class Family:
     source: str
     """Where the conventions were read."""
     gguf_architecture: str
-    """`general.architecture` in GGUF; query and key rows are permuted there for `llama` only."""
+    """`general.architecture` in GGUF."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """What an absent key means; None stands for a value that follows from others."""
-    qk_norm: bool = False
-    qkv_bias: Literal["never", "always", "attention_bias"] = "never"
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the shape that all its models share and that config.json does not say."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Llama's key -> the one that this family writes instead."""
+    factors: Mapping[str, str] = field(default_factory=dict)
+    """Fields of the shape that are numbers of their own -> their keys; absent means 1."""
+    attention_scale: Literal["head_dim", "attention_multiplier", "query_pre_attn_scalar"] = "head_dim"
+    """What the products of queries and keys are scaled by: a size of the heads, or such a key."""
+    embedding_scale: Literal["factor", "root of hidden_size"] = "factor"
+    biases: Literal["as fixed", "attention_bias"] = "as fixed"
     """`attention_bias`: that key decides, for query, key, value and output together."""
     has_mlp_bias: bool = False
     """Whether the key mlp_bias is honored."""
-    windows: Literal["none", "every layer", "listed layers"] = "none"
-    """How sliding windows are written:
-    not at all, one for all layers, or with use_sliding_window and layer_types.
-    """
+    windows: Literal["none", "every layer", "listed layers", "pattern"] = "none"
+    """How sliding windows are written: not at all, one for all layers, with use_sliding_window and
+    layer_types, or for all layers but every sixth (or as layer_types say), which turn by a base of their
+    own."""
+    unrotated: bool = False
+    """Whether no_rope_layers says which layers have no positions."""
+    heads: Literal["own sizes", "hidden_size"] = "own sizes"
+    """`hidden_size`: all heads together are as wide as the model, keys as many as queries; no keys say it."""
+    partial_rotary: bool = False
+    """Whether partial_rotary_factor is honored."""
+    rope_kinds: tuple[str, ...] = ("none", "linear", "llama3", "yarn")
+    layout: Layout = FOLDER
+    gguf_layout: Layout = GGUF
+    permuted_in_gguf: bool = False
+    """Query and key rows stand in GGUF so that neighbouring dimensions turn together."""
 
+
+_POST_NORMS = {"layers.{}.attention_post_norm": "model.layers.{}.post_attention_layernorm"}
+_HEAD = "layers.{}.attention."
 
 FAMILIES: tuple[Family, ...] = (
     Family(
@@ -46,17 +65,18 @@ FAMILIES: tuple[Family, ...] = (
         architecture="LlamaForCausalLM",
         source="https://huggingface.co/docs/transformers/model_doc/llama",
         gguf_architecture="llama",
-        defaults={"num_key_value_heads": None, "head_dim": None, "max_position_embeddings": 2_048},
-        qkv_bias="attention_bias",
+        defaults={"max_position_embeddings": 2_048},
+        biases="attention_bias",
         has_mlp_bias=True,
+        permuted_in_gguf=True,
     ),
     Family(
         name="qwen2",
         architecture="Qwen2ForCausalLM",
         source="https://huggingface.co/docs/transformers/model_doc/qwen2",
         gguf_architecture="qwen2",
-        defaults={"num_key_value_heads": 32, "head_dim": None, "max_position_embeddings": 32_768},
-        qkv_bias="always",
+        defaults={"num_key_value_heads": 32, "max_position_embeddings": 32_768},
+        fixed={"qkv_bias": True},
         windows="listed layers",
     ),
     Family(
@@ -65,8 +85,8 @@ FAMILIES: tuple[Family, ...] = (
         source="https://huggingface.co/docs/transformers/model_doc/qwen3",
         gguf_architecture="qwen3",
         defaults={"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32_768},
-        qk_norm=True,
-        qkv_bias="attention_bias",
+        fixed={"qk_norm": True},
+        biases="attention_bias",
         windows="listed layers",
     ),
     Family(
@@ -74,23 +94,117 @@ FAMILIES: tuple[Family, ...] = (
         architecture="MistralForCausalLM",
         source="https://huggingface.co/docs/transformers/model_doc/mistral",
         gguf_architecture="llama",
-        defaults={"num_key_value_heads": 8, "head_dim": None, "max_position_embeddings": 131_072,
-                  "sliding_window": 4_096},
+        defaults={"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4_096},
         windows="every layer",
+        permuted_in_gguf=True,
+    ),
+    Family(
+        name="smollm3",
+        architecture="SmolLM3ForCausalLM",
+        source="https://huggingface.co/docs/transformers/model_doc/smollm3",
+        gguf_architecture="smollm3",
+        defaults={"num_key_value_heads": 4, "max_position_embeddings": 32_768, "rope_theta": 2e6,
+                  "tie_word_embeddings": True},
+        biases="attention_bias",
+        has_mlp_bias=True,
+        unrotated=True,
+        permuted_in_gguf=True,
+    ),
+    Family(
+        name="olmo2",
+        architecture="Olmo2ForCausalLM",
+        source="https://huggingface.co/docs/transformers/model_doc/olmo2",
+        gguf_architecture="olmo2",
+        defaults={"max_position_embeddings": 2_048, "rms_norm_eps": 1e-5},
+        fixed={"norm_place": "after", "qk_norm": True, "qk_norm_span": "all heads"},
+        biases="attention_bias",
+        layout=FOLDER.changed(_POST_NORMS),
+    ),
+    Family(
+        name="phi3",
+        architecture="Phi3ForCausalLM",
+        source="https://huggingface.co/docs/transformers/model_doc/phi3",
+        gguf_architecture="phi3",
+        defaults={"max_position_embeddings": 4_096, "rms_norm_eps": 1e-5, "sliding_window": None},
+        windows="every layer",
+        partial_rotary=True,
+        rope_kinds=("none",),
+        layout=FOLDER.changed(
+            {_HEAD + part: "model.layers.{}.self_attn.qkv_proj" for part in ("query", "key", "value")}
+            | {f"layers.{{}}.mlp.{part}": "model.layers.{}.mlp.gate_up_proj" for part in ("gate", "up")}
+        ),
+        gguf_layout=GGUF.changed(
+            {_HEAD + part: "blk.{}.attn_qkv" for part in ("query", "key", "value")}
+            | {"layers.{}.mlp.gate": "blk.{}.ffn_up"}
+        ),
+    ),
+    Family(
+        name="granite",
+        architecture="GraniteForCausalLM",
+        source="https://huggingface.co/docs/transformers/model_doc/granite",
+        gguf_architecture="granite",
+        defaults={"max_position_embeddings": 2_048},
+        factors={"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+                 "logit_divisor": "logits_scaling"},
+        attention_scale="attention_multiplier",
+        biases="attention_bias",
+        has_mlp_bias=True,
+        permuted_in_gguf=True,
+    ),
+    Family(
+        name="gemma3_text",
+        architecture="Gemma3ForCausalLM",
+        source="https://huggingface.co/docs/transformers/model_doc/gemma3",
+        gguf_architecture="gemma3",
+        defaults={"num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131_072,
+                  "sliding_window": 4_096, "rope_theta": 1e6, "tie_word_embeddings": True,
+                  "query_pre_attn_scalar": 256},
+        fixed={"norm_offset": 1.0, "norm_place": "both", "qk_norm": True, "activation": "gelu_tanh"},
+        keys={"hidden_act": "hidden_activation"},
+        attention_scale="query_pre_attn_scalar",
+        embedding_scale="root of hidden_size",
+        biases="attention_bias",
+        windows="pattern",
+        layout=FOLDER.changed(
+            {**_POST_NORMS, "layers.{}.mlp_norm": "model.layers.{}.pre_feedforward_layernorm"}
+        ),
+    ),
+    Family(
+        name="gpt2",
+        architecture="GPT2LMHeadModel",
+        source="https://huggingface.co/docs/transformers/model_doc/gpt2",
+        gguf_architecture="gpt2",
+        defaults={"max_position_embeddings": 1_024, "rms_norm_eps": 1e-5, "tie_word_embeddings": True},
+        fixed={"norm": "layer", "positions": "learned", "activation": "gelu_tanh", "gated_mlp": False,
+               "qkv_bias": True, "output_bias": True, "mlp_bias": True},
+        keys={"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+              "intermediate_size": "n_inner", "max_position_embeddings": "n_positions",
+              "rms_norm_eps": "layer_norm_epsilon", "hidden_act": "activation_function"},
+        heads="hidden_size",
+        rope_kinds=("none",),
+        layout=FOLDER.changed(
+            {"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f",
+             "layers.{}.attention_norm": "transformer.h.{}.ln_1",
+             "layers.{}.mlp_norm": "transformer.h.{}.ln_2",
+             "layers.{}.attention.output": "transformer.h.{}.attn.c_proj",
+             "layers.{}.mlp.up": "transformer.h.{}.mlp.c_fc",
+             "layers.{}.mlp.down": "transformer.h.{}.mlp.c_proj"}
+            | {_HEAD + part: "transformer.h.{}.attn.c_attn" for part in ("query", "key", "value")},
+            turned=True,
+        ),
+        gguf_layout=GGUF.changed({_HEAD + part: "blk.{}.attn_qkv" for part in ("query", "key", "value")}),
     ),
 )  # fmt: skip
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_experts": (0, 1), "num_local_experts": (0, 1), "n_routed_experts": (0,),
-    "quantization_config": ({},), "per_layer_config": ({},), "no_rope_layers": ([],),
-    "final_logit_softcapping": (), "attn_logit_softcapping": (), "attention_multiplier": (),
-    "logits_scaling": (1.0,), "residual_multiplier": (1.0,), "embedding_multiplier": (1.0,),
-    "attention_chunk_size": (), "is_encoder_decoder": (False,), "add_cross_attention": (False,),
-    "is_causal": (True,), "use_bidirectional_attention": (False,),
+_FEATURES = {
+    "norm": "norms of this kind", "norm_offset": "offset of norms", "norm_place": "norms in these places",
+    "qk_norm": "q/k norm", "qk_norm_span": "q/k norm of this span", "activation": "activation of this kind",
+    "gated_mlp": "feed-forward of this kind", "positions": "positions of this kind",
+    "residual_scale": "scale of the residual", "logit_divisor": "scale of logits",
+    "mlp_bias": "biases of the feed-forward",
 }  # fmt: skip
-"""Keys that change what is computed, with the values (besides null) that change nothing;
-any other value is refused.
-"""
+"""Fields of the shape that a family fixes, or has a key for, or does not have; and their words."""
+_PLAIN = {one.name: one.default for one in fields(ModelShape)}
 
 
 def family_named(name: str) -> Family:
@@ -108,158 +222,62 @@ def choose_family(shape: ModelShape, gguf_architecture: str | None = None) -> Fa
     """
     rows = [family for family in FAMILIES if gguf_architecture in (None, family.gguf_architecture)]
     for family in rows:
-        if not _unsayable(shape, family):
+        if not lacking(shape, family):
             return family
-    reasons = "; ".join(f"{family.name}: no {_unsayable(shape, family)}" for family in rows)
+    reasons = "; ".join(f"{family.name}: no {lacking(shape, family)}" for family in rows)
     raise ShapeError("choose_family", wanted="a shape that one of the families can express", got=reasons)
 
 
-def shape_from_config(table: Mapping[str, Any], path: Path) -> tuple[Family, ModelShape]:
-    """Family and shape of a config.json. Raises:
-    ModelError for what is unknown, damaged or would be ignored.
-    """
-    config = Fields(path, table)
-    model_type = table.get("model_type")
-    known = ", ".join(family.name for family in FAMILIES)
-    family = next((family for family in FAMILIES if family.name == model_type), None)
-    if family is None:
-        raise ModelError(path, f"model_type {str(model_type)[:60]!r} is unknown", way_out=f"known: {known}")
-    _refuse_what_we_cannot_compute(config, family)
-    heads = config.count("num_attention_heads")
-    hidden = config.count("hidden_size")
-    context_length = config.count("max_position_embeddings", family.defaults["max_position_embeddings"])
-    num_layers = config.count("num_hidden_layers", most=MAX_LAYERS)
-    kv_default = family.defaults["num_key_value_heads"] if "num_key_value_heads" not in table else None
-    head_default = family.defaults["head_dim"] if "head_dim" not in table else None
-    attention_bias = family.qkv_bias == "attention_bias" and config.flag("attention_bias", False)
-    window, window_layers = _windows(config, family, num_layers)
-    try:
-        return family, ModelShape(
-            vocab_size=config.count("vocab_size"),
-            hidden_size=hidden,
-            num_layers=num_layers,
-            num_heads=heads,
-            num_kv_heads=config.count("num_key_value_heads", kv_default or heads),
-            head_dim=config.count("head_dim", head_default or hidden // heads),
-            mlp_size=config.count("intermediate_size"),
-            context_length=context_length,
-            tied_head=config.flag("tie_word_embeddings", False),
-            norm_eps=config.positive("rms_norm_eps", 1e-6),
-            rope=rope_from_config(config, context_length),
-            qk_norm=family.qk_norm,
-            qkv_bias=family.qkv_bias == "always" or attention_bias,
-            output_bias=attention_bias,
-            mlp_bias=family.has_mlp_bias and config.flag("mlp_bias", False),
-            sliding_window=window,
-            window_layers=window_layers,
-        )
-    except ShapeError as error:
-        raise ModelError(path, str(error), way_out="correct the file or use another model") from error
-
-
-def _refuse_what_we_cannot_compute(config: Fields, family: Family) -> None:
-    act = config.table.get("hidden_act", "silu")
-    if act not in ("silu", "swish"):
-        raise config.fail("hidden_act", "silu, the only one supported")
-    named = config.table.get("architectures")
-    if named and named != [family.architecture]:
-        raise config.fail("architectures", f"[{family.architecture!r}]; other heads are not supported")
-    for key, neutral in _NEUTRAL.items():
-        value = config.table.get(key)
-        if value is not None and value not in neutral:
-            raise config.fail(key, "nothing there: what it asks for is not supported")
-    honored = {"attention_bias": family.qkv_bias != "never", "mlp_bias": family.has_mlp_bias}
-    for key, is_honored in honored.items():
-        if not is_honored and config.flag(key, False):
-            raise config.fail(key, f"nothing there: {family.name} models have no such bias")
-    if family.windows == "none" and config.table.get("sliding_window") is not None:
-        raise config.fail("sliding_window", f"null: {family.name} models have no sliding window")
-
-
-def _windows(config: Fields, family: Family, num_layers: int) -> tuple[int | None, tuple[int, ...]]:
-    """The window and the layers that use it."""
-    every = tuple(range(num_layers))
-    listed = config.table.get("layer_types")
-    kinds = ("full_attention", "sliding_attention")
-    if listed is not None and (
-        not isinstance(listed, list) or len(listed) != num_layers or any(kind not in kinds for kind in listed)
-    ):
-        raise config.fail("layer_types", f"{num_layers} entries of {kinds[0]!r} or {kinds[1]!r}")
-    if family.windows == "every layer":
-        has_key = "sliding_window" in config.table
-        window = config.optional_count("sliding_window") if has_key else family.defaults["sliding_window"]
-        layers = every if window is not None else ()
-    elif family.windows == "listed layers" and config.flag("use_sliding_window", False):
-        window = config.optional_count("sliding_window") if "sliding_window" in config.table else 4_096
-        first = config.table.get("max_window_layers", 28)
-        if type(first) is not int or first < 0:
-            raise config.fail("max_window_layers", "a whole number, 0 or more")
-        if listed is None:
-            layers = every[first:] if window is not None else ()
-        else:
-            layers = tuple(layer for layer in every if listed[layer] == "sliding_attention")
-    else:
-        window, layers = None, ()
-    says = tuple(layer for layer in every if listed is not None and listed[layer] == "sliding_attention")
-    if listed is not None and says != layers:
-        raise config.fail(
-            "layer_types", f"what the other window settings say: windows in layers {list(layers)}"
-        )
-    return (window, layers) if layers else (None, ())
-
-
-def _unsayable(shape: ModelShape, family: Family) -> str:
+def lacking(shape: ModelShape, family: Family) -> str:
     """What of the shape a config of this family cannot say; empty if it says everything."""
-    biases = {"never": (False, False), "always": (True, False)}.get(family.qkv_bias)
-    if shape.qk_norm != family.qk_norm:
-        return "q/k norm"
-    if (shape.qkv_bias, shape.output_bias) != biases and not (
-        biases is None and shape.qkv_bias == shape.output_bias
-    ):
+    fixed = family.fixed
+    for name, words in _FEATURES.items():
+        has_key = name in family.factors or (name == "mlp_bias" and family.has_mlp_bias)
+        if not has_key and getattr(shape, name) != fixed.get(name, _PLAIN[name]):
+            return words
+    biases = shape.qkv_bias, shape.output_bias
+    if family.biases == "attention_bias":
+        if biases[0] != biases[1]:
+            return "bias on only a part of attention"
+    elif biases != (fixed.get("qkv_bias", False), fixed.get("output_bias", False)):
         return "biases of attention"
-    if shape.mlp_bias and not family.has_mlp_bias:
-        return "biases of the feed-forward"
+    return _lacking_sizes(shape, family) or _lacking_positions(shape, family)
+
+
+def _lacking_sizes(shape: ModelShape, family: Family) -> str:
+    if family.heads == "hidden_size" and not (
+        shape.num_kv_heads == shape.num_heads and shape.query_size == shape.hidden_size
+    ):
+        return "heads of other sizes than hidden_size / num_heads"
+    if family.embedding_scale == "root of hidden_size":
+        if shape.embedding_scale != shape.hidden_size**0.5:
+            return "scale of the embedding"
+    elif "embedding_scale" not in family.factors and shape.embedding_scale != 1.0:
+        return "scale of the embedding"
+    scale = shape.attention_scale
+    if family.attention_scale == "query_pre_attn_scalar":
+        whole = None if scale is None else round(scale**-2)
+        if scale is not None and (scale == shape.head_dim**-0.5 or whole is None or whole**-0.5 != scale):
+            return "scale of attention"
+    elif scale is not None and (family.attention_scale == "head_dim" or scale == shape.head_dim**-0.5):
+        return "scale of attention"
+    return ""
+
+
+def _lacking_positions(shape: ModelShape, family: Family) -> str:
     every = tuple(range(shape.num_layers))
     layers = tuple(sorted(set(shape.window_layers)))
     if layers and (family.windows == "none" or (family.windows == "every layer" and layers != every)):
         return "sliding windows in these layers"
+    if shape.unrotated_layers and not family.unrotated:
+        return "layers without positions"
+    if (shape.local_rope is not None) != (family.windows == "pattern"):
+        return "rotary positions of these two kinds"
+    if shape.positions == "learned" and shape.rope != RopeShape():
+        return "rotary positions"
+    for rope in (shape.rope, shape.local_rope):
+        if rope is not None and rope.kind not in family.rope_kinds:
+            return f"rotary positions of kind {rope.kind}"
+        if rope is not None and rope.rotary_dim is not None and not family.partial_rotary:
+            return "partial rotary positions"
     return ""
-
-
-def config_from_shape(shape: ModelShape, family: Family) -> dict[str, Any]:
-    """The object for config.json. Raises: ShapeError if the family cannot say something of the shape."""
-    if missing := _unsayable(shape, family):
-        raise ShapeError(
-            f"config of family {family.name}", wanted=f"a family that has {missing}", got=family.name
-        )
-    config: dict[str, Any] = {
-        "architectures": [family.architecture],
-        "model_type": family.name,
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.mlp_size,
-        "num_hidden_layers": shape.num_layers,
-        "num_attention_heads": shape.num_heads,
-        "num_key_value_heads": shape.num_kv_heads,
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": shape.context_length,
-        "rms_norm_eps": shape.norm_eps,
-        "tie_word_embeddings": shape.tied_head,
-        **rope_to_config(shape.rope),
-    }
-    if family.qkv_bias == "attention_bias":
-        config["attention_bias"] = shape.qkv_bias
-    if family.has_mlp_bias:
-        config["mlp_bias"] = shape.mlp_bias
-    if family.windows == "every layer":
-        config["sliding_window"] = shape.sliding_window if shape.window_layers else None
-    if family.windows == "listed layers":
-        config["use_sliding_window"] = bool(shape.window_layers)
-        config["sliding_window"] = shape.sliding_window if shape.window_layers else None
-        config["max_window_layers"] = min(shape.window_layers, default=shape.num_layers)
-        config["layer_types"] = [
-            "full_attention" if shape.window(layer) is None else "sliding_attention"
-            for layer in range(shape.num_layers)
-        ]
-    return config

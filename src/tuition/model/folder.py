@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuition.core.errors import ModelError
-from tuition.model.families import Family, shape_from_config
+from tuition.model.config import shape_from_config
+from tuition.model.families import Family
 from tuition.model.generation import GenerationDefaults, defaults_of_folder, defaults_of_gguf
 from tuition.model.gguf_file import GGUF_MAGIC, open_gguf, parts_of
 from tuition.model.gguf_model import GgufModel, QuantisedRows
 from tuition.model.manifest import MANIFEST, verify_manifest
 from tuition.model.mapped import MappedFile, inside
-from tuition.model.names import hugging_face_name
+from tuition.model.names import Layout
 from tuition.model.safetensors_file import SafetensorsFile
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.folder import POINTER_HEAD, is_pointer, pointer_error, read_folder_settings
@@ -32,11 +33,16 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_HEAD = "lm_head.weight"
 
 _UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pt2", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz",
                     ".h5", ".msgpack", ".distcp", ".metadata", ".onnx", ".yaml", ".yml"}  # fmt: skip
-_DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+_DERIVED = re.compile(
+    r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|transformer\.h\.\d+\.attn\.(masked_)?bias"
+)
 """Tensors of old checkpoints that follow from the config and are not needed."""
+_BARE = ("model.", "transformer.")
+"""What the names of a network lack that was saved without its head."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,13 @@ class ModelFolder:
         return digest.weights_digest(self.tensors())
 
 
+class _Stored(NamedTuple):
+    """One tensor of a folder: its file, and its name there."""
+
+    file: SafetensorsFile
+    name: str
+
+
 def _tensors() -> ModuleType:
     """`model/tensors`, which needs torch: a runner that has packed weights never reads a tensor."""
     return importlib.import_module("tuition.model.tensors")
@@ -108,6 +121,8 @@ def open_model(path: Path | str, *, verify: bool = True) -> ModelFolder:
     `verify` checks every file against the digests in `tuition.json`, when there is one.
     Raises: ModelError for what is missing, damaged, changed since it was published, or of an unknown kind.
     """
+    if not str(path):
+        raise ModelError("the model", "has an empty path", way_out="give the path of a folder or a GGUF file")
     path = Path(path)
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -183,10 +198,13 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
     config = mapped("config.json").json_object()
     family, shape = shape_from_config(config, folder / "config.json")
     shards = _shards(folder, mapped)
-    places = _check_tensors(folder, shape, shards)
+    found = _check_tensors(folder, shape, family.layout, shards)
+    places = family.layout.places(shape)
 
     def read_tensor(name: str) -> "Tensor":
-        return _tensors().safetensors_tensor(places[name], hugging_face_name(name))
+        place, tensors = places[name], _tensors()
+        stored = found[place.name]
+        return tensors.part_of(tensors.safetensors_tensor(stored.file, stored.name), place)
 
     def read_tokenizer() -> Tokenizer:
         tokenizer = Tokenizer.load(folder)
@@ -198,7 +216,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
 
     has_generation = (folder / "generation_config.json").exists()
     generation = mapped("generation_config.json").json_object() if has_generation else {}
-    types = sorted({place.entries[hugging_face_name(name)].dtype for name, place in places.items()})
+    types = sorted({stored.file.entries[stored.name].dtype for stored in found.values()})
     return ModelFolder(
         path=folder,
         family=family,
@@ -253,48 +271,49 @@ def _shards(folder: Path, mapped: Callable[[str], MappedFile]) -> dict[str, Safe
 
 
 def _check_tensors(
-    folder: Path, shape: ModelShape, shards: Mapping[str, SafetensorsFile]
-) -> dict[str, SafetensorsFile]:
-    """Where each of our tensors lies; exactly the tensors of the shape must be there."""
-    found = {tensor: shard for shard in shards.values() for tensor in shard.entries}
-    places: dict[str, SafetensorsFile] = {}
-    for name, wanted in shape.tensor_shapes().items():
-        theirs = hugging_face_name(name)
-        if theirs not in found:
-            raise ModelError(folder, f"tensor {theirs!r} is missing", way_out="fetch the folder again")
-        got = found[theirs].entries[theirs].shape
-        if got != wanted:
+    folder: Path, shape: ModelShape, layout: Layout, shards: Mapping[str, SafetensorsFile]
+) -> dict[str, _Stored]:
+    """Where each tensor of the layout lies; exactly those of the shape must be there."""
+    found = {name: _Stored(shard, name) for shard in shards.values() for name in shard.entries}
+    embedding = layout.name("embedding.weight")
+    if embedding not in found:
+        prefix = next(prefix for prefix in _BARE if embedding.startswith(prefix))
+        if embedding.removeprefix(prefix) in found:
+            found = {name if name == _HEAD else prefix + name: stored for name, stored in found.items()}
+    kept: dict[str, _Stored] = {}
+    for name, wanted in layout.stored(shape).items():
+        if name not in found:
+            raise ModelError(folder, f"tensor {name!r} is missing", way_out="fetch the folder again")
+        kept[name] = found.pop(name)
+        got = kept[name].file.entries[kept[name].name].shape
+        if got != wanted.shape:
             raise ModelError(
                 folder,
-                f"tensor {theirs!r} has shape {got}, config.json says {wanted}",
+                f"tensor {name!r} has shape {got}, config.json says {wanted.shape}",
                 way_out="fetch the folder again",
             )
-        places[name] = found.pop(theirs)
-    if shape.tied_head and "lm_head.weight" in found:  # some writers store the tied head a second time
-        if not _are_equal(found["lm_head.weight"], places["embedding.weight"]):
-            raise ModelError(
-                folder,
-                "the head is tied and yet stored with other values",
-                way_out="correct tie_word_embeddings",
-            )
-        del found["lm_head.weight"]
-    extra = sorted(tensor for tensor in found if not _DERIVED.fullmatch(tensor))
+    twice = found.pop(_HEAD, None) if shape.tied_head else None  # some writers store the tied head again
+    if twice is not None and not _are_equal(twice, kept[embedding]):
+        raise ModelError(
+            folder, "the head is tied and yet stored with other values", way_out="correct tie_word_embeddings"
+        )
+    extra = sorted(name for name in found if not _DERIVED.fullmatch(name))
     if extra:
         raise ModelError(
             folder,
             f"{len(extra)} tensors have no place in a model of this config, {extra[0][:120]!r} for one",
             way_out="use the folder of a plain causal language model",
         )
-    return places
+    return kept
 
 
-def _are_equal(head: SafetensorsFile, embedding: SafetensorsFile) -> bool:
+def _are_equal(head: _Stored, embedding: _Stored) -> bool:
     """Whether a stored head holds the values of the embedding; their types may differ."""
-    theirs, ours = "lm_head.weight", hugging_face_name("embedding.weight")
-    if head.entries[theirs].dtype == embedding.entries[ours].dtype:
-        return head.content(theirs) == embedding.content(ours)
+    types = [stored.file.entries[stored.name].dtype for stored in (head, embedding)]
+    if types[0] == types[1]:
+        return head.file.content(head.name) == embedding.file.content(embedding.name)
     read = _tensors().safetensors_tensor
-    return bool(read(head, theirs).double().equal(read(embedding, ours).double()))
+    return bool(read(*head).double().equal(read(*embedding).double()))
 
 
 def _refuse_unsafe(folder: Path) -> None:

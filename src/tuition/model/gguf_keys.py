@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuition.core.errors import ModelError
+from tuition.model.families import Family
 from tuition.model.fields import Fields
 
 _READ = frozenset(
@@ -20,7 +21,12 @@ _READ = frozenset(
      "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scaling.original_context_length",
      "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"}
 )  # fmt: skip
-"""Keys that `gguf_model` reads."""
+"""Keys that `gguf_shape` reads."""
+
+_READ_OF_WINDOWS = frozenset({"attention.sliding_window_pattern", "rope.freq_base_swa"})
+"""Read where a family has a pattern of windows."""
+_READ_OF_FACTORS = frozenset({"embedding_scale", "residual_scale", "logit_scale", "attention.scale"})
+"""Read where a family has factors."""
 
 _WITHOUT_EFFECT = frozenset(
     {"rope.scaling.finetuned", "pooling_type", "tensor_data_layout", "attention.layer_norm_epsilon",
@@ -59,10 +65,15 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
 """Keys of features that are not supported, and the values that switch the feature off."""
 
 
-def check_keys(table: Fields, head_dim: int) -> None:
+def check_keys(table: Fields, head_dim: int, family: Family) -> None:
     """Raises: ModelError for a key that would have to be passed over."""
+    read = _READ | _WITHOUT_EFFECT
+    if family.windows == "pattern":
+        read |= _READ_OF_WINDOWS
+    if family.factors:
+        read |= _READ_OF_FACTORS
     for key, value in table.table.items():
-        if key in _READ or key in _WITHOUT_EFFECT:
+        if key in read:
             continue
         if key == "attention.scale":
             if not isinstance(value, float) or (

@@ -1,8 +1,8 @@
 """Normalisation and rotation with hand-written gradients: the same numbers in about half the passes over
 memory.
 
-A CPU trains small models as fast as it can move activations; what autograd would keep and walk through again
-for these two is much of what is not a matrix product. Without gradients the plain forward runs.
+On a CPU, a training step of a small model is limited by moving activations, and most of what is not a matrix
+product is spent in these two. Without gradients the plain forward runs.
 """
 
 from typing import Any
@@ -29,9 +29,11 @@ def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Shapes:
         heads, and the result in the same dtype: (batch, seq, heads, head_dim)
-        cos, sin: (batch or 1, seq, 1, head_dim / 2), float32
+        cos, sin: (batch or 1, seq, 1, rotary_dim / 2), float32; what is behind rotary_dim stays as it is
     Source: RoFormer, arXiv:2104.09864, section 3.4.2; halves split as in Llama checkpoints.
     """
+    if (turning := 2 * cos.shape[-1]) < heads.shape[-1]:
+        return torch.cat((rotate(heads[..., :turning], cos, sin), heads[..., turning:]), dim=-1)
     return _Rotate.apply(heads, cos, sin) if torch.is_grad_enabled() else _turned(heads, cos, sin)
 
 

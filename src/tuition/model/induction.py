@@ -63,7 +63,9 @@ def give_induction(model: Decoder, generator: torch.Generator | None = None) -> 
 
     rank = min(size, width - 1)
     before, told = space(rank), space(rank)  # how layer 0 reads a token, and where it writes it
-    _see_the_token_before(first, shared, before, told, torch.from_numpy(rope_frequencies(shape)[0]))
+    _see_the_token_before(
+        first, shared, before, told, torch.from_numpy(rope_frequencies(shape.rope, size)[0])
+    )
     _match(second, before, told, generator)
     read = space(rank)
     said = read if model.head is None else space(rank)

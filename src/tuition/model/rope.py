@@ -8,19 +8,20 @@ import math
 
 import numpy as np
 
-from tuition.spec.shape import ModelShape, RopeShape
+from tuition.spec.shape import RopeShape
 
 
-def rope_frequencies(shape: ModelShape) -> tuple[np.ndarray, float]:
-    """Radians per position of each pair, (head_dim / 2,) float32, and the factor on cos and sin."""
-    rope = shape.rope
-    plain = plain_frequencies(rope.theta, shape.head_dim)
+def rope_frequencies(rope: RopeShape, head_dim: int) -> tuple[np.ndarray, float]:
+    """Radians per position of each pair that turns, (rotary_dim / 2,) float32, and the factor on cos and
+    sin."""
+    dim = rope.rotary_dim or head_dim
+    plain = plain_frequencies(rope.theta, dim)
     if rope.kind == "linear":
         return plain / rope.factor, 1.0
     if rope.kind == "llama3":
         return _llama3(plain, rope), 1.0
     if rope.kind == "yarn":
-        return _yarn(plain, rope, shape.head_dim), yarn_attention_factor(rope)
+        return _yarn(plain, rope, dim), yarn_attention_factor(rope)
     return plain, 1.0
 
 
@@ -73,10 +74,10 @@ def yarn_attention_factor(rope: RopeShape) -> float:
     return scale(1.0)
 
 
-def angle_table(shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin of all positions of the context, two of (context_length, head_dim / 2) float32."""
-    frequencies, factor = rope_frequencies(shape)
-    angles = np.arange(shape.context_length, dtype=np.float32)[:, None] * frequencies
+def angle_table(rope: RopeShape, head_dim: int, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of the positions from 0, two of (num_positions, rotary_dim / 2) float32."""
+    frequencies, factor = rope_frequencies(rope, head_dim)
+    angles = np.arange(num_positions, dtype=np.float32)[:, None] * frequencies
     cos, sin = np.cos(angles), np.sin(angles)
     if factor != 1.0:
         cos, sin = cos * np.float32(factor), sin * np.float32(factor)

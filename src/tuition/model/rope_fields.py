@@ -4,15 +4,23 @@ transformers 5 writes the second, everything older the first; we read either and
 them open.
 """
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError
 from tuition.model.fields import Fields
-from tuition.spec.shape import RopeShape
+from tuition.spec.shape import RopeKind, RopeShape
 
-_KINDS = {None: "none", "default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
-_KNOWN_KEYS = {
+_KINDS: dict[str | None, RopeKind] = {
+    None: "none",
+    "default": "none",
+    "linear": "linear",
+    "llama3": "llama3",
+    "yarn": "yarn",
+}
+_KNOWN_KEYS: dict[RopeKind, set[str]] = {
     "none": set(),
     "linear": {"factor"},
     "llama3": {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"},
@@ -21,15 +29,38 @@ _KNOWN_KEYS = {
 }  # fmt: skip
 _COMMON_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _DEFAULT_THETA = 10_000.0
+_FULL, _LOCAL = "full_attention", "sliding_attention"
 
 
-def rope_from_config(config: Fields, context_length: int) -> RopeShape:
-    """Rotary settings of a config. Raises:
+def rope_from_config(
+    config: Fields, context_length: int, *, default_theta: float = _DEFAULT_THETA, head_dim: int | None = None
+) -> RopeShape:
+    """Rotary settings of a config; of its full layers, where it has others beside them.
+
+    `head_dim`: given where a part of a head may turn alone. Raises:
     ModelError for kinds and parameters that would have to be ignored.
     """
     table = config.table.get("rope_scaling") or config.table.get("rope_parameters") or {}
+    if isinstance(table, dict) and _FULL in table:
+        table = table[_FULL] or {}
     if not isinstance(table, dict):
         raise config.fail("rope_parameters", "an object")
+    theta = config.positive("rope_theta", default_theta)
+    return _rope(config, table, theta, context_length, head_dim)
+
+
+def local_rope(config: Fields, context_length: int) -> RopeShape:
+    """Rotary settings of the layers with windows. Raises: as `rope_from_config`."""
+    table = config.table.get("rope_parameters") or {}
+    table = table.get(_LOCAL) or {} if isinstance(table, dict) else table
+    if not isinstance(table, dict):
+        raise config.fail("rope_parameters", f"an object with {_FULL} and {_LOCAL}")
+    return _rope(config, table, config.positive("rope_local_base_freq", _DEFAULT_THETA), context_length, None)
+
+
+def _rope(
+    config: Fields, table: dict[str, Any], theta: float, context_length: int, head_dim: int | None
+) -> RopeShape:
     rope = Fields(config.path, table)
     kind = rope.table.get("rope_type", rope.table.get("type"))
     if not isinstance(kind, (str, type(None))) or kind not in _KINDS:
@@ -42,27 +73,25 @@ def rope_from_config(config: Fields, context_length: int) -> RopeShape:
         raise _refusal(
             config.path, f"the rotary parameter {str(unknown[0])[:60]!r} of kind {name}", "unknown to us"
         )
-    for holder in (rope, config):
-        if holder.positive("partial_rotary_factor", 1.0) != 1.0:
-            raise _refusal(config.path, "partial rotary positions", "every dimension of a head must turn")
-    theta = rope.positive("rope_theta", config.positive("rope_theta", _DEFAULT_THETA))
+    shape = RopeShape(
+        theta=rope.positive("rope_theta", theta), kind=name, rotary_dim=_turning(rope, config, head_dim)
+    )
     if name == "none":
-        return RopeShape(theta=theta)
+        return shape
     original = config.optional_count("original_max_position_embeddings")
     original = original or rope.count("original_max_position_embeddings", context_length)
     if name == "linear":
-        return RopeShape(theta=theta, kind="linear", factor=rope.positive("factor"))
+        return replace(shape, factor=rope.positive("factor"))
     if name == "llama3":
         low, high = rope.positive("low_freq_factor"), rope.positive("high_freq_factor")
         if high <= low:
             raise rope.fail("high_freq_factor", f"a number above low_freq_factor ({low})")
-        return RopeShape(theta=theta, kind="llama3", factor=rope.positive("factor"),
-                         original_context=original, low_freq_factor=low, high_freq_factor=high)  # fmt: skip
-    if theta == 1.0:
+        return replace(shape, factor=rope.positive("factor"), original_context=original,
+                       low_freq_factor=low, high_freq_factor=high)  # fmt: skip
+    if shape.theta == 1.0:
         raise config.fail("rope_theta", "a number other than 1 for yarn")
-    return RopeShape(
-        theta=theta,
-        kind="yarn",
+    return replace(
+        shape,
         factor=rope.positive("factor", context_length / original),
         original_context=original,
         beta_fast=rope.positive("beta_fast", 32.0),
@@ -74,8 +103,38 @@ def rope_from_config(config: Fields, context_length: int) -> RopeShape:
     )
 
 
-def rope_to_config(rope: RopeShape) -> dict[str, Any]:
+def _turning(rope: Fields, config: Fields, head_dim: int | None) -> int | None:
+    """How many dimensions of a head turn; None: all of them."""
+    share = rope.positive("partial_rotary_factor", config.positive("partial_rotary_factor", 1.0))
+    if share == 1.0:
+        return None
+    if head_dim is None:
+        raise _refusal(config.path, "partial rotary positions", "every dimension of a head must turn")
+    if share > 1.0 or (dim := int(head_dim * share)) < 2:
+        raise rope.fail("partial_rotary_factor", "a share of a head, at least of two dimensions")
+    return dim
+
+
+def rope_to_config(rope: RopeShape, head_dim: int) -> dict[str, Any]:
     """Both spellings, to be merged into config.json."""
+    config = _both_spellings(rope)
+    if rope.rotary_dim is not None:
+        share = rope.rotary_dim / head_dim
+        if int(head_dim * share) < rope.rotary_dim:  # the product rounds down
+            share = math.nextafter(share, 1.0)
+        config["partial_rotary_factor"] = config["rope_parameters"]["partial_rotary_factor"] = share
+    return config
+
+
+def two_ropes_to_config(rope: RopeShape, local: RopeShape, head_dim: int) -> dict[str, Any]:
+    """Both spellings of the positions of full layers and of those with windows."""
+    config = rope_to_config(rope, head_dim)
+    local_parameters = rope_to_config(local, head_dim)["rope_parameters"]
+    config["rope_parameters"] = {_FULL: config["rope_parameters"], _LOCAL: local_parameters}
+    return config | {"rope_local_base_freq": local.theta}
+
+
+def _both_spellings(rope: RopeShape) -> dict[str, Any]:
     if rope.kind == "none":
         plain = {"rope_type": "default", "rope_theta": rope.theta}
         return {"rope_theta": rope.theta, "rope_scaling": None, "rope_parameters": plain}

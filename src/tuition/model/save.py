@@ -6,6 +6,7 @@ safetensors (in shards when large), the tokenizer's files, and `tuition.json` wi
 """
 
 import errno
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import ModelError, ShapeError
+from tuition.model.config import config_from_shape
 from tuition.model.decoder import Decoder
 from tuition.model.digest import weights_digest
-from tuition.model.families import choose_family, config_from_shape, family_named
+from tuition.model.families import choose_family, family_named
 from tuition.model.folder import INDEX, WEIGHTS
 from tuition.model.manifest import write_manifest
-from tuition.model.names import hugging_face_name
+from tuition.model.names import StoredTensor
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -61,7 +63,7 @@ def save_model(
         raise ShapeError("save_model", wanted="exactly the tensors of the shape", got=wrong[:4])
     chosen = choose_family(shape) if family is None else family_named(family)
     config = config_from_shape(shape, chosen)
-    config |= {"bos_token_id": None, "eos_token_id": None, "torch_dtype": dtype}
+    config |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "torch_dtype": dtype}
     if tokenizer is not None:
         stops = list(tokenizer.eos_ids)
         config["bos_token_id"] = tokenizer.bos_id
@@ -73,7 +75,7 @@ def save_model(
             (name, tensor.to(DTYPES[dtype]) if tensor.dtype != DTYPES[dtype] else tensor)
             for name, tensor in tensors.items()
         )
-        write_weights(staging, tensors, DTYPES[dtype])
+        write_weights(staging, tensors, chosen.layout.stored(shape), DTYPES[dtype])
         write_json(staging / "config.json", config)
         write_json(staging / "generation_config.json", generation)
         if tokenizer is not None:
@@ -83,31 +85,38 @@ def save_model(
     return publish_folder(folder, fill)
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def write_weights(
+    folder: Path, tensors: Mapping[str, Tensor], stored: Mapping[str, StoredTensor], dtype: torch.dtype
+) -> None:
     """One file, or shards with an index when the tensors are larger than `MOST_SHARD_BYTES` together."""
-    shards = list(_split(tensors, dtype.itemsize))
+    shards = list(_split(stored, dtype.itemsize))
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        shard = {
-            hugging_face_name(ours): tensors[ours].detach().to("cpu", dtype).contiguous() for ours in names
-        }
+        shard = {theirs: _joined(tensors, stored[theirs], dtype) for theirs in names}
         try:
             save_file(shard, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:  # its own name for whatever the disk says
             raise OSError(errno.EIO, str(error), str(folder / name)) from error
         weight_map |= dict.fromkeys(shard, name)
     if len(shards) > 1:
-        total = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
+        total = sum(math.prod(tensor.shape) for tensor in stored.values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / INDEX, index)
 
 
-def _split(tensors: Mapping[str, Tensor], width: int) -> Iterable[list[str]]:
+def _joined(tensors: Mapping[str, Tensor], stored: StoredTensor, dtype: torch.dtype) -> Tensor:
+    """The tensor that a file keeps."""
+    parts = [tensors[ours].detach().to("cpu", dtype) for ours in stored.parts]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return (whole.t() if stored.is_turned else whole).contiguous()
+
+
+def _split(stored: Mapping[str, StoredTensor], width: int) -> Iterable[list[str]]:
     names: list[str] = []
     held = 0
-    for name, tensor in tensors.items():
-        size = tensor.numel() * width
+    for name, tensor in stored.items():
+        size = math.prod(tensor.shape) * width
         if names and held + size > MOST_SHARD_BYTES:
             yield names
             names, held = [], 0

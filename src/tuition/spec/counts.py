@@ -16,14 +16,15 @@ def num_parameters(shape: ModelShape) -> int:
 
 
 def num_active_parameters(shape: ModelShape) -> int:
-    """Parameters that work on every token: without the input embedding, which is looked up, with the head."""
-    return num_parameters(shape) - (0 if shape.tied_head else shape.vocab_size * shape.hidden_size)
+    """Parameters that work on every token: without what is looked up by token or position, with the head."""
+    embedding = 0 if shape.tied_head else shape.vocab_size * shape.hidden_size
+    positions = shape.context_length * shape.hidden_size if shape.positions == "learned" else 0
+    return num_parameters(shape) - embedding - positions
 
 
 def layer_matrix_parameters(shape: ModelShape) -> int:
     """Entries of one layer's matrices: multiplied for every token that passes through the layer."""
-    attention = shape.hidden_size * (2 * shape.query_size + 2 * shape.kv_size)
-    return attention + 3 * shape.hidden_size * shape.mlp_size
+    return sum(rows * columns for rows, columns, _ in shape.linears().values())
 
 
 def head_matrix_parameters(shape: ModelShape) -> int:

@@ -9,6 +9,11 @@ from typing import Literal
 from tuition.core.errors import ShapeError
 
 RopeKind = Literal["none", "linear", "llama3", "yarn"]
+NormKind = Literal["rms", "layer"]
+NormPlace = Literal["before", "after", "both"]
+QkNormSpan = Literal["head", "all heads"]
+Activation = Literal["silu", "gelu_tanh"]
+PositionKind = Literal["rotary", "learned"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,15 @@ class RopeShape:
     mscale_all_dim: float | None = None
     truncate: bool = True
     """yarn only: round the bounds of the ramp to whole dimensions."""
+    rotary_dim: int | None = None
+    """How many dimensions of a head turn, the first ones; None: all of them."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A dense decoder: RMSNorm before each block, rotary grouped-query attention, gated SiLU feed-forward."""
+    """A dense decoder. The defaults are Llama's: RMSNorm before each block, rotary grouped-query attention,
+    gated SiLU feed-forward. Every other field is a difference that some family has.
+    """
 
     vocab_size: int
     """Rows of the embedding, tokens."""
@@ -59,8 +68,33 @@ class ModelShape:
     """The output head is the embedding."""
     norm_eps: float = 1e-5
     rope: RopeShape = field(default_factory=RopeShape)
+    local_rope: RopeShape | None = None
+    """Rotary positions of the layers listed by window_layers; None: the same as elsewhere (Gemma 3)."""
+    unrotated_layers: tuple[int, ...] = ()
+    """Layers whose queries and keys have no positions (SmolLM3)."""
+    positions: PositionKind = "rotary"
+    """learned: one vector per position is added to the embedding, and nothing turns (GPT-2)."""
+    norm: NormKind = "rms"
+    """layer: subtract the mean, and add a bias (GPT-2)."""
+    norm_offset: float = 0.0
+    """Added to the weight of every norm before it multiplies (Gemma: 1)."""
+    norm_place: NormPlace = "before"
+    """Where a block of a layer is normed: what it reads, its result (OLMo 2), or both (Gemma 3)."""
     qk_norm: bool = False
-    """RMSNorm on each query and key head before rotation (Qwen3)."""
+    """Norm on queries and keys before rotation (Qwen3)."""
+    qk_norm_span: QkNormSpan = "head"
+    """What a q/k norm is taken over: each head, or all heads of a token together (OLMo 2)."""
+    attention_scale: float | None = None
+    """Factor on the products of queries and keys; None: head_dim ** -0.5 (Granite, Gemma 3)."""
+    activation: Activation = "silu"
+    gated_mlp: bool = True
+    """Whether the activation of one matrix multiplies the result of another (GPT-2: no)."""
+    embedding_scale: float = 1.0
+    """Factor on the embedding (Gemma, Granite)."""
+    residual_scale: float = 1.0
+    """Factor on the result of each block before it is added (Granite)."""
+    logit_divisor: float = 1.0
+    """What logits are divided by (Granite)."""
     qkv_bias: bool = False
     """Bias on query, key and value (Qwen2)."""
     output_bias: bool = False
@@ -86,10 +120,16 @@ class ModelShape:
             raise ShapeError(
                 "head_dim", wanted="an even number (rotary positions turn pairs)", got=self.head_dim
             )
-        if any(not 0 <= layer < self.num_layers for layer in self.window_layers):
-            raise ShapeError(
-                "window_layers", wanted=f"layers below {self.num_layers}", got=self.window_layers
-            )
+        for rope in (self.rope, self.local_rope):
+            dim = None if rope is None else rope.rotary_dim
+            if dim is not None and (dim % 2 or not 2 <= dim <= self.head_dim):
+                raise ShapeError(
+                    "rotary_dim", wanted=f"an even number up to head_dim ({self.head_dim})", got=dim
+                )
+        for name in ("window_layers", "unrotated_layers"):
+            layers = getattr(self, name)
+            if any(not 0 <= layer < self.num_layers for layer in layers):
+                raise ShapeError(name, wanted=f"layers below {self.num_layers}", got=layers)
         if self.window_layers and (self.sliding_window is None or self.sliding_window < 1):
             raise ShapeError(
                 "sliding_window", wanted="at least 1 where window_layers are named", got=self.sliding_window
@@ -109,30 +149,65 @@ class ModelShape:
         """Keys a query of this layer sees, or None for all of them."""
         return self.sliding_window if layer in self.window_layers else None
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor, in our names; linear weights are (out, in)."""
-        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, self.hidden_size)}
-        linears = {
+    def layer_rope(self, layer: int) -> RopeShape | None:
+        """Rotary positions of this layer; None where nothing turns."""
+        if self.positions == "learned" or layer in self.unrotated_layers:
+            return None
+        return self.local_rope if self.local_rope and layer in self.window_layers else self.rope
+
+    @property
+    def ropes(self) -> tuple[RopeShape, ...]:
+        """The rotary positions that layers have, each once."""
+        found = (self.layer_rope(layer) for layer in range(self.num_layers))
+        return tuple(dict.fromkeys(rope for rope in found if rope is not None))
+
+    def linears(self) -> dict[str, tuple[int, int, bool]]:
+        """The matrices of a layer: outputs, inputs, whether there is a bias."""
+        gate = {"mlp.gate": (self.mlp_size, self.hidden_size, self.mlp_bias)}
+        return {
             "attention.query": (self.query_size, self.hidden_size, self.qkv_bias),
             "attention.key": (self.kv_size, self.hidden_size, self.qkv_bias),
             "attention.value": (self.kv_size, self.hidden_size, self.qkv_bias),
             "attention.output": (self.hidden_size, self.query_size, self.output_bias),
-            "mlp.gate": (self.mlp_size, self.hidden_size, self.mlp_bias),
+            **(gate if self.gated_mlp else {}),
             "mlp.up": (self.mlp_size, self.hidden_size, self.mlp_bias),
             "mlp.down": (self.hidden_size, self.mlp_size, self.mlp_bias),
         }
+
+    def norms(self) -> dict[str, int]:
+        """The norms of a layer: how many numbers each has."""
+        hidden, sizes = self.hidden_size, {}
+        if self.norm_place != "after":
+            sizes |= {"attention_norm": hidden, "mlp_norm": hidden}
+        if self.norm_place != "before":
+            sizes |= {"attention_post_norm": hidden, "mlp_post_norm": hidden}
+        if self.qk_norm:
+            whole = self.qk_norm_span == "all heads"
+            sizes["attention.query_norm"] = self.query_size if whole else self.head_dim
+            sizes["attention.key_norm"] = self.kv_size if whole else self.head_dim
+        return sizes
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, in our names; linear weights are (out, in)."""
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (self.vocab_size, self.hidden_size)}
+        if self.positions == "learned":
+            shapes["positions.weight"] = (self.context_length, self.hidden_size)
+
+        def add_norm(name: str, size: int) -> None:
+            shapes[f"{name}.weight"] = (size,)
+            if self.norm == "layer":
+                shapes[f"{name}.bias"] = (size,)
+
+        linears, norms = self.linears(), self.norms()
         for layer in range(self.num_layers):
             at = f"layers.{layer}."
-            shapes[at + "attention_norm.weight"] = (self.hidden_size,)
-            shapes[at + "mlp_norm.weight"] = (self.hidden_size,)
-            if self.qk_norm:
-                shapes[at + "attention.query_norm.weight"] = (self.head_dim,)
-                shapes[at + "attention.key_norm.weight"] = (self.head_dim,)
+            for name, size in norms.items():
+                add_norm(at + name, size)
             for name, (rows, columns, bias) in linears.items():
                 shapes[f"{at}{name}.weight"] = (rows, columns)
                 if bias:
                     shapes[f"{at}{name}.bias"] = (rows,)
-        shapes["norm.weight"] = (self.hidden_size,)
+        add_norm("norm", self.hidden_size)
         if not self.tied_head:
             shapes["head.weight"] = (self.vocab_size, self.hidden_size)
         return shapes
@@ -140,6 +215,13 @@ class ModelShape:
 
 def lacks_for_induction(shape: ModelShape) -> str | None:
     """Why a model of this shape cannot start with induction heads (model/induction); None: it can."""
+    plain = ModelShape(1, 1, 1, 1, 1, 2, 1, 1)
+    for name in (
+        "positions", "unrotated_layers", "norm", "norm_offset", "norm_place", "qk_norm_span",
+        "residual_scale", "embedding_scale", "attention_scale",
+    ):  # fmt: skip
+        if getattr(shape, name) != getattr(plain, name):
+            return f"{name} as in Llama ({getattr(plain, name)!r}), got {getattr(shape, name)!r}"
     for what, value, low, high in (
         ("layers", shape.num_layers, 2, None),
         ("numbers in the residual stream", shape.hidden_size, 32, None),

@@ -1,6 +1,8 @@
 """Families as data: whatever a family can say, it says so that the same shape is read back."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuition.core.errors import ModelError, NotFoundError, ShapeError
-from tuition.model.families import FAMILIES, choose_family, config_from_shape, family_named, shape_from_config
+from tuition.model.config import config_from_shape, shape_from_config
+from tuition.model.families import FAMILIES, Family, choose_family, family_named
 from tuition.model.fields import Fields
 from tuition.model.names import gguf_name, hugging_face_name
 from tuition.spec.counts import kv_bytes_per_token, num_parameters
@@ -81,6 +84,52 @@ def test_a_family_says_a_shape_so_that_it_is_read_back_or_refuses(shape: ModelSh
             choose_family(shape)
 
 
+@st.composite
+def shapes_of_families(draw: st.DrawFn) -> tuple[Family, ModelShape]:
+    """A shape with all that a family has beside Llama."""
+    family = draw(st.sampled_from(FAMILIES))
+    hidden = family.heads == "hidden_size"
+    heads = draw(st.integers(1, 6))
+    head_dim = 2 * draw(st.integers(1, 64))
+    num_layers = draw(st.integers(1, 9))
+    some = tuple(layer for layer in range(num_layers) if draw(st.booleans()))
+    windowed = {"none": (), "every layer": tuple(range(num_layers))}.get(family.windows, some)
+    plain = st.builds(RopeShape, theta=st.floats(2, 1e7))
+    told: dict[str, Any] = {name: draw(positive) for name in family.factors}
+    if family.attention_scale != "head_dim":
+        scales = (
+            positive
+            if family.attention_scale == "attention_multiplier"
+            else st.integers(1, 10**4).map(lambda value: value**-0.5)
+        )
+        told["attention_scale"] = draw(st.none() | scales.filter(lambda scale: scale != head_dim**-0.5))
+    if family.embedding_scale == "root of hidden_size":
+        told["embedding_scale"] = (heads * head_dim) ** 0.5
+    if family.windows == "pattern":
+        told["local_rope"] = draw(plain)
+    if family.unrotated:
+        told["unrotated_layers"] = some
+    rope = RopeShape() if hidden else draw(plain if family.rope_kinds == ("none",) else ropes)
+    if family.partial_rotary and draw(st.booleans()) and head_dim > 2:
+        rope = replace(rope, rotary_dim=2 * draw(st.integers(1, head_dim // 2 - 1)))
+    told |= dict(
+        vocab_size=50, hidden_size=heads * head_dim, num_layers=num_layers, num_heads=heads,
+        num_kv_heads=heads if hidden else 1, head_dim=head_dim, mlp_size=70, context_length=90, rope=rope,
+        tied_head=draw(st.booleans()), sliding_window=draw(st.integers(1, 100)) if windowed else None,
+        window_layers=windowed,
+    )  # fmt: skip
+    return family, ModelShape(**(told | dict(family.fixed)))
+
+
+@given(shapes_of_families())
+def test_a_family_says_all_that_it_has(pair: tuple[Family, ModelShape]) -> None:
+    family, shape = pair
+    config = json.loads(json.dumps(config_from_shape(shape, family)))
+    assert shape_from_config(config, HERE) == (family, shape)
+    names = family.layout.stored(shape)
+    assert sum(math.prod(stored.shape) for stored in names.values()) == num_parameters(shape)
+
+
 LLAMA_31_8B: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
     "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "hidden_act": "silu",
@@ -115,7 +164,7 @@ def test_published_configs_are_read_as_published() -> None:
 
 def test_absent_keys_mean_what_transformers_means_by_them() -> None:
     least = {"vocab_size": 10, "hidden_size": 256, "intermediate_size": 8, "num_hidden_layers": 2,
-             "num_attention_heads": 64}  # fmt: skip
+             "num_attention_heads": 64, "n_embd": 256, "n_head": 64, "n_layer": 2}  # fmt: skip
     got = {}
     for family in FAMILIES:
         _, shape = shape_from_config({**least, "model_type": family.name}, HERE)
@@ -125,6 +174,12 @@ def test_absent_keys_mean_what_transformers_means_by_them() -> None:
         "qwen2": (32, 4, 32_768, None),
         "qwen3": (32, 128, 32_768, None),
         "mistral": (8, 4, 131_072, 4_096),
+        "smollm3": (4, 4, 32_768, None),
+        "olmo2": (64, 4, 2_048, None),
+        "phi3": (64, 4, 4_096, None),
+        "granite": (64, 4, 2_048, None),
+        "gemma3_text": (4, 256, 131_072, 4_096),
+        "gpt2": (64, 4, 1_024, None),
     }
 
 
@@ -140,9 +195,9 @@ def test_a_key_that_changes_the_computation_is_refused_by_name(key: str, value: 
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(NotFoundError, match="llama, qwen2, qwen3, mistral"):
+    with pytest.raises(NotFoundError, match="llama, qwen2, qwen3, mistral, smollm3"):
         family_named("qwen3_moe")
-    with pytest.raises(ModelError, match="known: llama, qwen2, qwen3, mistral"):
+    with pytest.raises(ModelError, match="known: llama, qwen2, qwen3, mistral, smollm3"):
         shape_from_config({"model_type": "qwen3_moe"}, HERE)
 
 

@@ -98,7 +98,10 @@ def test_each_fault_is_named(fault: str, tmp_path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "unknown architecture": (lambda raw: raw.replace(text("llama"), text("mamba")), "known: llama"),
+    "unknown architecture": (
+        lambda raw: raw.replace(text("llama"), text("mamba")),
+        "known: gemma3, gpt2, granite, llama",
+    ),
     "missing tensor": (lambda raw: raw.replace(b"blk.1.ffn_up.weight", b"blk.9.ffn_up.weight"), "is missing"),
     "missing key": (
         lambda raw: raw.replace(b"llama.block_count", b"llama.black_count"),
