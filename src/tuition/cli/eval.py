@@ -1,7 +1,8 @@
-"""`tuition eval`: how many bits a model needs for one byte of text it was not taught."""
+"""`tuition eval`: a model on tasks, or how many bits it needs for one byte of text it was not taught."""
 
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
@@ -18,11 +19,22 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.registry.registry import Registry, Version
 
-DESCRIPTION = (
-    "Measure a model: held-out bits per byte with its standard error over documents, comparable among models "
-    "of any tokenizer, computed as the model is served (--precision). Lower is better. "
-    "Without --data.paths or --data.demo, on what the model's own run held out."
-)
+DESCRIPTION = """Measure a model, computed as it is served.
+
+With --tasks: the share of right answers with a 95 % interval, and what an answer costs. Replies are billed
+like those of the server. A task is a .jsonl file: a header, then one item per line.
+  {"task": "orders", "kind": "json", "form": "chat", "system": "Return the order as JSON.", "max_tokens": 80}
+  {"prompt": "Please send 12 desk lamps.", "target": {"item": "desk lamps", "quantity": 12}}
+kind is one of
+  choice   choices, right: the index of the right one, found by log-likelihood ("normalize": "bytes")
+  exact    target: a text or several, one of which is the reply
+  number   target: a number, the last one in the reply
+  regex    target: a pattern that is found in the reply
+  json     target: an object that the reply equals
+  python   header has "function": "FILE.py:NAME", called with item and reply in a process without network
+
+Without --tasks: held-out bits per byte with the standard error over documents, comparable among models of any
+tokenizer; lower is better. Without --data.paths or --data.demo, on what the model's own run held out."""
 OTHER_TASK = "bits per byte of other text"
 """Of text that was named, without what the model is known to have been taught."""
 
@@ -33,6 +45,10 @@ class Eval(Common):
 
     model: tyro.conf.Positional[str]
     """Name, name@version, folder or GGUF file."""
+    tasks: tuple[Path, ...] = ()
+    """Task files (.jsonl)."""
+    keep: Path | None = None
+    """With --tasks: .jsonl file for every reply, with its tokens and its cost."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text, by its paths or demo; with neither, that of the model's own run, split as it was there."""
     part: Literal["heldout", "train"] = "heldout"
@@ -57,11 +73,48 @@ class Eval(Common):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(name, got=value, wanted="at least 1, or left out")
+        if self.keep is not None and not self.tasks:
+            raise SettingsError("keep", got=str(self.keep), wanted="--tasks beside it")
+        if self.tasks:
+            defaults = {each.name: each.default for each in fields(Eval)} | {"data": DataSettings()}
+            for name in ("data", "part", "max_bytes", "window", "stride"):
+                if getattr(self, name) != defaults[name]:
+                    wanted = "it without --tasks: it is a setting of bits per byte"
+                    raise SettingsError(name, got=getattr(self, name), wanted=wanted)
 
 
 def run(argv: list[str]) -> int:
     """Score, print, and keep the score with the model's version."""
     arguments = parse(Eval, argv, verb="eval", description=DESCRIPTION)
+    return on_tasks(arguments) if arguments.tasks else on_text(arguments)
+
+
+def on_tasks(arguments: Eval) -> int:
+    """Accuracy and cost of each task."""
+    from tuition.books.books import open_books
+    from tuition.cli.bill_tables import aligned
+    from tuition.cli.task_runs import TaskRuns, keep, read_tasks
+    from tuition.cli.terminal import HeldBack, open_progress
+    from tuition.evals.report import RESULT_HEAD, notes, result_row
+
+    tasks = read_tasks(arguments.tasks)
+    workspace = open_workspace(arguments.workspace).create()
+    machine = detect_for(arguments.device, arguments.machine, workspace)
+    engine = EngineSettings(precision=arguments.precision, runner=arguments.runner, device=arguments.device)
+    with open_books(workspace) as books:
+        runs = TaskRuns(workspace, books, machine, engine, HeldBack(open_progress()))
+        results = runs.results(arguments.model, tasks)
+    print(aligned([RESULT_HEAD, *map(result_row, results)], left=(0,)))
+    for line in notes(results):
+        print(line)
+    if arguments.keep is not None:
+        keep(arguments.keep, results)
+        print(f"replies: {arguments.keep}")
+    return 0
+
+
+def on_text(arguments: Eval) -> int:
+    """Bits per byte."""
     from tuition.books.books import open_books
     from tuition.cli.terminal import open_progress
     from tuition.data.corpus import prepare_corpus

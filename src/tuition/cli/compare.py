@@ -1,0 +1,82 @@
+"""`tuition compare`: two models on the same items, with the difference, its uncertainty and its price."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from tuition.cli.arguments import Common, parse
+from tuition.cli.machine import detect_for
+from tuition.core.errors import SettingsError
+from tuition.core.workspace import open_workspace
+from tuition.engine.settings import EngineSettings
+from tuition.spec.settings import MachineSettings
+
+DESCRIPTION = """Compare two models on tasks: is b better than a, by how much, and at what price?
+
+Items are paired. The interval is of the mean difference (10,000 resamples of the items); p is of the exact
+McNemar test for right and wrong, of a sign-flip permutation test where items are right in part.
+Results that `tuition eval --tasks` or an earlier comparison kept are taken over where weights, tokenizer,
+settings and task are the same.
+
+Example:
+  tuition compare smollm2-135m-instruct support --tasks orders.task.jsonl"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Common):
+    """What `tuition compare` takes."""
+
+    a: tyro.conf.Positional[str]
+    """Name, name@version, folder or GGUF file."""
+    b: tyro.conf.Positional[str]
+    """The model that is held against it."""
+    tasks: tuple[Path, ...] = ()
+    """Task files (.jsonl), see tuition eval --help."""
+    show: int = 5
+    """Most items shown of each kind of change."""
+    again: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Run both models also where their results are kept."""
+    keep: Path | None = None
+    """.jsonl file for every reply of both models."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """How the models run."""
+    machine: MachineSettings = field(default_factory=MachineSettings)
+    """Values that you know for this machine and its price."""
+
+    def __post_init__(self) -> None:
+        if self.show < 0:
+            raise SettingsError("show", got=self.show, wanted="0 or more")
+
+
+def run(argv: list[str]) -> int:
+    """Compare and print."""
+    arguments = parse(Compare, argv, verb="compare", description=DESCRIPTION)
+    if not arguments.tasks:
+        raise SettingsError("tasks", got=(), wanted="--tasks with at least one task file")
+    from tuition.books.books import open_books
+    from tuition.cli.bill_tables import aligned
+    from tuition.cli.task_runs import TaskRuns, keep, read_tasks
+    from tuition.cli.terminal import HeldBack, open_progress
+    from tuition.evals.compare import compare
+    from tuition.evals.report import DIFFERENCE_HEAD, SIDE_HEAD, changes, difference_rows, notes, side_rows
+
+    tasks = read_tasks(arguments.tasks)
+    workspace = open_workspace(arguments.workspace).create()
+    machine = detect_for(arguments.engine.device, arguments.machine, workspace)
+    with open_books(workspace) as books:
+        runs = TaskRuns(workspace, books, machine, arguments.engine, HeldBack(open_progress()))
+        a, b = (
+            runs.results(reference, tasks, reuse=not arguments.again)
+            for reference in (arguments.a, arguments.b)
+        )
+    found = [compare(*both) for both in zip(a, b, strict=True)]
+    print(aligned([SIDE_HEAD, *(row for each in found for row in side_rows(each))], left=(0, 1)))
+    print()
+    print(aligned([DIFFERENCE_HEAD, *(row for each in found for row in difference_rows(each))], left=(0, 4)))
+    for line in [*notes([*a, *b]), *(line for each in found for line in changes(each, arguments.show))]:
+        print(line)
+    if arguments.keep is not None:
+        keep(arguments.keep, [*a, *b])
+        print(f"replies: {arguments.keep}")
+    return 0

@@ -1,0 +1,138 @@
+"""Models on tasks for `eval`, `compare` and `train --check`: opened and billed like those of the server.
+
+In: references of models and tasks.  Out: results, kept in the workspace and in the registry.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuition.core.durable import write_durably
+from tuition.core.errors import NotFoundError, SettingsError
+from tuition.core.progress import Progress
+from tuition.engine.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tuition.books.books import Books
+    from tuition.core.workspace import Workspace
+    from tuition.evals.result import TaskResult
+    from tuition.evals.task_file import Task
+    from tuition.registry.registry import Registry, Version
+    from tuition.spec.machine import Machine
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """Where and how models are run."""
+
+    workspace: "Workspace"
+    books: "Books"
+    machine: "Machine"
+    settings: EngineSettings
+    progress: Progress
+
+    def results(self, reference: str, tasks: "Sequence[Task]", *, reuse: bool = False) -> "list[TaskResult]":
+        """One result per task; the model is loaded once, and not at all where every result is kept.
+
+        `reuse`: take kept results of the same weights, tokenizer, settings and task.
+        Raises: TuitionError of the model, the engine and the tasks.
+        """
+        from tuition.desk.engine import Engine
+        from tuition.evals.result import read_result, write_result
+        from tuition.evals.run import Respondent, run_task
+        from tuition.registry.registry import Registry
+
+        registry = Registry(self.workspace, self.books)
+        subject = subject_of(reference, registry)
+        places = [self._place(subject, task) for task in tasks]
+        kept = [read_result(place) if reuse else None for place in places]
+        found = {
+            index: replace(result, model=subject.name)
+            for index, result in enumerate(kept)
+            if result is not None
+        }
+        if len(found) == len(tasks):
+            return list(found.values())
+        with Engine(
+            reference,
+            workspace=self.workspace,
+            books=self.books,
+            machine=self.machine,
+            settings=self.settings,
+            progress=self.progress,
+        ) as engine:
+            model = Respondent(engine, engine.cost_of, subject.name, subject.digest)
+            for index, (task, place) in enumerate(zip(tasks, places, strict=True)):
+                if index not in found:
+                    found[index] = run_task(task, model, self.progress)
+                    write_result(place, found[index])
+                    if subject.version is not None:
+                        registry.record_score(subject.version, found[index].score())
+        return [found[index] for index in range(len(tasks))]
+
+    def _place(self, subject: "Subject", task: "Task") -> Path:
+        from tuition.evals.result import result_key
+
+        settings = {"text": subject.text_digest, "engine": asdict(self.settings)}
+        key = result_key(task.digest, subject.digest, settings)
+        return self.workspace.root / "evaluations" / f"{key}.jsonl"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated."""
+
+    name: str
+    """`name@version`, or the path as it was given."""
+    version: "Version | None"
+    digest: str
+    """Of the weights."""
+    text_digest: str
+    """Of the tokenizer and the chat template."""
+
+
+def subject_of(reference: str, registry: "Registry") -> Subject:
+    """The model that a reference names. Raises: NotFoundError, ModelError."""
+    from tuition.model.folder import open_model
+
+    try:
+        version = registry.get(reference)
+    except NotFoundError:
+        version = None
+    folder = open_model(registry.resolve(reference))
+    tokenizer = folder.tokenizer()
+    template = "" if tokenizer.chat is None else tokenizer.chat.source
+    return Subject(
+        name=reference if version is None else version.reference,
+        version=version,
+        digest=folder.digest() if version is None else version.digest,
+        text_digest=hashlib.sha256(f"{tokenizer.digest} {template}".encode()).hexdigest(),
+    )
+
+
+def read_tasks(paths: "Sequence[Path]") -> "list[Task]":
+    """Task files with names of their own. Raises: DataError, SettingsError."""
+    from tuition.evals.task_file import read_task
+
+    tasks = [read_task(path.expanduser()) for path in paths]
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError("tasks", got=f"two of the name {name!r}", wanted="another name in one header")
+    return tasks
+
+
+def keep(path: Path, results: "Sequence[TaskResult]") -> None:
+    """Write every reply of the results as one line. Raises: SettingsError."""
+    from tuition.evals.report import kept_row
+
+    rows = (kept_row(result, item) for result in results for item in result.items)
+    try:
+        write_durably(path.expanduser(), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    except OSError as error:
+        wanted = f"a file that can be written ({error.strerror})"
+        raise SettingsError("keep", got=str(path), wanted=wanted) from error

@@ -1,0 +1,143 @@
+"""What a model did on a task: one line per item, kept as a file that comparisons read again.
+
+In: a finished run.  Out: a `TaskResult`; in a file, .jsonl with a line of what was run and one per item.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tuition.core.durable import write_durably
+from tuition.core.errors import SettingsError
+from tuition.core.records import Score
+from tuition.core.settings import from_table
+from tuition.evals.statistics import Estimate, estimate
+
+FORMAT = 1
+"""Rises when the same run would give other results than an older version of this program."""
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """One item."""
+
+    id: str
+    score: float
+    """1: right. Between: of several fields some are right."""
+    reply: str
+    """What was generated, or the choice that was most likely."""
+    logprobs: tuple[float, ...]
+    """With choices: the log-likelihood of each, in nats."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Of prompt_tokens: taken from the prefix cache."""
+    generated_tokens: int
+    cost_nusd: int | None
+    """None where the backend tells no cost."""
+    energy_uj: int | None
+    note: str | None = None
+    """Why a reply could not be judged, or that it was cut."""
+
+    @property
+    def right(self) -> bool:
+        return self.score == 1
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """All items of a task, in the order of its file."""
+
+    task: str
+    kind: str
+    task_digest: str
+    model: str
+    """`name@version`, or a path or address."""
+    model_digest: str | None
+    method: str
+    """Number format and runner, for people."""
+    wall_ns: int
+    created_unix_ns: int
+    items: tuple[ItemResult, ...]
+    taken_over: bool = False
+    """It was read from the file that an earlier run kept."""
+
+    @property
+    def num_right(self) -> int:
+        return sum(item.right for item in self.items)
+
+    @property
+    def accuracy(self) -> Estimate:
+        """The share of right items."""
+        return estimate([float(item.right) for item in self.items])
+
+    @property
+    def mean_score(self) -> Estimate:
+        """Differs from the accuracy where an item can be right in part."""
+        return estimate([item.score for item in self.items])
+
+    @property
+    def cost_nusd(self) -> int | None:
+        return _total(item.cost_nusd for item in self.items)
+
+    @property
+    def energy_uj(self) -> int | None:
+        return _total(item.energy_uj for item in self.items)
+
+    @property
+    def nusd_per_right(self) -> float | None:
+        """What one right answer has cost, with the wrong ones paid for; None where none is right."""
+        cost = self.cost_nusd
+        return cost / self.num_right if cost is not None and self.num_right else None
+
+    def score(self) -> Score:
+        """The accuracy as a record for the registry."""
+        found = self.accuracy
+        variance = found.value * (1 - found.value) / len(self.items)
+        return Score(
+            task=f"{self.task} accuracy"[:80],
+            value=found.value,
+            stderr=variance**0.5 or None,
+            unit=f"of {self.task} right"[:40],
+            method=self.method,
+            num_items=len(self.items),
+            num_tokens=sum(item.prompt_tokens + item.generated_tokens for item in self.items),
+            data_digest=self.task_digest,
+        )
+
+
+def _total(parts: Iterable[int | None]) -> int | None:
+    known = list(parts)
+    return None if None in known else sum(part for part in known if part is not None)
+
+
+def result_key(task_digest: str, model_digest: str, settings: dict[str, Any]) -> str:
+    """The name under which a result is kept: what was asked, of which weights, how they were run."""
+    told = json.dumps([FORMAT, task_digest, model_digest, settings], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+NOT_STORED = ("items", "taken_over")
+"""Fields of a result that are not in the first line of its file."""
+
+
+def write_result(path: Path, result: TaskResult) -> None:
+    """Replace `path` by the result in one step. Raises: OSError."""
+    head = {name: value for name, value in vars(result).items() if name not in NOT_STORED}
+    head |= {"format": FORMAT}
+    lines = [json.dumps(row, ensure_ascii=False) for row in (head, *map(asdict, result.items))]
+    write_durably(path, "\n".join(lines) + "\n")
+
+
+def read_result(path: Path) -> TaskResult | None:
+    """A kept result; None where there is none, or it is damaged or of another format."""
+    try:
+        head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        if head.pop("format") != FORMAT:
+            return None
+        items = tuple(from_table(ItemResult, row) for row in rows)
+        return TaskResult(**head, items=items, taken_over=True) if items else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SettingsError):
+        return None
