@@ -90,7 +90,7 @@ class Subject:
     """`name@version`, or the path as it was given."""
     version: "Version | None"
     digest: str
-    """Of the weights."""
+    """Of the weights; of an adapter's and its base's."""
     text_digest: str
     """Of the tokenizer and the chat template."""
 
@@ -103,13 +103,18 @@ def subject_of(reference: str, registry: "Registry") -> Subject:
         version = registry.get(reference)
     except NotFoundError:
         version = None
-    folder = open_model(registry.resolve(reference))
+    if version is not None and version.kind == "adapter":
+        base = registry.base_of(version)
+        folder, digest = open_model(base.path), f"{version.digest} {base.digest}"
+    else:
+        folder = open_model(registry.resolve(reference))
+        digest = folder.digest() if version is None else version.digest
     tokenizer = folder.tokenizer()
     template = "" if tokenizer.chat is None else tokenizer.chat.source
     return Subject(
         name=reference if version is None else version.reference,
         version=version,
-        digest=folder.digest() if version is None else version.digest,
+        digest=digest,
         text_digest=hashlib.sha256(f"{tokenizer.digest} {template}".encode()).hexdigest(),
     )
 

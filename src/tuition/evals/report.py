@@ -52,8 +52,8 @@ def difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """The difference of the accuracies, and of the scores where they say more."""
     task = comparison.a.task
     alone = [f"{len(comparison.changed(change)):,}" for change in ("gained", "lost")]
-    test: str = comparison.accuracy.test
-    rows = [(task, *difference_cells(comparison.accuracy), test, *alone)]
+    rows: list[tuple[str, ...]] = []
+    rows.append((task, *difference_cells(comparison.accuracy), comparison.accuracy.test, *alone))
     if comparison.score is not None:
         found = comparison.score
         rows.append((f"{task}, fields", *difference_cells(found), found.test, UNKNOWN, UNKNOWN))
