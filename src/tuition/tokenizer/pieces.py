@@ -59,6 +59,8 @@ class Pieces:
     `table`."""
     strip_spaces: int = 0
     """Spaces dropped at the start of a text, where encoding has put them."""
+    ends_of_words: frozenset[int] = frozenset()
+    """Ids whose last byte is a space that is written only when another token follows."""
 
     @cached_property
     def shown(self) -> tuple[bytes, ...]:
@@ -86,6 +88,7 @@ class IncrementalDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = True
         self._spaces_to_drop = pieces.strip_spaces
+        self._space_due = b""
         self._skip_over(after)
 
     def push(self, token_id: int) -> str:
@@ -94,7 +97,7 @@ class IncrementalDecoder:
 
     def push_all(self, token_ids: Iterable[int]) -> str:
         """`push` for many ids."""
-        if not self._at_start and not self._spaces_to_drop:
+        if not self._at_start and not self._spaces_to_drop and not self._pieces.ends_of_words:
             table = self._pieces.shown if self._skip else self._pieces.table
             token_ids = list(token_ids)
             if token_ids and min(token_ids) >= 0 and max(token_ids) < len(table):
@@ -103,7 +106,7 @@ class IncrementalDecoder:
 
     def would_add(self, token_id: int) -> bytes:
         """The bytes of `token_id` if it came next; special tokens as they are written."""
-        piece = self._pieces.of(token_id, self._at_start)
+        piece = self._space_due + self._within(token_id)
         return piece[min(self._spaces_to_drop, len(piece) - len(piece.lstrip(b" "))) :]
 
     def finish(self) -> str:
@@ -111,13 +114,14 @@ class IncrementalDecoder:
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         self._at_start, self._spaces_to_drop = True, self._pieces.strip_spaces
+        self._space_due = b""
         return rest
 
     def _skip_over(self, token_ids: Sequence[int]) -> None:
         """Advance past `token_ids` without output. Only the start of the text and an unfinished character at
         the end affect what follows."""
         for token_id in token_ids:
-            if not self._at_start and not self._spaces_to_drop:
+            if not self._at_start and not self._spaces_to_drop and not self._pieces.ends_of_words:
                 self._utf8.reset()
                 self._utf8.decode(self._last_bytes(token_ids))
                 return
@@ -132,11 +136,17 @@ class IncrementalDecoder:
                 break
         return end
 
+    def _within(self, token_id: int) -> bytes:
+        """The token's bytes without a space that waits for the next one."""
+        piece = self._pieces.of(token_id, self._at_start)
+        return piece[:-1] if token_id in self._pieces.ends_of_words else piece
+
     def _bytes(self, token_id: int) -> bytes:
         if self._skip and token_id in self._pieces.special_ids:
             return b""
-        piece = self._pieces.of(token_id, self._at_start)
+        piece = self._space_due + self._within(token_id)
         self._at_start = False
+        self._space_due = b" " if token_id in self._pieces.ends_of_words else b""
         while self._spaces_to_drop and piece:
             if not piece.startswith(b" "):
                 self._spaces_to_drop = 0
@@ -166,15 +176,15 @@ def pieces_of(core: tokenizers.Tokenizer, vocab: Mapping[str, int], source: str)
         for token, piece in zip(tokens, pieces, strict=True):
             table[vocab[token]] = piece
         tokens = []
-    for token in tokens:
-        token_id = vocab[token]
+    ids = {token_id: token.content for token_id, token in added.items()}
+    for token_id, token in ({vocab[token]: token for token in tokens} | ids).items():
         table[token_id], at_start = _token_bytes(token, steps)
+        if token_id in added and not _is_utf8(table[token_id]):
+            table[token_id] = at_start = token.encode()  # text that happens to read as bytes
         if at_start != table[token_id]:
             first[token_id] = at_start
-    for token_id, token in added.items():
-        table[token_id] = token.content.encode()
     special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-    return Pieces(tuple(table), special_ids, first, _leading_spaces(steps))
+    return Pieces(tuple(table), special_ids, first, _leading_spaces(steps), _ends_of_words(vocab, steps))
 
 
 def _steps(state: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -193,9 +203,12 @@ def _leading_spaces(steps: list[dict[str, Any]]) -> int:
         fused = fused or kind == "Fuse"
         if kind == "Strip" and fused and step.get("content") == " ":
             return int(step.get("start", 0))
-        if kind == "Metaspace" and step.get("prepend_scheme", "always") != "never":
-            return 1
     return 0
+
+
+def _ends_of_words(vocab: Mapping[str, int], steps: list[dict[str, Any]]) -> frozenset[int]:
+    suffixes = [step.get("suffix", "</w>") for step in steps if step["type"] == "BPEDecoder"]
+    return frozenset(i for token, i in vocab.items() for suffix in suffixes if token.endswith(suffix))
 
 
 def _token_bytes(token: str, steps: list[dict[str, Any]]) -> tuple[bytes, bytes]:
@@ -211,6 +224,14 @@ def _token_bytes(token: str, steps: list[dict[str, Any]]) -> tuple[bytes, bytes]
         inside = apply(inside, step, False) if isinstance(inside, str) else inside
         at_start = apply(at_start, step, True) if isinstance(at_start, str) else at_start
     return tuple(p if isinstance(p, bytes) else p.encode("utf-8", "replace") for p in (inside, at_start))  # type: ignore[return-value]
+
+
+def _is_utf8(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _byte_pieces(tokens: Sequence[str]) -> list[bytes] | None:
@@ -251,7 +272,8 @@ def _strip(token: str, step: dict[str, Any], at_start: bool) -> str:
 
 
 def _metaspace(token: str, step: dict[str, Any], at_start: bool) -> str:
-    return token.replace(step.get("replacement", "▁"), " ")
+    is_dropped = at_start and step.get("prepend_scheme", "always") != "never"
+    return token.replace(step.get("replacement", "▁"), "" if is_dropped else " ")
 
 
 def _wordpiece(token: str, step: dict[str, Any], at_start: bool) -> str:

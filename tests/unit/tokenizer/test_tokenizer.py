@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders, models
 
 from tuition.core.errors import ModelError, RequestError, SettingsError
 from tuition.tokenizer.folder import FolderSettings, read_folder_settings
@@ -310,3 +311,35 @@ def test_a_word_after_a_prompt_keeps_its_space(families: dict[str, Tokenizer], n
     assert tokenizer.stream(after=prompt).push(the) == " the"
     assert tokenizer.stream(after=prompt[:0]).push(the) == "the"
     assert tokenizer.stream(after=tokenizer.eos_ids).push(the) == "the", "nothing is shown before it"
+
+
+DECODERS = {
+    "sequence": decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]),
+    "metaspace": decoders.Metaspace(prepend_scheme="always"),
+    "byte level": decoders.ByteLevel(),
+    "wordpiece": decoders.WordPiece(),
+    "ends of words": decoders.BPEDecoder(),
+    "none": None,
+}
+
+
+@FEW
+@pytest.mark.parametrize("name", DECODERS)
+@given(data=st.data())
+def test_added_tokens_pass_through_the_decoder_as_in_the_library(name: str, data) -> None:
+    """Also those that are special, and the last token, after which BPEDecoder writes no space."""
+    words = ["a", "▁a", "u", "##b", "a</w>", "<0x0A>", "Ġa", "</w>"]
+    core = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="u"))
+    core.add_tokens(["▁▁", "Ġx", "##c", "x</w>", "plain", "<｜x｜>"])
+    core.add_special_tokens(["<0x41>", "[S]"])
+    if DECODERS[name] is not None:
+        core.decoder = DECODERS[name]
+    theirs = tokenizers.Tokenizer.from_str(core.to_str())
+    ids = data.draw(st.lists(st.integers(0, core.get_vocab_size() - 1), max_size=6))
+    tokenizer = Tokenizer(core, FolderSettings())
+    for skip in (False, True):
+        assert tokenizer.decode(ids, skip_specials=skip) == theirs.decode(ids, skip_special_tokens=skip)
+    cut = data.draw(st.integers(0, len(ids)))
+    before = tokenizer.decode(ids[:cut])
+    rest = tokenizer.stream(after=ids[:cut])
+    assert before + rest.push_all(ids[cut:]) + rest.finish() == tokenizer.decode(ids)
