@@ -1,13 +1,17 @@
-"""Attention for short training rows on a CPU, where plain matrix products beat the fused kernel.
+"""Attention for training on a CPU: short rows, where plain matrix products beat the fused kernel, and several
+examples in one row.
 
-In: positions and segments of a batch.  Out: a `Context` for the decoder.
+In: positions and segments of a batch, or the lengths of its examples.  Out: a `Context` for the decoder.
 bench/train_step.py times a step with each; for long rows the fused kernel is faster, since the scores
 grow with the square of the length.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from tuition.core.errors import ShapeError
 from tuition.model.context import Context, DenseContext
 
 LONGEST_PLAIN_ROW = 512
@@ -31,6 +35,31 @@ class ShortRowContext(DenseContext):
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=head_dim**-0.5)
         attended = torch.bmm(torch.softmax(scores, dim=-1, dtype=scores.dtype), value)
         return attended.view(batch, heads, seq, head_dim).transpose(1, 2)  # (batch, seq, heads, head_dim)
+
+
+class PackedContext:
+    """Examples one behind the other in a single row. Each is attended to by itself, so that nothing leaks and
+    no scores between two examples are computed.
+
+    `positions`: (1, seq), from 0 in each example.  `lengths`: tokens of each example, in order.
+    """
+
+    def __init__(self, positions: Tensor, lengths: Sequence[int]) -> None:
+        if tuple(positions.shape) != (1, sum(lengths)):
+            raise ShapeError(
+                "PackedContext", wanted=f"positions (1, {sum(lengths)})", got=tuple(positions.shape)
+            )
+        self.positions, self._lengths = positions, list(lengths)
+        own = {length: torch.arange(length, device=positions.device)[None] for length in set(lengths)}
+        self._contexts = {length: training_context(numbers) for length, numbers in own.items()}
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+        parts = zip(*(heads.split(self._lengths, dim=1) for heads in (query, key, value)), strict=True)
+        attended = [
+            self._contexts[length].attend(layer, *part, window)
+            for length, part in zip(self._lengths, parts, strict=True)
+        ]
+        return torch.cat(attended, dim=1)
 
 
 def training_context(positions: Tensor, segments: Tensor | None = None) -> Context:

@@ -1,12 +1,18 @@
 """One measure of a model before training and after it, on the same items.
 
-In: sums of each item before and after, like nats, and the sizes they are divided by, like tokens.
-Out: a `Change`: both means, and their difference with an error that is paired by item.
+In: sums of each item, like nats, and the sizes they are divided by, like tokens.
+Out: a `Measured`, its score, and the `Change` between two: both means, and their difference with an error
+that is paired by item.
 """
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from tuition.core.durable import write_json
+from tuition.core.records import Score
 from tuition.train.scoring import ratio
 
 WIDTH = 1.96
@@ -14,12 +20,32 @@ WIDTH = 1.96
 
 
 @dataclass(frozen=True)
-class Change:
-    """A measure that is lower when the model is better. `stderr` of each figure is over the items; None where
-    there is only one."""
+class Measured:
+    """A ratio of sums over items; lower is better."""
 
     what: str
     """What was measured, for people: `held-out loss`."""
+    unit: str
+    method: str
+    """How it was measured, for people."""
+    sums: tuple[float, ...]
+    sizes: tuple[int, ...]
+    num_tokens: int
+    """Tokens that were scored."""
+
+    def score(self, data_digest: str | None = None) -> Score:
+        value, stderr = ratio(self.sums, self.sizes)
+        return Score(
+            self.what, value, stderr, self.unit, self.method,
+            num_items=len(self.sizes), num_tokens=self.num_tokens, data_digest=data_digest,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """Two measures of the same items. The standard errors are over the items; None where there is only one."""
+
+    what: str
     unit: str
     before: float
     before_stderr: float | None
@@ -42,15 +68,27 @@ class Change:
         return self.difference - half, self.difference + half
 
 
-def change(
-    what: str, unit: str, before: Sequence[float], after: Sequence[float], sizes: Sequence[int]
-) -> Change:
-    """The change of a ratio of sums.
+def change(before: Measured, after: Measured) -> Change:
+    """Raises: ValueError unless both are of the same items.
 
     Source of the errors: Cochran, Sampling Techniques, 1977, section 6.4.
     """
-    differences = [later - earlier for earlier, later in zip(before, after, strict=True)]
-    first, first_stderr = ratio(before, sizes)
-    last, last_stderr = ratio(after, sizes)
-    _, stderr = ratio(differences, sizes)
-    return Change(what, unit, first, first_stderr, last, last_stderr, stderr, len(sizes))
+    if (before.what, before.sizes) != (after.what, after.sizes):
+        raise ValueError(f"{before.what} and {after.what} are not of the same items")
+    differences = [later - earlier for earlier, later in zip(before.sums, after.sums, strict=True)]
+    first, last = ratio(before.sums, before.sizes), ratio(after.sums, after.sizes)
+    _, stderr = ratio(differences, after.sizes)
+    return Change(after.what, after.unit, *first, *last, stderr, len(after.sizes))
+
+
+def write_measured(path: Path, measured: Sequence[Measured]) -> None:
+    """Durably, as JSON."""
+    write_json(path, [dataclasses.asdict(part) for part in measured])
+
+
+def read_measured(path: Path) -> tuple[Measured, ...]:
+    """What was written there; nothing where no file is."""
+    if not path.is_file():
+        return ()
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    return tuple(Measured(**part | {name: tuple(part[name]) for name in ("sums", "sizes")}) for part in parts)

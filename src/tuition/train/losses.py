@@ -34,11 +34,10 @@ def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor) -> Tensor
     with torch.no_grad():
         rows, wanted = _flatten(hidden, head_weight, targets)
         head = head_weight.to(compute_dtype(hidden))
-        losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
-        for start in range(0, len(rows), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
+        losses = torch.zeros(len(rows), dtype=torch.float32, device=rows.device)
+        for part in (wanted != IGNORED).nonzero()[:, 0].split(CHUNK_ROWS):
             log_probs = _log_probs(rows[part].to(head.dtype), head)
-            losses[part] = -_pick(log_probs, wanted[part])
+            losses[part] = -log_probs.gather(1, wanted[part][:, None])[:, 0]
         return losses.view(targets.shape)
 
 
@@ -53,6 +52,9 @@ def linear_cross_entropy(hidden: Tensor, head_weight: Tensor, targets: Tensor, s
     Raises: ShapeError.
     """
     rows, wanted = _flatten(hidden, head_weight, targets)
+    taught = (wanted != IGNORED).nonzero()[:, 0]
+    if len(taught) < len(wanted):
+        rows, wanted = rows.index_select(0, taught), wanted[taught]
     return _LinearCrossEntropy.apply(rows, head_weight, wanted, scale, compute_dtype(hidden))
 
 
@@ -72,14 +74,8 @@ def _log_probs(rows: Tensor, head: Tensor) -> Tensor:
         return torch.log_softmax((rows @ head.t()).float(), dim=-1)
 
 
-def _pick(log_probs: Tensor, targets: Tensor) -> Tensor:
-    """The entry of each target, 0 where it is IGNORED: (rows,)."""
-    picked = log_probs.gather(1, targets.clamp_min(0)[:, None])[:, 0]
-    return picked.masked_fill_(targets == IGNORED, 0.0)
-
-
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Gradients are made in the forward pass, where the probabilities are at hand."""
+    """Gradients are made in the forward pass, where the probabilities are at hand. Every row is taught."""
 
     @staticmethod
     def forward(  # pyrefly: ignore[bad-override]
@@ -95,14 +91,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + CHUNK_ROWS)
                 wanted = targets[part]
                 probs = torch.softmax((inputs[part] @ head.t()).float(), dim=-1)
-                is_taught = wanted != IGNORED
-                index = wanted.clamp_min(0)[:, None]
+                index = wanted[:, None]
                 # a probability of 0 would be an infinite loss and no gradient less
                 picked = probs.gather(1, index)[:, 0].clamp_min_(_LEAST_PROBABILITY)
-                total -= picked.log_().mul_(is_taught).sum()
+                total -= picked.log_().sum()
                 residual = probs.scatter_add_(1, index, probs.new_full(index.shape, -1.0))
-                if not bool(is_taught.all()):
-                    residual.masked_fill_(~is_taught[:, None], 0.0)
                 residual = residual.to(dtype)  # softmax minus one-hot: the gradient of the logits
                 torch.mm(residual, head, out=rows_gradient[part])
                 head_gradient += residual.t() @ inputs[part]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuition.core.errors import NotFoundError
+from tuition.train.recipes.finetune_settings import FinetuneSettings
 from tuition.train.recipes.pretrain_settings import PretrainSettings
 
 
@@ -30,7 +31,10 @@ class Entry:
 
 RECIPES = {
     entry.name: entry
-    for entry in (Entry("pretrain", PretrainSettings, "tuition.train.recipes.pretrain", "Pretrain"),)
+    for entry in (
+        Entry("pretrain", PretrainSettings, "tuition.train.recipes.pretrain", "Pretrain"),
+        Entry("finetune", FinetuneSettings, "tuition.train.recipes.finetune", "Finetune"),
+    )
 }
 
 

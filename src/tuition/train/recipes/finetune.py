@@ -1,0 +1,214 @@
+"""Fine-tuning: teach a model that exists already from examples.
+
+In: a base model and examples.  Out: the base with other weights, as the training loop takes it. Only what the
+assistant says is taught; the mean is over all taught tokens of a step, so that neither packing nor
+microbatches nor threads change the loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tuition.data.examples import kind_of_data
+from tuition.data.lessons import Lessons, prepare_lessons
+from tuition.data.packing import LessonBatch, LessonLoader, lesson_batch
+from tuition.model.decoder import Decoder
+from tuition.model.derived import save_derived
+from tuition.registry.lineage import Lineage
+from tuition.registry.registry import Registry
+from tuition.runtime.device import Precision
+from tuition.runtime.thread_pool import ThreadPool
+from tuition.spec.counts import forward_flops
+from tuition.tokenizer.taught import Taught
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.train.attention import PackedContext
+from tuition.train.best import Keeps
+from tuition.train.change import Measured
+from tuition.train.control import Control, control_texts
+from tuition.train.losses import linear_cross_entropy, token_losses
+from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
+from tuition.train.recipes.base import Base, open_base
+from tuition.train.recipes.comparing import Comparing
+from tuition.train.recipes.finetune_settings import FinetuneSettings
+from tuition.train.scoring import TOKENS_AT_ONCE
+from tuition.train.settings import OptimizerSettings, wants
+
+HELDOUT_LOSS = "held-out loss"
+"""Of the examples that the model's own training held out."""
+UNIT = "nats per taught token"
+MOST_LONGEST = 2_048
+"""Tokens of an example where nobody says: attention is computed over all of them at once."""
+FULL = OptimizerSettings(kind="adamw", lr=1e-4, muon_lr=1e-3, weight_decay=0.0)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything up to the model."""
+
+    base: Base
+    tokenizer: Tokenizer
+    lessons: Lessons
+    control: Control | None
+
+
+class Finetune:
+    """See the module."""
+
+    name, unit = "finetune", "taught token"
+
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self.settings = settings
+
+    def check(self, registry: Registry) -> None:
+        """Raises: SettingsError, NotFoundError, ModelError, DataError where there are no examples."""
+        base = open_base(self.settings.base, registry)
+        self._longest(base)
+        found = kind_of_data(self.settings.data)
+        wants(found == "examples", "recipe", self.name, "continue: these files hold plain text")
+
+    def prepare(self, context: RunContext) -> Prepared:
+        """The base's tokenizer, and the examples in its tokens."""
+        base = open_base(self.settings.base, context.registry)
+        context.progress.say(base.describe())
+        tokenizer = base.folder.tokenizer()
+        lessons = prepare_lessons(self.settings.data, tokenizer, self._longest(base), context.progress)
+        control = self._control(tokenizer, base.folder.shape.context_length)
+        return Prepared(base, tokenizer, lessons, control)
+
+    def _control(self, tokenizer: Tokenizer, context_length: int) -> Control | None:
+        num_bytes = self.settings.evaluation.control_bytes
+        if num_bytes == 0:
+            return None
+        return Control(control_texts(self.settings.control, num_bytes), tokenizer, context_length)
+
+    def _longest(self, base: Base) -> int:
+        """Raises: SettingsError for more than the base can read."""
+        most, longest = base.folder.shape.context_length, self.settings.longest
+        wants(longest is None or longest <= most, "longest", longest, f"at most {most:,}, as the base reads")
+        return longest or min(most, MOST_LONGEST)
+
+    def max_shares(self, data: Prepared) -> int:
+        return len(data.lessons.train)
+
+    def build(self, context: RunContext, data: Prepared) -> "FinetuneTask":
+        """The base's decoder. Raises: CapacityError."""
+        model = data.base.load(context.device)
+        return FinetuneTask(self.settings, context, data, model)
+
+
+class FinetuneTask:
+    """A base model and its examples."""
+
+    optimizer, compares = FULL, True
+
+    def __init__(
+        self, settings: FinetuneSettings, context: RunContext, data: Prepared, model: Decoder
+    ) -> None:
+        self.settings, self.context, self.model, self.base = settings, context, model, data.base
+        lessons = data.lessons
+        self.num_evaluations = settings.evaluation.times
+        self.keeps: Keeps = "lowest score" if self.num_evaluations else "last"
+        self.digests = {"corpus": lessons.digest, "base": data.base.digest}
+        self.split = lessons.split
+        self._heldout = lessons.heldout[: settings.evaluation.examples]
+        self._comparing = Comparing(
+            context,
+            model,
+            self._measure,
+            tuple(map(num_taught, self._heldout)),
+            data.control,
+            lessons.digest,
+        )
+        group, seed = context.group, context.settings.seed
+        self._loader = LessonLoader(
+            lessons.train, settings.batch_tokens, seed, rank=group.rank, world_size=group.size
+        )
+
+    @property
+    def epoch_batches(self) -> float:
+        return self._loader.batches_per_epoch / self.context.group.size
+
+    def batch(self, step: int) -> LessonBatch:
+        return self._loader.batch(step)
+
+    def loss(self, batch: LessonBatch, scale: float) -> Tensor:
+        return lesson_loss(self.model, batch, scale)
+
+    def flops(self, batch: LessonBatch) -> int:
+        shape = self.model.shape
+        forward = sum(forward_flops(shape, length, 0, num_logits=0) for length in batch.lengths)
+        return 3 * (forward + forward_flops(shape, 0, 0, num_logits=batch.num_units))
+
+    def evaluate(self, kind: EvaluationKind) -> Evaluated:
+        """Loss on held-out examples; before and at the end also of the control text."""
+        return self._comparing.evaluate(kind)
+
+    def _measure(self, kind: EvaluationKind) -> Measured:
+        settings, precision = self.settings.evaluation, self.context.precision
+        heldout = self._heldout[: settings.probe_examples] if kind == "interim" else self._heldout
+        nats = lesson_nats(self.model, heldout, precision, self.context.pool)
+        sizes = tuple(map(num_taught, heldout))
+        method = f"each example with its own context, in {str(precision.dtype).removeprefix('torch.')}"
+        return Measured(HELDOUT_LOSS, UNIT, method, tuple(nats), sizes, sum(sizes))
+
+    def lineage(self) -> Lineage:
+        return Lineage(corpus_digest=self.digests["corpus"], parent=self.base.name)
+
+    def write(self, folder: Path, manifest: Mapping[str, Any]) -> Path:
+        """The base's folder with other weights."""
+        tensors = self.model.state_dict()
+        return save_derived(folder, self.base.folder, tensors, manifest, dtype=self.settings.save_as)
+
+
+def lesson_loss(model: Decoder, batch: LessonBatch, scale: float) -> Tensor:
+    """Summed nats over the taught tokens of one batch, multiplied by `scale`. Logits of other tokens are not
+    computed."""
+    device = model.embedding.weight.device
+    context = PackedContext(batch.positions.to(device), batch.lengths)
+    hidden = model(batch.token_ids.to(device), context)
+    return linear_cross_entropy(hidden, model.head_weight, batch.targets.to(device), scale)
+
+
+def num_taught(sequence: Taught) -> int:
+    """Tokens of a sequence whose loss counts: the first token of an example has no prediction."""
+    return int(sequence.taught[1:].sum())
+
+
+def lesson_nats(
+    model: Decoder, sequences: Sequence[Taught], precision: Precision, pool: ThreadPool
+) -> list[float]:
+    """Summed nats over the taught tokens of each sequence."""
+    was_training = model.training
+    model.eval()
+    calls = [partial(_batch_nats, model, part, precision) for part in _parts(sequences)]
+    nats = [value for values in pool.run(calls) for value in values]
+    model.train(was_training)
+    return nats
+
+
+def _parts(sequences: Sequence[Taught]) -> list[list[Taught]]:
+    """Neighbours together, at most TOKENS_AT_ONCE or one."""
+    parts: list[list[Taught]] = []
+    held = 0
+    for sequence in sequences:
+        if not parts or held + len(sequence.ids) > TOKENS_AT_ONCE:
+            parts.append([])
+            held = 0
+        parts[-1].append(sequence)
+        held += len(sequence.ids)
+    return parts
+
+
+@torch.no_grad()
+def _batch_nats(model: Decoder, sequences: Sequence[Taught], precision: Precision) -> list[float]:
+    batch, device = lesson_batch(sequences), model.embedding.weight.device
+    context = PackedContext(batch.positions.to(device), batch.lengths)
+    with torch.autocast(device.type, precision.dtype, enabled=precision.is_autocast, cache_enabled=False):
+        hidden = model(batch.token_ids.to(device), context)
+        losses = token_losses(hidden, model.head_weight, batch.targets.to(device))
+    return [float(part.double().sum()) for part in losses.split(batch.lengths, dim=1)]
