@@ -1,5 +1,7 @@
-"""`tuition train`: teach a model from your own text, within a budget of time or for a number of steps."""
+"""`tuition train`: teach a model from your own text or examples, within a budget of time, steps or epochs."""
 
+import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -14,18 +16,22 @@ from tuition.core.errors import SettingsError
 from tuition.core.settings import read_table
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.spec.settings import MachineSettings
-from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.recipes.table import RECIPES, Entry, find_recipe
 from tuition.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from tuition.train.folder import RunFolder
 
-DESCRIPTION = """Teach a model from text: tokenizer, training, held-out score, samples, and a model folder.
+DEFAULT = "pretrain"
+OF_FRESH_WEIGHTS = ("--shape.", "--vocab-size", "--tokenizer", "--first-weights")
+"""Options of pretraining that a base model leaves no room for."""
+
+DESCRIPTION = """Teach a model: a new one from text, or one that exists already (--from) from examples.
 Ctrl-C saves the model as far as it was taught, and bills it.
 
 Examples:
   tuition train my.txt --budget 5min
+  tuition train --from smollm2-135m-instruct --data.paths tickets.jsonl --name support --budget 5min
   tuition train notes/ more.jsonl --data.field story --name mine --budget 1h"""
 
 
@@ -34,9 +40,10 @@ class Train(Common):
     """What `tuition train` takes, whatever the recipe; `arguments_of` adds the recipe's own settings."""
 
     texts: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Text files, .jsonl or .parquet files, or folders of them; the same as --data.paths."""
-    recipe: Literal[tuple(RECIPES)] = "pretrain"  # type: ignore[valid-type]
-    """The way of training; the options below are those of this one."""
+    """What to teach: files or folders of them; the same as --data.paths."""
+    recipe: Literal[tuple(RECIPES)] | None = None  # type: ignore[valid-type]
+    """The way of training; the options below are those of this one. Left out: pretrain; with --from finetune
+    for files of examples, continue for plain text."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Continue a run, named by its id or its model; its settings need not be given again. Without a name: the
     newest unfinished run that has a checkpoint. Settings that are given must be those of the run."""
@@ -79,9 +86,10 @@ def run(argv: list[str]) -> int:
     settings, own = arguments.train, from_anywhere(arguments.own)
     if not has_text(own):
         raise SettingsError(
-            "data.paths", got=(), wanted="the text to teach: tuition train FILE, or --data.demo shakespeare"
+            "data.paths", got=(), wanted="what to teach: tuition train FILE, or --data.demo shakespeare"
         )
     from tuition.books.books import open_books
+    from tuition.cli.changes import change_table
     from tuition.cli.terminal import open_progress
     from tuition.ledger.render import render
     from tuition.ledger.statements import training_receipt
@@ -91,10 +99,15 @@ def run(argv: list[str]) -> int:
     machine = detect_for(settings.device, arguments.machine, workspace)
     with open_books(workspace) as books:
         host = Host(workspace, books, machine, open_progress())
+        if arguments.recipe is None and entry.name != DEFAULT:
+            host.progress.say(f"recipe: {entry.name}, chosen from the files (--recipe names another)")
         result = run_training(settings, entry.make(own), host, resume=resume)
-        print(render(training_receipt(books, result.run_id)))
+        receipt = training_receipt(books, result.run_id)
+        print(render(receipt))
     score = result.probes[-1].score if result.probes else None
-    if score is not None:
+    if result.changes:
+        print(f"{change_table(result.changes, receipt.total)}\n{result.split}")
+    elif score is not None:
         error = "" if score.stderr is None else f" ± {score.stderr:.3f}"
         print(f"held-out: {score.value:.3f}{error} {score.unit}; {result.split}")
     if result.warning is not None:
@@ -105,18 +118,48 @@ def run(argv: list[str]) -> int:
 
 
 def chosen_recipe(argv: Sequence[str]) -> Entry:
-    """The recipe that is named on the command line, else in the settings file: its options are parsed then.
+    """The recipe that is named on the command line, else in the settings file, else the one for these files:
+    its options are parsed then.
 
-    Raises: NotFoundError.
+    Raises: NotFoundError; SettingsError for options that a base model leaves no room for.
     """
     path = settings_path(argv)
-    named = "pretrain" if path is None else str(read_table(path).get("recipe", "pretrain"))
-    for index, word in enumerate(argv):
-        if word == "--recipe" and index + 1 < len(argv):
-            named = argv[index + 1]
-        elif word.startswith("--recipe="):
-            named = word.partition("=")[2]
-    return find_recipe(named)
+    table = {} if path is None else read_table(path)
+    named = (values_of("--recipe", argv) or [table.get("recipe")])[-1]
+    if named is not None:
+        return find_recipe(str(named))
+    if not values_of("--from", argv) and "base" not in table:
+        return find_recipe(DEFAULT)
+    for word in argv:
+        if word.startswith(OF_FRESH_WEIGHTS):
+            wanted = "no such option with --from: the base has its shape and its tokenizer"
+            raise SettingsError(word.partition("=")[0], got=word, wanted=wanted)
+    from tuition.data.examples import kind_of_data
+    from tuition.data.settings import ExampleSettings
+
+    paths = files_in(argv) or [Path(path) for path in table.get("data", {}).get("paths", [])]
+    if not paths:
+        return find_recipe("finetune")
+    data = ExampleSettings(paths=tuple(map(whole, paths)))
+    return find_recipe("finetune" if kind_of_data(data) == "examples" else "continue")
+
+
+def values_of(option: str, argv: Sequence[str]) -> list[str]:
+    """The values that are given for an option, before the words are parsed."""
+    joined = [word.partition("=")[2] for word in argv if word.startswith(f"{option}=")]
+    return joined + [value for word, value in itertools.pairwise(argv) if word == option]
+
+
+def files_in(argv: Sequence[str]) -> list[Path]:
+    """Files and folders to teach among the words, before they are parsed."""
+    found = []
+    for before, word in itertools.pairwise(["", *argv]):
+        is_value = before.startswith("--") and "=" not in before and before != "--data.paths"
+        if not word.startswith("-") and not is_value and Path(word).expanduser().exists():
+            found.append(Path(word))
+        elif word.startswith("--data.paths="):
+            found.append(Path(word.partition("=")[2]))
+    return found
 
 
 def with_value(option: str, argv: Sequence[str]) -> list[str]:
@@ -146,16 +189,26 @@ def run_to_resume(
     return folder, ["--settings", str(folder.settings), *argv]
 
 
-def has_text(own: PretrainSettings) -> bool:
-    """Whether the text to teach is named."""
-    return bool(own.data.paths) or own.data.demo is not None
+def has_text(own: Any) -> bool:
+    """Whether it is named what to teach."""
+    return bool(own.data.paths) or getattr(own.data, "demo", None) is not None
 
 
-def from_anywhere(own: PretrainSettings) -> PretrainSettings:
-    """The same with whole paths: they are kept with the run, which is resumed and scored from any folder."""
-    data = replace(own.data, paths=tuple(whole(path) for path in own.data.paths))
-    tokenizer = None if own.tokenizer is None else whole(own.tokenizer)
-    return replace(own, data=data, tokenizer=tokenizer)
+def from_anywhere(own: Any) -> Any:
+    """The same settings with whole paths: they are kept with the run, which is resumed and scored from any
+    folder."""
+    changed: dict[str, Any] = {}
+    for part in dataclasses.fields(own):
+        value = getattr(own, part.name)
+        if dataclasses.is_dataclass(value):
+            changed[part.name] = from_anywhere(value)
+        elif isinstance(value, Path):
+            changed[part.name] = whole(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Path):
+            changed[part.name] = tuple(map(whole, value))
+        elif part.name == "base" and value is not None and os.sep in value:
+            changed[part.name] = str(whole(Path(value)))
+    return replace(own, **changed)
 
 
 def whole(path: Path) -> Path:
