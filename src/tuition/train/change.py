@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Change:
-    """Two measures of the same items. The standard errors are over the items; None where there is only one."""
+    """Two measures of the same items. Standard errors are over the items; None where there is only one."""
 
     what: str
     unit: str

@@ -1,19 +1,16 @@
-"""The model that training begins from: found by name, opened, loaded, and the lineage of what comes of it.
+"""The model that training begins from: found by name and opened.
 
-In: a registered name, `name@version`, a folder or a GGUF file.  Out: a `Base`, its decoder in float32.
+In: a registered name, `name@version`, a folder or a GGUF file.  Out: a `Base`.
 """
 
 from dataclasses import dataclass
 
-import torch
-
 from tuition.core.errors import NotFoundError, SettingsError
 from tuition.core.units import format_bytes
-from tuition.model.decoder import Decoder
 from tuition.model.folder import ModelFolder, open_model
-from tuition.model.load import load_decoder
 from tuition.registry.names import parse_reference
 from tuition.registry.registry import Registry
+from tuition.spec.counts import num_parameters
 
 
 @dataclass(frozen=True)
@@ -36,22 +33,11 @@ class Base:
         text = f"begins from {self.name} ({self.folder.format})"
         if not self.is_quantised:
             return text
-        size = format_bytes(4 * sum(_numel(shape) for shape in self.folder.shape.tensor_shapes().values()))
+        size = format_bytes(4 * num_parameters(self.folder.shape))
         return (
-            f"{text}: its quantised weights are expanded to float32, {size}, and taught from the rounded "
+            f"{text}: its quantised weights are expanded ({size} in float32) and taught from the rounded "
             "values; the result is not quantised (serve it with --precision int8 or int4)"
         )
-
-    def load(self, device: torch.device) -> Decoder:
-        """The decoder in float32."""
-        return load_decoder(self.folder, torch.float32, device)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def open_base(name: str | None, registry: Registry) -> Base:

@@ -17,13 +17,18 @@ from torch import Tensor
 from tuition.data.examples import kind_of_data
 from tuition.data.lessons import Lessons, prepare_lessons
 from tuition.data.packing import LessonBatch, LessonLoader, lesson_batch
+from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_folder import save_adapter
 from tuition.model.decoder import Decoder
 from tuition.model.derived import save_derived
+from tuition.model.frozen import dropout_seeded
+from tuition.model.load import load_decoder
+from tuition.model.lora import adapter_of, load_with_lora
 from tuition.registry.lineage import Lineage
 from tuition.registry.registry import Registry
 from tuition.runtime.device import Precision
 from tuition.runtime.thread_pool import ThreadPool
-from tuition.spec.counts import forward_flops
+from tuition.spec.counts import forward_flops, num_parameters
 from tuition.tokenizer.taught import Taught
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.attention import PackedContext
@@ -44,6 +49,9 @@ UNIT = "nats per taught token"
 MOST_LONGEST = 2_048
 """Tokens of an example where nobody says: attention is computed over all of them at once."""
 FULL = OptimizerSettings(kind="adamw", lr=1e-4, muon_lr=1e-3, weight_decay=0.0)
+LORA = OptimizerSettings(kind="adamw", lr=1e-3, muon_lr=1e-3, weight_decay=0.0)
+MOST_FULL = 500_000_000
+"""Parameters of a base whose weights are all taught where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class Prepared:
     tokenizer: Tokenizer
     lessons: Lessons
     control: Control | None
+    adapter: AdapterSettings | None
+    """None: all weights are taught."""
 
 
 class Finetune:
@@ -68,6 +78,7 @@ class Finetune:
         """Raises: SettingsError, NotFoundError, ModelError, DataError where there are no examples."""
         base = open_base(self.settings.base, registry)
         self._longest(base)
+        self._adapter(base)
         found = kind_of_data(self.settings.data)
         wants(found == "examples", "recipe", self.name, "continue: these files hold plain text")
 
@@ -78,7 +89,25 @@ class Finetune:
         tokenizer = base.folder.tokenizer()
         lessons = prepare_lessons(self.settings.data, tokenizer, self._longest(base), context.progress)
         control = self._control(tokenizer, base.folder.shape.context_length)
-        return Prepared(base, tokenizer, lessons, control)
+        adapter = self._adapter(base)
+        what = "all weights are taught" if adapter is None else f"an adapter of rank {adapter.rank} is taught"
+        context.progress.say(f"{what} (--adapter {'none' if adapter is None else 'lora'})")
+        return Prepared(base, tokenizer, lessons, control, adapter)
+
+    def _adapter(self, base: Base) -> AdapterSettings | None:
+        """Raises: SettingsError for settings of an adapter where none is taught, or for matrices that the
+        base lacks."""
+        settings = self.settings
+        has_adapter = settings.adapter == "lora" or (
+            settings.adapter == "auto" and num_parameters(base.folder.shape) > MOST_FULL
+        )
+        if has_adapter:
+            settings.lora.tensor_names(base.folder.shape)
+            return settings.lora
+        for name, default in (("lora", AdapterSettings()), ("frozen", FinetuneSettings().frozen)):
+            value = getattr(settings, name)
+            wants(value == default, name, value, "--adapter lora: all weights of this base are taught")
+        return None
 
     def _control(self, tokenizer: Tokenizer, context_length: int) -> Control | None:
         num_bytes = self.settings.evaluation.control_bytes
@@ -97,20 +126,27 @@ class Finetune:
 
     def build(self, context: RunContext, data: Prepared) -> "FinetuneTask":
         """The base's decoder. Raises: CapacityError."""
-        model = data.base.load(context.device)
+        folder, adapter = data.base.folder, data.adapter
+        if adapter is None:
+            model = load_decoder(folder, torch.float32, context.device)
+        else:
+            generator = torch.Generator().manual_seed(context.settings.seed)
+            model = load_with_lora(folder, adapter, generator, self.settings.frozen).to(context.device)
         return FinetuneTask(self.settings, context, data, model)
 
 
 class FinetuneTask:
     """A base model and its examples."""
 
-    optimizer, compares = FULL, True
+    compares = True
 
     def __init__(
         self, settings: FinetuneSettings, context: RunContext, data: Prepared, model: Decoder
     ) -> None:
         self.settings, self.context, self.model, self.base = settings, context, model, data.base
         lessons = data.lessons
+        self.adapter = data.adapter
+        self.optimizer = FULL if data.adapter is None else LORA
         self.num_evaluations = settings.evaluation.times
         self.keeps: Keeps = "lowest score" if self.num_evaluations else "last"
         self.digests = {"corpus": lessons.digest, "base": data.base.digest}
@@ -137,12 +173,19 @@ class FinetuneTask:
         return self._loader.batch(step)
 
     def loss(self, batch: LessonBatch, scale: float) -> Tensor:
-        return lesson_loss(self.model, batch, scale)
+        with dropout_seeded(self._dropout_seed(batch)):
+            return lesson_loss(self.model, batch, scale)
+
+    def _dropout_seed(self, batch: LessonBatch) -> int:
+        """From the run's seed and the examples: the same for the same share of the same batch."""
+        ids = hash((self.context.settings.seed, *batch.lengths, *batch.token_ids[0, ::7].tolist()))
+        return ids % 2**63
 
     def flops(self, batch: LessonBatch) -> int:
         shape = self.model.shape
         forward = sum(forward_flops(shape, length, 0, num_logits=0) for length in batch.lengths)
-        return 3 * (forward + forward_flops(shape, 0, 0, num_logits=batch.num_units))
+        passes = 3 if self.adapter is None else 2  # of frozen matrices there are no gradients
+        return passes * (forward + forward_flops(shape, 0, 0, num_logits=batch.num_units))
 
     def evaluate(self, kind: EvaluationKind) -> Evaluated:
         """Loss on held-out examples; before and at the end also of the control text."""
@@ -160,7 +203,10 @@ class FinetuneTask:
         return Lineage(corpus_digest=self.digests["corpus"], parent=self.base.name)
 
     def write(self, folder: Path, manifest: Mapping[str, Any]) -> Path:
-        """The base's folder with other weights."""
+        """The base's folder with other weights, or the adapter in peft's format."""
+        if self.adapter is not None:
+            adapter = adapter_of(self.model, self.base.name, self.base.digest)
+            return save_adapter(folder, adapter, self.base.folder, manifest)
         tensors = self.model.state_dict()
         return save_derived(folder, self.base.folder, tensors, manifest, dtype=self.settings.save_as)
 

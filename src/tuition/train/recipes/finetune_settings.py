@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from tuition.data.settings import ExampleSettings
+from tuition.model.adapter import AdapterSettings
 from tuition.train.settings import check_numbers, wants
 
+Frozen = Literal["float32", "bfloat16", "int8"]
 From = Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")]
 """`from` is a word of Python, so the field is called `base`."""
 
@@ -43,6 +45,15 @@ class FinetuneSettings:
     """The model to begin from: a registered name, name@version, a model folder or a GGUF file."""
     data: ExampleSettings = field(default_factory=ExampleSettings)
     """What is taught."""
+    adapter: Literal["auto", "lora", "none"] = "auto"
+    """lora: the base stays as it is, and a small adapter is taught, saved by itself and served beside its
+    base. none: all weights are taught, and the result is a model of its own. auto: none for bases of up to
+    500 million parameters, lora for larger ones."""
+    lora: AdapterSettings = field(default_factory=AdapterSettings)
+    """The adapter."""
+    frozen: Frozen = "bfloat16"
+    """How the base is held while an adapter is taught: float32, bfloat16, or int8, which takes the least
+    memory and rounds the most."""
     batch_tokens: int = 2_048
     """Tokens of the examples in one forward pass, about; examples are never padded."""
     longest: int | None = None
