@@ -17,41 +17,31 @@ from torch import Tensor
 from tuition.data.examples import kind_of_data
 from tuition.data.lessons import Lessons, prepare_lessons
 from tuition.data.packing import LessonBatch, LessonLoader, lesson_batch
-from tuition.model.adapter import AdapterSettings
-from tuition.model.adapter_folder import save_adapter
 from tuition.model.decoder import Decoder
-from tuition.model.derived import save_derived
 from tuition.model.frozen import dropout_seeded
-from tuition.model.load import load_decoder
-from tuition.model.lora import adapter_of, load_with_lora
 from tuition.registry.lineage import Lineage
 from tuition.registry.registry import Registry
 from tuition.runtime.device import Precision
 from tuition.runtime.thread_pool import ThreadPool
-from tuition.spec.counts import forward_flops, num_parameters
+from tuition.spec.counts import forward_flops
 from tuition.tokenizer.taught import Taught
-from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.attention import PackedContext
 from tuition.train.best import Keeps
 from tuition.train.change import Measured
-from tuition.train.control import Control, control_texts
+from tuition.train.control import Control
 from tuition.train.losses import linear_cross_entropy, token_losses
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
 from tuition.train.recipes.base import Base, open_base
 from tuition.train.recipes.comparing import Comparing
 from tuition.train.recipes.finetune_settings import FinetuneSettings
 from tuition.train.scoring import TOKENS_AT_ONCE
-from tuition.train.settings import OptimizerSettings, wants
+from tuition.train.settings import wants
 
 HELDOUT_LOSS = "held-out loss"
 """Of the examples that the model's own training held out."""
 UNIT = "nats per taught token"
 MOST_LONGEST = 2_048
 """Tokens of an example where nobody says: attention is computed over all of them at once."""
-FULL = OptimizerSettings(kind="adamw", lr=1e-4, muon_lr=1e-3, weight_decay=0.0)
-LORA = OptimizerSettings(kind="adamw", lr=1e-3, muon_lr=1e-3, weight_decay=0.0)
-MOST_FULL = 500_000_000
-"""Parameters of a base whose weights are all taught where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +49,8 @@ class Prepared:
     """Everything up to the model."""
 
     base: Base
-    tokenizer: Tokenizer
     lessons: Lessons
     control: Control | None
-    adapter: AdapterSettings | None
-    """None: all weights are taught."""
 
 
 class Finetune:
@@ -76,44 +63,18 @@ class Finetune:
 
     def check(self, registry: Registry) -> None:
         """Raises: SettingsError, NotFoundError, ModelError, DataError where there are no examples."""
-        base = open_base(self.settings.base, registry)
-        self._longest(base)
-        self._adapter(base)
-        found = kind_of_data(self.settings.data)
-        wants(found == "examples", "recipe", self.name, "continue: these files hold plain text")
+        self._longest(open_base(self.settings, registry))
+        is_text = kind_of_data(self.settings.data) == "text"
+        wants(not is_text, "recipe", self.name, "continue, since these files hold plain text")
 
     def prepare(self, context: RunContext) -> Prepared:
-        """The base's tokenizer, and the examples in its tokens."""
-        base = open_base(self.settings.base, context.registry)
-        context.progress.say(base.describe())
+        """The examples in the base's tokens."""
+        base = open_base(self.settings, context.registry)
+        for line in base.describe():
+            context.progress.say(line)
         tokenizer = base.folder.tokenizer()
         lessons = prepare_lessons(self.settings.data, tokenizer, self._longest(base), context.progress)
-        control = self._control(tokenizer, base.folder.shape.context_length)
-        adapter = self._adapter(base)
-        what = "all weights are taught" if adapter is None else f"an adapter of rank {adapter.rank} is taught"
-        context.progress.say(f"{what} (--adapter {'none' if adapter is None else 'lora'})")
-        return Prepared(base, tokenizer, lessons, control, adapter)
-
-    def _adapter(self, base: Base) -> AdapterSettings | None:
-        """Raises: SettingsError for settings of an adapter where none is taught, or for matrices that the
-        base lacks."""
-        settings = self.settings
-        has_adapter = settings.adapter == "lora" or (
-            settings.adapter == "auto" and num_parameters(base.folder.shape) > MOST_FULL
-        )
-        if has_adapter:
-            settings.lora.tensor_names(base.folder.shape)
-            return settings.lora
-        for name, default in (("lora", AdapterSettings()), ("frozen", FinetuneSettings().frozen)):
-            value = getattr(settings, name)
-            wants(value == default, name, value, "--adapter lora: all weights of this base are taught")
-        return None
-
-    def _control(self, tokenizer: Tokenizer, context_length: int) -> Control | None:
-        num_bytes = self.settings.evaluation.control_bytes
-        if num_bytes == 0:
-            return None
-        return Control(control_texts(self.settings.control, num_bytes), tokenizer, context_length)
+        return Prepared(base, lessons, base.control(tokenizer))
 
     def _longest(self, base: Base) -> int:
         """Raises: SettingsError for more than the base can read."""
@@ -126,13 +87,7 @@ class Finetune:
 
     def build(self, context: RunContext, data: Prepared) -> "FinetuneTask":
         """The base's decoder. Raises: CapacityError."""
-        folder, adapter = data.base.folder, data.adapter
-        if adapter is None:
-            model = load_decoder(folder, torch.float32, context.device)
-        else:
-            generator = torch.Generator().manual_seed(context.settings.seed)
-            model = load_with_lora(folder, adapter, generator, self.settings.frozen).to(context.device)
-        return FinetuneTask(self.settings, context, data, model)
+        return FinetuneTask(self.settings, context, data, data.base.load(context))
 
 
 class FinetuneTask:
@@ -144,25 +99,21 @@ class FinetuneTask:
         self, settings: FinetuneSettings, context: RunContext, data: Prepared, model: Decoder
     ) -> None:
         self.settings, self.context, self.model, self.base = settings, context, model, data.base
-        lessons = data.lessons
-        self.adapter = data.adapter
-        self.optimizer = FULL if data.adapter is None else LORA
+        lessons, group = data.lessons, context.group
+        self.optimizer = self.base.optimizer
         self.num_evaluations = settings.evaluation.times
         self.keeps: Keeps = "lowest score" if self.num_evaluations else "last"
-        self.digests = {"corpus": lessons.digest, "base": data.base.digest}
+        self.digests = {"corpus": lessons.digest, "base": self.base.digest}
         self.split = lessons.split
         self._heldout = lessons.heldout[: settings.evaluation.examples]
-        self._comparing = Comparing(
-            context,
-            model,
-            self._measure,
-            tuple(map(num_taught, self._heldout)),
-            data.control,
-            lessons.digest,
-        )
-        group, seed = context.group, context.settings.seed
+        sizes = tuple(map(num_taught, self._heldout))
+        self._comparing = Comparing(context, model, self._measure, sizes, data.control, lessons.digest)
         self._loader = LessonLoader(
-            lessons.train, settings.batch_tokens, seed, rank=group.rank, world_size=group.size
+            lessons.train,
+            settings.batch_tokens,
+            context.settings.seed,
+            rank=group.rank,
+            world_size=group.size,
         )
 
     @property
@@ -184,8 +135,7 @@ class FinetuneTask:
     def flops(self, batch: LessonBatch) -> int:
         shape = self.model.shape
         forward = sum(forward_flops(shape, length, 0, num_logits=0) for length in batch.lengths)
-        passes = 3 if self.adapter is None else 2  # of frozen matrices there are no gradients
-        return passes * (forward + forward_flops(shape, 0, 0, num_logits=batch.num_units))
+        return self.base.passes * (forward + forward_flops(shape, 0, 0, num_logits=batch.num_units))
 
     def evaluate(self, kind: EvaluationKind) -> Evaluated:
         """Loss on held-out examples; before and at the end also of the control text."""
@@ -200,15 +150,10 @@ class FinetuneTask:
         return Measured(HELDOUT_LOSS, UNIT, method, tuple(nats), sizes, sum(sizes))
 
     def lineage(self) -> Lineage:
-        return Lineage(corpus_digest=self.digests["corpus"], parent=self.base.name)
+        return self.base.lineage(Finetune.name, self.digests["corpus"])
 
     def write(self, folder: Path, manifest: Mapping[str, Any]) -> Path:
-        """The base's folder with other weights, or the adapter in peft's format."""
-        if self.adapter is not None:
-            adapter = adapter_of(self.model, self.base.name, self.base.digest)
-            return save_adapter(folder, adapter, self.base.folder, manifest)
-        tensors = self.model.state_dict()
-        return save_derived(folder, self.base.folder, tensors, manifest, dtype=self.settings.save_as)
+        return self.base.write(folder, self.model, manifest)
 
 
 def lesson_loss(model: Decoder, batch: LessonBatch, scale: float) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuition.core.errors import NotFoundError
+from tuition.train.recipes.continued_settings import ContinuedSettings
 from tuition.train.recipes.finetune_settings import FinetuneSettings
 from tuition.train.recipes.pretrain_settings import PretrainSettings
 
@@ -34,6 +35,7 @@ RECIPES = {
     for entry in (
         Entry("pretrain", PretrainSettings, "tuition.train.recipes.pretrain", "Pretrain"),
         Entry("finetune", FinetuneSettings, "tuition.train.recipes.finetune", "Finetune"),
+        Entry("continue", ContinuedSettings, "tuition.train.recipes.continued", "Continued"),
     )
 }
 
