@@ -99,9 +99,7 @@ class ContinuedTask:
         self.digests = {"corpus": corpus.digest, "base": self.base.digest}
         self.split = corpus.describe_split()
         self._seq_len, self._tokens = data.seq_len, data.tokens
-        documents = [
-            corpus.heldout.document(index) for index in range(corpus.heldout.info.num_documents)
-        ]
+        documents = [corpus.heldout.document(index) for index in range(corpus.heldout.info.num_documents)]
         self._final = beginnings(documents, data.tokens, settings.evaluation.final_bytes)
         self._probe = beginnings(documents, data.tokens, settings.evaluation.probe_bytes)
         sizes = tuple(map(data.tokens.num_bytes, self._final))
