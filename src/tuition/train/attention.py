@@ -54,10 +54,10 @@ class PackedContext:
         self._contexts = {length: training_context(numbers) for length, numbers in own.items()}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-        parts = zip(*(heads.split(self._lengths, dim=1) for heads in (query, key, value)), strict=True)
+        queries, keys, values = (heads.split(self._lengths, dim=1) for heads in (query, key, value))
         attended = [
-            self._contexts[length].attend(layer, *part, window)
-            for length, part in zip(self._lengths, parts, strict=True)
+            self._contexts[length].attend(layer, queries[index], keys[index], values[index], window)
+            for index, length in enumerate(self._lengths)
         ]
         return torch.cat(attended, dim=1)
 
