@@ -131,6 +131,20 @@ def read_tasks(paths: "Sequence[Path]") -> "list[Task]":
     return tasks
 
 
+def before_and_after(runs: TaskRuns, before: str, after: str, tasks: "Sequence[Task]") -> str:
+    """A table: each task before and after teaching, both with intervals, and the paired difference.
+
+    Kept results are taken over, so that the first model is asked once however often it is taught.
+    """
+    from tuition.cli.bill_tables import aligned
+    from tuition.evals.compare import compare
+    from tuition.evals.report import BEFORE_AFTER_HEAD, before_after_row
+
+    a, b = (runs.results(reference, tasks, reuse=True) for reference in (before, after))
+    rows = [before_after_row(compare(*both)) for both in zip(a, b, strict=True)]
+    return aligned([BEFORE_AFTER_HEAD, *rows], left=(0,))
+
+
 def keep(path: Path, results: "Sequence[TaskResult]") -> None:
     """Write every reply of the results as one line. Raises: SettingsError."""
     from tuition.evals.report import kept_row
