@@ -20,8 +20,13 @@ import torch
 from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
+from tuition.desk.engine import Engine
 from tuition.engine.request import Request, Sampling
 from tuition.engine.settings import EngineSettings
+from tuition.evals.result import TaskResult
+from tuition.evals.run import Respondent, run_task
+from tuition.evals.task_file import Header, Normalization, read_task, task_text
+from tuition.evals.tasks.table import make_family
 from tuition.model.decoder import Decoder
 from tuition.model.save import save_model
 from tuition.serve.context import ServeContext
@@ -39,6 +44,7 @@ pytestmark = [
     pytest.mark.skipif(PYTHON is None, reason="TUITION_LM_EVAL names no environment with lm-eval"),
 ]
 ITEMS, CHOICES = 400, 3
+SETTINGS = EngineSettings(device="cpu", precision="float32", threads=2)
 TEXTS = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
 TASK = """
 task: ours
@@ -52,6 +58,22 @@ doc_to_target: right
 target_delimiter: ""
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
 """
+ARC = """
+task: ours
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_target: "{{{{choices.label.index(answerKey)}}}}"
+doc_to_choice: "{{{{choices.text}}}}"
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_bytes, aggregation: mean, higher_is_better: true}}
+"""
+"""ARC-easy's own task file, with acc_bytes added, over rows of ours."""
+NORMALIZED: dict[str, Normalization] = {"acc": "none", "acc_norm": "characters", "acc_bytes": "bytes"}
 
 
 def items() -> list[dict[str, Any]]:
@@ -94,24 +116,26 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(params=["bard-like", "smollm2"])
-def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any]]:
-    """The server's URL and the one model that it serves."""
+def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any, Path]]:
+    """The server's URL, the one model that it serves, and where that is."""
     path = smollm2() if request.param == "smollm2" else bard_like(tmp_path / "bard")
     workspace = open_workspace(tmp_path / "home").create()
-    settings = EngineSettings(device="cpu", precision="float32", threads=2)
     with open_books(workspace) as books, open_served(
-        [str(path)], workspace=workspace, books=books, machine=detect_machine(), settings=settings,
+        [str(path)], workspace=workspace, books=books, machine=detect_machine(), settings=SETTINGS,
         progress=SilentProgress(),
     ) as models:  # fmt: skip
         context = ServeContext(models, books, ServeSettings(port=0))
         with start_server(context) as server:
-            yield server.url, next(iter(models.values()))
+            yield server.url, next(iter(models.values())), path
 
 
-def run_lm_eval(url: str, model: Any, folder: Path, batch: int) -> list[dict[str, Any]]:
+def run_lm_eval(
+    url: str, model: Any, folder: Path, batch: int, task: str = TASK, rows: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """Its samples: what was asked, and the log-likelihoods that it read."""
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in items()), encoding="utf-8")
-    (folder / "ours.yaml").write_text(TASK.format(rows=folder / "rows.jsonl"))
+    lines = (json.dumps(row) + "\n" for row in (items() if rows is None else rows))
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "ours.yaml").write_text(task.format(rows=folder / "rows.jsonl"))
     told = {"model": model.name, "base_url": f"{url}/v1/completions", "tokenizer_backend": "remote",
             "num_concurrent": 1, "max_length": model.context_length - 1}  # fmt: skip
     arguments = ",".join(f"{name}={value}" for name, value in told.items())
@@ -135,8 +159,8 @@ def own_score(model: Any, begin: str, end: str) -> tuple[float, bool]:
     return sum(item.logprob for item in told), all(item.logprob == item.top[0][1] for item in told)
 
 
-def test_log_likelihoods_are_the_engines_own(served: tuple[str, Any], tmp_path: Path) -> None:
-    url, model = served
+def test_log_likelihoods_are_the_engines_own(served: tuple[str, Any, Path], tmp_path: Path) -> None:
+    url, model, _ = served
     own: dict[tuple[str, str], tuple[float, bool]] = {}
     ended = 0
     for batch in (1, 8):
@@ -158,6 +182,71 @@ def test_log_likelihoods_are_the_engines_own(served: tuple[str, Any], tmp_path: 
     print(f"{model.name}: an end token was next for {ended} of {len(own)}")
     if model.name == "bard":
         assert ended > len(own) / 10, "else an end token without an entry would not be found"
+
+
+def arc_rows() -> list[dict[str, Any]]:
+    """Questions in the form of ARC-easy, from our families; choices of different lengths, some not ASCII."""
+    draws, rows = random.Random(5), []
+    problems, orders = (make_family(name, ITEMS // 2, 1, "heldout") for name in ("problems", "orders"))
+    customers = [row.target["customer"] for row in orders]
+    for row in problems:
+        wrong = [str(row.target + 7), f"None of them: {row.target - 1} \u2013 nobody", "\u20ac 1"]
+        rows.append((row.user, str(row.target), wrong))
+    for row in orders:
+        wrong = [draws.choice(customers), f"{draws.choice(customers)} n\u00e9e Z\u00fcnd", "nobody"]
+        rows.append((f"Who is the customer? {row.user}", row.target["customer"], wrong))
+    found = []
+    for number, (question, right, wrong) in enumerate(rows):
+        order = draws.sample(range(4), 4)
+        texts = [[right, *wrong][i] for i in order]
+        labels = list("ABCD")
+        choices = {"text": texts, "label": labels}
+        found.append({"id": str(number), "question": question, "choices": choices,
+                      "answerKey": labels[order.index(0)]})  # fmt: skip
+    return found
+
+
+def own_results(path: Path, folder: Path, rows: list[dict[str, Any]]) -> dict[str, TaskResult]:
+    """Our kind `choice` over the same rows, by lm-eval's names."""
+    found = {}
+    with Engine(path, settings=SETTINGS, workspace=open_workspace(folder / "own").create()) as engine:
+        for metric, normalize in NORMALIZED.items():
+            asked = [
+                {
+                    "id": row["id"],
+                    "prompt": f"Question: {row['question']}\nAnswer:",
+                    "choices": row["choices"]["text"],
+                    "right": row["choices"]["label"].index(row["answerKey"]),
+                }
+                for row in rows
+            ]
+            text = task_text(Header("arc", "choice", normalize=normalize), asked)
+            (folder / "arc.jsonl").write_text(text, encoding="utf-8")
+            found[metric] = run_task(
+                read_task(folder / "arc.jsonl"), Respondent(engine, engine.cost_of, "own")
+            )
+    return found
+
+
+def test_choices_are_scored_as_lm_eval_scores_them(served: tuple[str, Any, Path], tmp_path: Path) -> None:
+    """Accuracy, plain and normalised, per item and in sum, on rows in the form of ARC-easy."""
+    url, model, path = served
+    rows = arc_rows()
+    samples = {sample["doc"]["id"]: sample for sample in run_lm_eval(url, model, tmp_path, 8, ARC, rows)}
+    own = own_results(path, tmp_path, rows)
+    (written,) = (tmp_path / "out-8").rglob("results_*.json")
+    sums = json.loads(written.read_text())["results"]["ours"]
+    assert len(samples) == ITEMS
+    for metric, result in own.items():
+        for item in result.items:
+            sample = samples[item.id]
+            told = [float(reply[0][0]) for reply in sample["resps"]]
+            assert told == list(item.logprobs), item.id
+            assert sample[metric] == item.score, (metric, item.id)
+        assert sums[f"{metric},none"] == result.accuracy.value
+    print(f"{model.name}: { ({metric: result.accuracy.value for metric, result in own.items()}) }")
+    picks = {tuple(item.reply for item in result.items) for result in own.values()}
+    assert len(picks) == len(own), "else one of the three says what another says"
 
 
 def is_end_next(model: Any, begin: str, end: str) -> bool:
