@@ -28,7 +28,7 @@ class Compare(Common):
     """What `tuition compare` takes."""
 
     a: tyro.conf.Positional[str]
-    """Name, name@version, folder or GGUF file."""
+    """Name, name@version, folder, GGUF file, or http://HOST:PORT#MODEL of an OpenAI-compatible server."""
     b: tyro.conf.Positional[str]
     """The model that is held against it."""
     tasks: tuple[Path, ...] = ()

@@ -44,7 +44,8 @@ class Eval(Common):
     """What `tuition eval` takes."""
 
     model: tyro.conf.Positional[str]
-    """Name, name@version, folder or GGUF file."""
+    """Name, name@version, folder or GGUF file; with --tasks also the address of an OpenAI-compatible server,
+    http://HOST:PORT#MODEL."""
     tasks: tuple[Path, ...] = ()
     """Task files (.jsonl)."""
     keep: Path | None = None

@@ -5,6 +5,7 @@ In: references of models and tasks.  Out: results, kept in the workspace and in 
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,8 @@ class TaskRuns:
         `reuse`: take kept results of the same weights, tokenizer, settings and task.
         Raises: TuitionError of the model, the engine and the tasks.
         """
+        if reference.startswith(("http://", "https://")):
+            return remote_results(reference, tasks, self.progress)
         from tuition.desk.engine import Engine
         from tuition.evals.result import read_result, write_result
         from tuition.evals.run import Respondent, run_task
@@ -117,6 +120,27 @@ def subject_of(reference: str, registry: "Registry") -> Subject:
         digest=digest,
         text_digest=hashlib.sha256(f"{tokenizer.digest} {template}".encode()).hexdigest(),
     )
+
+
+def remote_results(address: str, tasks: "Sequence[Task]", progress: Progress) -> "list[TaskResult]":
+    """One result per task from a model of a server, `URL` or `URL#MODEL`; the key is $TUITION_API_KEY.
+
+    Raises: ClientError; NotFoundError where the server has no such model, or several and none is named.
+    """
+    from tuition.client.listen import call
+    from tuition.client.tasks import ask_task
+
+    url, _, wanted = address.partition("#")
+    key = os.environ.get("TUITION_API_KEY")
+    models = call(url, key, lambda api: api.models())
+    named = [model for model in models if wanted in ("", model.name)]
+    if len(named) != 1:
+        known = [f"{url}#{model.name}" for model in models]
+        raise NotFoundError("model at the server", address, known, if_none="it serves none")
+    return [
+        replace(call(url, key, lambda api, task=task: ask_task(api, named[0], task, progress)), model=address)
+        for task in tasks
+    ]
 
 
 def read_tasks(paths: "Sequence[Path]") -> "list[Task]":

@@ -15,7 +15,7 @@ import httpx
 
 from tuition.client.errors import ClientError, sentence
 from tuition.client.events import DONE, event_data, read_cost, read_piece
-from tuition.client.reply import Piece
+from tuition.client.reply import Piece, Reply
 
 CONNECT_TIMEOUT_S = 10.0
 CONTEXT_EXCEEDED = "context_length_exceeded"
@@ -97,6 +97,26 @@ class Api:
             num_prompt_tokens=row["prompt_tokens"],
             num_generated=row["completion_tokens"],
             cost=read_cost(row),
+        )
+
+    async def answer(self, path: str, body: Mapping[str, Any]) -> Reply:
+        """The whole reply to one request, as it is asked: nothing is left out to make it fit.
+
+        Raises: ClientError, also where the answer is not of the protocol.
+        """
+        row = await self._send("POST", path, dict(body))
+        try:
+            choice, usage = row["choices"][0], row.get("usage") or {}
+            text = choice["message"]["content"] if "message" in choice else choice["text"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ClientError(f"{path} answered without a reply ({error!r}).") from error
+        return Reply(
+            text=text or "",
+            num_prompt_tokens=usage.get("prompt_tokens") or 0,
+            num_generated=usage.get("completion_tokens") or 0,
+            num_cached=(usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
+            cost=read_cost(usage) if "cost_usd" in usage else None,
+            finish_reason=choice.get("finish_reason"),
         )
 
     async def chat(

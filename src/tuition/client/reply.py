@@ -45,6 +45,8 @@ class Reply:
     """None: the reply has not ended, or did not come to its end."""
     request_id: str | None = None
     remark: str | None = None
+    num_cached: int | None = None
+    """Prompt tokens that the server took from its prefix cache, where it tells."""
 
     def take(self, piece: Piece) -> None:
         """Add the next piece."""

@@ -5,6 +5,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from tuition.evals.function_process import FunctionProcess
 from tuition.evals.task_file import Item, TaskKind
 
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*)?\.?\d+")
@@ -14,7 +15,7 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 def judge(kind: TaskKind, item: Item, reply: str) -> float:
     """1 for a right reply; with `json` the share of the fields that are right, 1 only if all are.
 
-    `choice` and `python` are judged elsewhere: by log-likelihood, and by the user's function.
+    `choice` is judged by log-likelihood (`run`), `python` by the user's function (`judged`).
     """
     if kind == "exact":
         accepted = item.target if isinstance(item.target, list) else [item.target]
@@ -27,6 +28,19 @@ def judge(kind: TaskKind, item: Item, reply: str) -> float:
     if kind == "json":
         return json_match(reply, item.target)
     raise ValueError(f"replies of kind {kind} are not judged here")
+
+
+def judged(
+    kind: TaskKind, item: Item, reply: str, function: FunctionProcess | None
+) -> tuple[float, str | None]:
+    """The score of a generated reply by its kind, the user's function included, and a note on it.
+
+    Raises: DataError where the function fails.
+    """
+    if function is None:
+        return judge(kind, item, reply), None
+    score, limit = function.score(dict(item.given), reply)
+    return score, None if limit is None else f"counted as wrong: the function {limit}"
 
 
 def last_number(reply: str) -> Decimal | None:

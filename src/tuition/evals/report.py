@@ -108,7 +108,7 @@ def notes(results: Sequence[TaskResult]) -> list[str]:
     known = [each for each in cost if each is not None]
     total = f", {format_usd(sum(known))}" if len(known) == len(cost) else ""
     seconds = sum(result.wall_ns for result in results) / 1e9
-    cached = sum(item.cached_tokens for result in results for item in result.items)
+    cached = sum(item.cached_tokens or 0 for result in results for item in result.items)
     lines.append(
         f"took {format_duration(seconds)}{total}; {cached:,} tokens in came from the prefix cache; "
         f"{', '.join(sorted({result.method for result in results}))}"

@@ -19,6 +19,9 @@ from tuition.evals.statistics import Estimate, estimate
 FORMAT = 1
 """Rises when the same run would give other results than an older version of this program."""
 
+CUT = "were cut at max_tokens"
+"""The note on a reply that did not end by itself."""
+
 
 @dataclass(frozen=True)
 class ItemResult:
@@ -32,8 +35,8 @@ class ItemResult:
     logprobs: tuple[float, ...]
     """With choices: the log-likelihood of each, in nats."""
     prompt_tokens: int
-    cached_tokens: int
-    """Of prompt_tokens: taken from the prefix cache."""
+    cached_tokens: int | None
+    """Of prompt_tokens: taken from the prefix cache; None where a server does not tell."""
     generated_tokens: int
     cost_nusd: int | None
     """None where the backend tells no cost."""

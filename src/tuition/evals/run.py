@@ -19,8 +19,8 @@ from tuition.core.request_record import RequestCost
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request
 from tuition.evals.function_process import FunctionProcess
-from tuition.evals.judge import judge
-from tuition.evals.result import ItemResult, TaskResult
+from tuition.evals.judge import judged
+from tuition.evals.result import CUT, ItemResult, TaskResult
 from tuition.evals.task_file import Header, Item, Task
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -147,7 +147,7 @@ def result_of(
 ) -> ItemResult:
     """Judge the reply, or the log-likelihoods, of one item."""
     logprobs: tuple[float, ...] = ()
-    note = "were cut at max_tokens" if replies[0].finish_reason == "length" else None
+    note = CUT if replies[0].finish_reason == "length" else None
     if header.kind == "choice":
         begins = [begin for _, begin in choice_ids(header, item, model.engine.tokenizer)]
         logprobs = tuple(map(log_likelihood, replies, begins))
@@ -155,11 +155,8 @@ def result_of(
         score, said = float(chosen == item.right), item.choices[chosen]
     else:
         said = replies[0].text
-        if function is not None:
-            score, limit = function.score(dict(item.given), said)
-            note = note if limit is None else f"counted as wrong: the function {limit}"
-        else:
-            score = judge(header.kind, item, said)
+        score, problem = judged(header.kind, item, said, function)
+        note = problem or note
     costs = [model.cost_of(reply.request_id) for reply in replies]
     known = [cost.total for cost in costs if cost is not None]
     energy = [total.energy_uj for total in known if total.energy_uj is not None]

@@ -44,8 +44,8 @@ class Header:
     """chat: the prompt is a message of the user, rendered with the model's chat template. plain: a text."""
     system: str | None = None
     """With chat: the system message of every item."""
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    """Most tokens of a reply."""
+    max_tokens: int | None = None
+    """Most tokens of a reply; left out: 256, or fewer where the model's context holds fewer."""
     stop: tuple[str, ...] = ()
     """Texts that end a reply."""
     normalize: Normalization = "none"
@@ -168,7 +168,7 @@ def _check_header(header: Header, given: set[str]) -> None:
     """Fields that do not fit together. Raises: SettingsError."""
     if not header.task.strip():
         raise SettingsError("task", got=header.task, wanted="a name")
-    if header.max_tokens < 1:
+    if header.max_tokens is not None and header.max_tokens < 1:
         raise SettingsError("max_tokens", got=header.max_tokens, wanted="at least 1")
     if not all(header.stop):
         raise SettingsError("stop", got=header.stop, wanted="texts that are not empty")

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
+from tuition.books.books import open_books
+from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
 from tuition.desk.engine import Engine
 from tuition.engine.settings import EngineSettings
+from tuition.serve.context import ServeContext
+from tuition.serve.served import open_served
+from tuition.serve.server import start_server
+from tuition.serve.settings import ServeSettings
+from tuition.spec.machine import detect_machine
 
 TORCH = ("--runner", "torch")
 ENGINE = ("--engine.runner", "torch")
@@ -187,3 +194,45 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_computed(tuition, tm
         status, _, err = tuition(*words)
         assert status, words
         assert message in err
+
+
+def test_a_model_behind_a_server_is_asked_the_same(tuition, home: Path, chatty: str, tmp_path: Path) -> None:
+    """Replies, tokens and cost of every item come over HTTP; choices need the model itself."""
+    chats = {"kind": "regex", "form": "chat", "max_tokens": 6}
+    items = [{"prompt": prompt, "target": "(?s)."} for prompt in PROMPTS]
+    task = task_file(tmp_path / "served.jsonl", chats, items)
+    near, far = tmp_path / "near.jsonl", tmp_path / "far.jsonl"
+    assert tuition("eval", chatty, "--tasks", task, *TORCH, "--keep", str(near))[0] == 0
+    workspace, settings = Workspace(tmp_path / "served").create(), EngineSettings(runner="torch")
+    with open_books(workspace) as books, open_served(
+        [chatty, str(next(home.glob("models/tiny/1")))], workspace=workspace, books=books,
+        machine=detect_machine(), settings=settings, progress=SilentProgress(),
+    ) as models, start_server(ServeContext(models, books, ServeSettings(port=0))) as server:  # fmt: skip
+        address = f"{server.url}#chatty"
+        status, out, err = tuition("eval", address, "--tasks", task, "--keep", str(far))
+        assert status == 0, err
+        plain = task_file(
+            tmp_path / "plain.jsonl",
+            {"kind": "exact", "stop": ["x"], "max_tokens": 3},
+            [{"prompt": "a", "target": "b"}],
+        )
+        assert tuition("eval", address, "--tasks", plain)[0] == 0
+        choice = {"prompt": "The", "choices": ["cat", "dog"], "right": 0}
+        ends = task_file(tmp_path / "ends.jsonl", {"kind": "choice"}, [choice])
+        long = task_file(
+            tmp_path / "long.jsonl", {"kind": "exact"}, [{"prompt": "cat " * 200, "target": "a"}]
+        )
+        for url, path, message in (
+            (address, ends, "kind: got 'choice', wanted a kind whose reply is generated"),
+            (server.url, task, f"known: {server.url}#"),
+            (f"{server.url}#other", task, "no model at the server named"),
+            (address, long, "item 2: "),
+        ):
+            status, _, err = tuition("eval", url, "--tasks", path)
+            assert status, url
+            assert message in err
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in (near, far)]
+    for name in ("id", "reply", "right", "prompt_tokens", "generated_tokens"):
+        assert [row[name] for row in rows[0]] == [row[name] for row in rows[1]], name
+    assert all(row["cost_nusd"] > 0 for row in rows[1])
+    assert re.search(r"^served +4 +\d", out, re.M)
