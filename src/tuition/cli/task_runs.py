@@ -82,7 +82,7 @@ class TaskRuns:
 
         settings = {"text": subject.text_digest, "engine": asdict(self.settings)}
         key = result_key(task.digest, subject.digest, settings)
-        return self.workspace.root / "evaluations" / f"{key}.jsonl"
+        return self.workspace.evaluations / f"{key}.jsonl"
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ def request_of(task: Task, item: Item, model: Model) -> tuple[str, dict[str, obj
     body: dict[str, object] = {"model": model.name, "temperature": 0, "max_tokens": most}
     if header.stop:
         body["stop"] = list(header.stop)
+    if header.chat_template_kwargs is not None:
+        body["chat_template_kwargs"] = header.chat_template_kwargs
     if header.form == "chat":
         return "/v1/chat/completions", body | {"messages": messages_of(header, item)}
     return "/v1/completions", body | {"prompt": item.prompt}

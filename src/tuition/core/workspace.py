@@ -29,6 +29,11 @@ class Workspace:
         return self.root / "data"
 
     @property
+    def evaluations(self) -> Path:
+        """Results of models on tasks, with every reply, by digest of what made them."""
+        return self.root / "evaluations"
+
+    @property
     def cache(self) -> Path:
         """Files that can be deleted and are made again, for example packed weights."""
         return self.root / "cache"

@@ -93,7 +93,7 @@ def prompt_ids(header: Header, item: Item, tokenizer: Tokenizer) -> list[int]:
     """The prompt as the model reads it."""
     if header.form == "plain" and isinstance(item.prompt, str):
         return tokenizer.encode(item.prompt)
-    return tokenizer.render_chat(messages_of(header, item))
+    return tokenizer.render_chat(messages_of(header, item), template_kwargs=header.chat_template_kwargs)
 
 
 def messages_of(header: Header, item: Item) -> list[Mapping[str, Any]]:

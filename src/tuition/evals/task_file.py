@@ -44,6 +44,8 @@ class Header:
     """chat: the prompt is a message of the user, rendered with the model's chat template. plain: a text."""
     system: str | None = None
     """With chat: the system message of every item."""
+    chat_template_kwargs: dict | None = None
+    """With chat: variables of the model's template, as {"enable_thinking": false}."""
     max_tokens: int | None = None
     """Most tokens of a reply; left out: 256, or fewer where the model's context holds fewer."""
     stop: tuple[str, ...] = ()
@@ -186,8 +188,9 @@ def _check_header(header: Header, given: set[str]) -> None:
             raise SettingsError(name, got=getattr(header, name), wanted=wanted)
     if header.kind == "python" and not re.fullmatch(r"[^:]+\.py:[A-Za-z_]\w*", header.function or ""):
         raise SettingsError("function", got=header.function, wanted="FILE.py:FUNCTION with kind python")
-    if header.system is not None and header.form != "chat":
-        raise SettingsError("system", got=header.system, wanted="it only with form chat")
+    for name in ("system", "chat_template_kwargs"):
+        if name in given and header.form != "chat":
+            raise SettingsError(name, got=getattr(header, name), wanted="it only with form chat")
 
 
 def _item(path: Path, line: int, row: dict[str, Any], header: Header) -> Item:

@@ -23,7 +23,7 @@ TORCH = ("--runner", "torch")
 ENGINE = ("--engine.runner", "torch")
 PROMPTS = ("The cat", "The dog", "A bird", "In the tree")
 CHAT = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{{ mood | default('') }}{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
@@ -155,14 +155,18 @@ def test_a_chat_task_is_asked_with_the_models_template(
     tuition, chatty: str, home: Path, tmp_path: Path
 ) -> None:
     header = {"kind": "regex", "form": "chat", "system": "Be short.", "max_tokens": 6}
+    header |= {"chat_template_kwargs": {"mood": "glad"}}
     task = task_file(tmp_path / "chats.jsonl", header, [{"prompt": "The cat", "target": "."}])
     kept = tmp_path / "kept.jsonl"
     status, _, err = tuition("eval", chatty, "--tasks", task, *TORCH, "--keep", str(kept))
     assert status == 0, err
     with Engine(Path(chatty), workspace=Workspace(home), settings=EngineSettings(runner="torch")) as engine:
         messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "The cat"}]
-        said = engine.chat(messages, max_tokens=6, temperature=0.0).text
+        ids = engine.tokenizer.render_chat(messages, template_kwargs={"mood": "glad"})
+        (said,) = (reply.text for reply in engine.generate([ids], max_tokens=6, temperature=0.0))
+        assert ids != engine.tokenizer.render_chat(messages)
     assert json.loads(kept.read_text())["reply"] == said
+    assert json.loads(kept.read_text())["prompt_tokens"] == len(ids)
     status, _, err = tuition("eval", "tiny", "--tasks", task, *TORCH)
     assert status == 2
     assert "form: got 'chat', wanted plain for this model, which has no chat template" in err

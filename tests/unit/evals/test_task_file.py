@@ -70,6 +70,7 @@ def test_the_digest_follows_the_function_of_the_user(tmp_path: Path) -> None:
         ({"normalize": "bytes"}, "normalize: got 'bytes', wanted it only with kind choice, which is exact"),
         ({"function": "a.py:b"}, "function: got .*, wanted it only with kind python"),
         ({"system": "Do."}, "system: got .*, wanted it only with form chat"),
+        ({"chat_template_kwargs": {}}, "chat_template_kwargs: got {}, wanted it only with form chat"),
         ({"task": " "}, "task: got ' ', wanted a name"),
     ],
 )
