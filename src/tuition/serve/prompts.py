@@ -76,7 +76,12 @@ def prepare_chat(body: ChatRequest, caller: Caller) -> Prepared:
     variables = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", body.reasoning_effort)
-    prompt = tokenizer.render_chat(messages, add_generation_prompt=True, template_kwargs=variables or None)
+    prompt = tokenizer.render_chat(
+        messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        template_kwargs=variables or None,
+    )
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     most = caller.settings.default_max_tokens or caller.model.defaults.max_new_tokens
     wish = _Wish("messages", body.token_limit, logprobs, default_tokens=most)

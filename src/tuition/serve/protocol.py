@@ -165,6 +165,10 @@ class ChatRequest(Common):
     """With logprobs: the most likely tokens at each place, 0 to 20."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Ours: variables for the model's chat template."""
+    add_generation_prompt: bool = True
+    """Ours: end the prompt with what begins a reply; false with continue_final_message."""
+    continue_final_message: bool = False
+    """Ours: the reply continues the last message, which has no end of turn; add_generation_prompt: false."""
     reasoning_effort: str | None = None
     """Handed to the model's chat template, which may use it."""
 
@@ -172,6 +176,8 @@ class ChatRequest(Common):
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise RequestError("top_logprobs", "is only allowed with logprobs: true")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise RequestError("continue_final_message", "needs add_generation_prompt: false")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise RequestError("max_tokens", "differs from max_completion_tokens; send one of them")

@@ -27,12 +27,10 @@ OPENAI: Refused = {
 
 OTHERS: Refused = {
     # vLLM
-    "add_generation_prompt": (True,),
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "cache_salt": (),
     "chat_template": (),
-    "continue_final_message": (False,),
     "documents": ([],),
     "guided_choice": (),
     "guided_decoding_backend": (),
@@ -90,8 +88,10 @@ CHAT: Refused = {
     "suffix": ("",),
 }
 COMPLETION: Refused = {
+    "add_generation_prompt": (True,),
     "add_special_tokens": (True,),
     "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
     "messages": (),
     "reasoning_effort": (),
     "top_logprobs": (),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError, RequestError
-from tuition.tokenizer.marks import Marks
+from tuition.tokenizer.marks import Marks, secret_text
 from tuition.tokenizer.template_process import TemplateLimits, TemplateProcess
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -109,7 +109,11 @@ class ChatTemplate:
         """A conversation of which several beginnings will be rendered, as `render_spans` does. `now`: the
         time that the template may write."""
         marks = Marks(tokens), Marks([token for token in tokens if token not in reply_tokens])
-        return GuardedChat(self, check_messages(messages), marks, template_kwargs or {}, now)
+        checked = check_messages(messages)
+        for message in checked:
+            if message["role"] == "developer" and "developer" not in self.source:
+                message["role"] = "system"
+        return GuardedChat(self, checked, marks, template_kwargs or {}, now)
 
     def tokens_written(self, candidates: Collection[str]) -> frozenset[str]:
         """Those of `candidates` that the template writes by itself: markup that it names, or what stands
@@ -233,6 +237,28 @@ class GuardedChat:
             texts = self._template.render_beginnings(self._marked, some, self._kwargs, self._now)
             spans += [self._cut(text) for text in texts]
         return spans
+
+    def continued(self) -> list[Span]:
+        """The conversation up to the end of the last message's text, which a reply will continue.
+
+        A mark after the text says where it ends. Where the template has stripped the blank behind the mark,
+        it would have stripped the text's own. Raises: RequestError.
+        Source: transformers, utils/chat_template_utils.py, `continue_final_message`.
+        """
+        *before, last = self._marked
+        said, mark = last["content"], secret_text()
+        if said is None:
+            raise RequestError("continue_final_message", "the last message has no content to continue")
+        messages = [*before, {**last, "content": f"{said}{mark} "}]
+        whole = [(len(messages), False)]
+        (text,) = self._template.render_beginnings(messages, whole, self._kwargs, self._now)
+        head, found, rest = text.rpartition(mark)
+        head = head if rest.startswith(" ") else head.rstrip()
+        if not found or said.strip() not in head:
+            raise RequestError(
+                "continue_final_message", "the model's chat template does not show the last message as it is"
+            )
+        return self._cut(head)
 
     def _cut(self, text: str) -> list[Span]:
         spans, end = [], 0

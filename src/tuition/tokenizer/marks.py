@@ -44,8 +44,8 @@ class Marks:
 
     def __init__(self, tokens: Collection[str]) -> None:
         self._tokens = _compiled(tuple(tokens))
-        self._mark = _secret_text()
-        self._instead_of = {token: _secret_text() for token in self._tokens.longest_first if len(token) == 1}
+        self._mark = secret_text()
+        self._instead_of = {token: secret_text() for token in self._tokens.longest_first if len(token) == 1}
 
     def in_text(self, text: str) -> str:
         """The text with a mark in every token, and at a part of one at either edge, which the template might
@@ -96,7 +96,7 @@ def _compiled(tokens: tuple[str, ...]) -> _Tokens:
     return _Tokens(tokens)
 
 
-def _secret_text() -> str:
+def secret_text() -> str:
     """Random private-use characters."""
     return "".join(chr(0xF0000 + secrets.randbelow(0xFFFE)) for _ in range(6))
 

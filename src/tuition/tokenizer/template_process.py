@@ -12,10 +12,9 @@ import sys
 import time
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-_WORKER = Path(__file__).with_name("template_worker.py")
+_WORKER = "tuition.tokenizer.template_worker"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class TemplateProcess:
         self._limits = limits
         self._pid = os.getpid()
         self._process = subprocess.Popen(  # noqa: S603 - our own script, no shell, nothing from outside in its arguments
-            [sys.executable, "-P", str(_WORKER)],
+            [sys.executable, "-P", "-m", _WORKER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

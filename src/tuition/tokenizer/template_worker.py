@@ -1,6 +1,6 @@
 """Renders one chat template, in a process of its own with limits that the template cannot leave.
 
-Run as a script by `template_process.TemplateProcess`, never imported: standard input brings the template and
+Run as a program by `template_process.TemplateProcess`, never imported: standard input brings the template and
 then conversations, standard output takes texts, each as a line with its length and that many bytes of JSON.
 Three limits hold for every rendering: fuel (instructions), processor time and address space. The last two are
 the kernel's: a template that doubles a string in a loop needs little fuel and much memory, and this process
@@ -9,7 +9,6 @@ ends rather than the one that serves.
 
 import datetime
 import json
-import re
 import resource
 import signal
 import sys
@@ -17,18 +16,7 @@ from typing import Any
 
 import minijinja
 
-_GENERATION_TAG = re.compile(r"\{%(-?)\s*(?:end)?generation\s*(-?)%\}")
-"""Marks for training masks in Hugging Face templates; they print nothing."""
-
-
-_CODE = re.compile(r"""\{[{%](?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^'"])*?[}%]\}""", re.DOTALL)
-"""A block or an expression, strings in it taken whole."""
-_STRING_OR_LENIENT = re.compile(
-    r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")"""
-    r"""|\|\s*(length|count|first|last|items)\b|\bis\s+(not\s+)?(iterable|sequence)\b""",
-    re.DOTALL,
-)
-"""Filters and tests that jinja2 applies to an undefined value as to an empty list, and minijinja refuses."""
+from tuition.tokenizer.template_source import as_minijinja, python_methods
 
 
 class _RaisedByTemplateError(Exception):
@@ -71,20 +59,6 @@ def _is_iterable(value: Any) -> bool:
     return isinstance(value, str | list | dict | tuple)
 
 
-def _as_jinja2(source: str) -> str:
-    """The template in which undefined values have the length, ends and items that jinja2 gives them."""
-    return _CODE.sub(lambda code: _STRING_OR_LENIENT.sub(_lenient, code[0]), source)
-
-
-def _lenient(found: re.Match[str]) -> str:
-    text, name, negation, test = found.groups()
-    if text is not None:
-        return text
-    if test is not None:
-        return f"|default([]) is {negation or ''}{test}"
-    return f"|default({'{}' if name == 'items' else '[]'})|{name}"
-
-
 def _environment(source: str, clock: _Clock) -> minijinja.Environment:
     """As transformers sets jinja2 up: blocks trimmed, no escaping, Python's methods on strings, lists and
     mappings."""
@@ -96,7 +70,9 @@ def _environment(source: str, clock: _Clock) -> minijinja.Environment:
     env.add_filter("indent", _indent)
     for test in ("iterable", "sequence"):  # here None is neither, and a text and a mapping are both
         env.add_test(test, _is_iterable)
-    env.add_template("chat", _GENERATION_TAG.sub(r"{%\1 if true %}{% endif \2%}", _as_jinja2(source)))
+    for name, function in python_methods().items():
+        env.add_global(name, function)
+    env.add_template("chat", as_minijinja(source))
     return env
 
 

@@ -182,11 +182,14 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Ids of a conversation. Raises: RequestError for messages that cannot be shown, and where there is
-        no template."""
+        """Ids of a conversation, ready for a reply, or for the rest of its last message.
+        Raises: RequestError for messages that cannot be shown, and where there is no template."""
         chat = self.guarded_chat(messages, template_kwargs)
+        if continue_final_message:
+            return self.encode_spans(chat.continued())
         return self.encode_spans(chat.spans([(len(messages), add_generation_prompt)])[0])
 
     def guarded_chat(

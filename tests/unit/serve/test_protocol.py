@@ -243,3 +243,9 @@ def test_an_assistant_may_have_said_nothing_but_a_refusal() -> None:
 def test_a_field_under_another_servers_name_is_told_ours(theirs: str, ours: str) -> None:
     with pytest.raises(UnsupportedField, match=f"use {ours}"):
         chat(**{theirs: 3})
+
+
+def test_a_message_is_continued_or_answered_never_both() -> None:
+    assert chat(continue_final_message=True, add_generation_prompt=False).continue_final_message
+    with pytest.raises(RequestError, match="add_generation_prompt"):
+        chat(continue_final_message=True)

@@ -391,3 +391,76 @@ def test_tokens_are_found_wherever_they_stand_in_a_long_text() -> None:
         spans = template.render_spans([{"role": "user", "content": written}], [token])
         assert [span.text for span in spans if span.is_token] == [token], "the template's own, at the end"
         assert "".join(span.text for span in spans) == written + token
+
+
+PYTHON = (
+    "{{ 'a b c'.rsplit(' ', 1)[0] }}|{{ messages[0].content.rsplit('i')[-1] }}|{{ 'a-b'.rsplit('-')|last }}",
+    "{{ 'x' ~ messages[0]['content'].rsplit('i', maxsplit=1)[0].upper() }}|{{ ('a' + 'b c').rsplit()[0] }}",
+    "{{ 'a b'.rsplit(' ')[0].rsplit('a')[0].partition('x')[2] == '' }}|{{ ' k=v '.strip().partition('=') }}",
+    "{% if not 'a:b'.removeprefix('a:').removesuffix('b') %}empty{% endif %}|{{ 'abc'.index('c') + 1 }}",
+    "{% for part in messages[0].content.rsplit('i') %}[{{ part }}]{% endfor %}|{{ ['a', 'b'].index('b') }}",
+    "{{ '7'.zfill(3) }}|{{ 'a'.center(5) }}|{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3) }}|{{ 'aB'.swapcase() }}",
+    "{% set f = namespace(x='a b') %}{{ f.x.rsplit(' ')[1] }}|{{ (f.x | upper).rsplit(' ')[0] }}",
+    "{{ 'x'.join(['a', 'b']).rsplit('x')[1] }}|{{ {'k': 'a.b'}['k'].rsplit('.')[1] }}|{{ 'ß'.casefold() }}",
+    "{{ '%.2f' % 3.14159 }}|{{ '%d%%' % 5 }}|{{ '%s and %s' % ('a', 1) }}|{{ '%s' % [1, 2] }}",
+    "{{ '%05d' % messages|length }}|{{ 'a' ~ '%s' % messages[0].content.upper() ~ 'b' }}|{{ '%s' % (1) }}",
+    "{{ '%(k)s' % {'k': 'v'} }}|{{ 7 % 4 }}|{% set n = 9 %}{{ n % 5 }}|{{ '%s' % 'x'.rsplit('y')[0] }}",
+    "{{ '%s' % true }}|{{ '%r' % 'a' }}|{{ \"%s\" % none }}|{{ '%s'%-1 }}|{{ '%x' % 255 }}",
+    "{# {{ 'a'.rsplit( }} #}{% raw %}{{ 'a'.rsplit('b') }}{% endraw %}",
+    "{{ \".rsplit(')' % x\" }}|{{ {'a': {}} }}",
+    "{{ 'a b'.split(' ', 1)[1] }}|{{ 'a b'.split()[0] }}|{{ '{} {}'.format('a', 1) }}",
+)  # fmt: skip
+"""Methods and operators of Python's strings, in the places where templates write them."""
+
+
+@pytest.mark.parametrize("source", PYTHON)
+def test_pythons_strings_do_what_they_do_in_jinja2(source: str) -> None:
+    chat_utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    (expected,), _ = chat_utils.render_jinja_template([HI], chat_template=source)
+    assert ChatTemplate(source).render(HI) == expected
+
+
+@pytest.mark.parametrize("source", ["{{ messages.rsplit() }}", "{{ 5.0.index(1) }}", "{{ '%d' % 'x' }}",
+                                    "{{ '%s %s' % 'x' }}", "{{ ''.index.__self__ }}"])  # fmt: skip
+def test_what_python_refuses_is_refused(source: str) -> None:
+    with pytest.raises((RequestError, ModelError)):
+        ChatTemplate(source).render(HI)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CONTINUED = {
+    "keeps blanks": CHATML,
+    "strips": CHATML.replace("m.content", "m.content | trim"),
+    "last": LLAMA3,
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+@pytest.mark.parametrize("said", ["Once upon", "Once ", " a\n", "x", "é 日本", "a <|im_"])
+def test_the_last_message_is_continued_as_transformers_does(trained: Tokenizer, name: str, said: str) -> None:
+    chat_utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    messages = [*HI, {"role": "assistant", "content": said}]
+    (expected,), _ = chat_utils.render_jinja_template(
+        [messages], chat_template=CONTINUED[name], continue_final_message=True,
+        bos_token="", eos_token="",
+    )  # fmt: skip
+    tokenizer = replace_template(trained, CONTINUED[name])
+    ids = tokenizer.render_chat(messages, continue_final_message=True)
+    assert tokenizer.decode(ids, skip_specials=False) == expected
+
+
+def test_a_message_that_the_template_does_not_show_cannot_be_continued(trained: Tokenizer) -> None:
+    tokenizer = replace_template(trained, "{{ messages[0].content }}")
+    for said in ("x", None):
+        last = {"role": "assistant", "content": said, "tool_calls": [{"function": {"name": "f"}}]}
+        with pytest.raises(RequestError, match="continue_final_message"):
+            tokenizer.render_chat([*HI, last], continue_final_message=True)
+
+
+def test_a_developer_is_the_system_where_a_template_knows_none(trained: Tokenizer) -> None:
+    tokenizer = replace_template(trained, CHATML)
+    roles = [tokenizer.render_chat([{"role": role, "content": "x"}]) for role in ("developer", "system")]
+    assert roles[0] == roles[1]
