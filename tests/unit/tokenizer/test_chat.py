@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tuition.core.errors import ModelError, RequestError
 from tuition.tokenizer.chat import ChatTemplate
 from tuition.tokenizer.folder import FolderSettings
-from tuition.tokenizer.template_process import TemplateLimits
 from tuition.tokenizer.tokenizer import Tokenizer
 
 FEW = settings(max_examples=40, deadline=None)
@@ -266,72 +265,6 @@ def test_a_broken_template_is_the_models_fault(tmp_path: Path) -> None:
 def test_a_model_without_a_template_says_so(families: dict[str, Tokenizer]) -> None:
     with pytest.raises(RequestError, match="no chat template"):
         families["llama"].render_chat(HI)
-
-
-HOSTILE = {
-    "loops": "{% for i in range(10000) %}{% for j in range(10000) %}{{ i }}{% endfor %}{% endfor %}",
-    "recursion": "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
-    "doubling": "{% set ns = namespace(x='x'*1000) %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}"
-    "{% endfor %}",
-    "doubled lists": "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}"
-    "{% endfor %}{{ ns.x | list | length }}",
-    "repeat": "{{ 'x' * 1000000000 }}",
-    "repeat length": "{{ ('x' * 4000000000) | length }}",
-    "indent": "{{ 'a' | indent(1000000000, true) }}",
-    "format": "{{ '%1000000000d' | format(1) }}",
-    "range": "{{ range(1000000000) | list }}",
-    "replace": "{{ ('x' * 100000).replace('x', 'x' * 100000) }}",
-    "join": "{{ ('y' * 100000).join(range(90000) | map('string')) }}",
-    "output": "{% set x = 'x' * 20000 %}{% for i in range(1000) %}{{ x }}{% endfor %}",
-    "big output": "{{ 'x' * 3000000 }}",
-    "sorts": "{% for i in range(5000) %}{{ range(90000) | map('string') | sort | length }}{% endfor %}",
-    "nested filters": "{{ range(99999)|map('string')|join(',')|list|sort|join(',')|list|sort|length }}" * 40,
-    "deep source": "{{ " + "(" * 20000 + "1" + ")" * 20000 + " }}",
-    "gadget class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "gadget globals": "{{ raise_exception.__globals__['sys'].modules }}",
-    "gadget init": "{{ messages.__init__.__globals__ }}",
-    "import": "{% import 'os' as os %}{{ os.system('true') }}",
-    "include": "{% include '/etc/passwd' %}",
-    "open": "{{ open('/etc/passwd').read() }}",
-    "format gadget": "{{ '{0.__class__}'.format(messages).foo.bar }}",
-    "strftime": "{{ strftime_now('%Y' * 1000000) }}",
-    "tojson bomb": "{% set ns = namespace(x=['x']) %}{% for i in range(40) %}{% set ns.x = [ns.x, ns.x] %}"
-    "{% endfor %}{{ ns.x | tojson }}",
-    "tojson indent": "{{ {'a': [[[[1]]]]} | tojson(indent=100000000) }}",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_template_is_refused_and_costs_this_process_nothing(name: str) -> None:
-    """The processor limit is a tenth of a second; the bound here allows for a busy machine and a process to
-    start."""
-    template = ChatTemplate(HOSTILE[name])
-    before = psutil.Process().memory_info().rss
-    begin = time.monotonic()
-    with pytest.raises((RequestError, ModelError)):
-        template.render(HI)
-    assert time.monotonic() - begin < 3
-    assert psutil.Process().memory_info().rss - before < 32 * 2**20
-
-
-def test_after_a_refusal_the_next_conversation_is_rendered() -> None:
-    bomb = "{{ (messages[0].content * 20000000) | length }}"
-    source = "{% if messages[0].content == 'bomb' %}" + bomb + "{% else %}fine{% endif %}"
-    template = ChatTemplate(source)
-    with pytest.raises(RequestError, match="memory"):
-        template.render(user("bomb"))
-    assert template.render(HI) == "fine"
-
-
-def test_without_the_limits_the_same_template_would_run() -> None:
-    """The control: it is the limits that refuse, not something else in the template."""
-    source = "{{ (messages[0].content * 50000000) | length }}"
-    assert ChatTemplate(source, limits=TemplateLimits(cpu_s=10, growth_bytes=2**29)).render(HI) == "100000000"
-    with pytest.raises(RequestError, match="memory"):
-        ChatTemplate(source, limits=TemplateLimits(cpu_s=10)).render(HI)
-    slow = "{% for i in range(400) %}{{ range(90000) | map('string') | sort | length }}{% endfor %}"
-    with pytest.raises(RequestError, match="time"):
-        ChatTemplate(slow, limits=TemplateLimits(growth_bytes=2**30)).render(HI)
 
 
 def test_long_conversations_are_not_taken_for_attacks(trained: Tokenizer) -> None:
