@@ -6,16 +6,18 @@ from pathlib import Path
 import tyro
 
 from tuition.cli.arguments import Common, choose, parse
+from tuition.cli.data_show import show
 from tuition.core.errors import SettingsError
 
 ACTIONS = {
+    "show": "the first rows of a file exactly as a model will see them, with the taught tokens marked",
     "make": "write the examples and the held-out task of a family: orders, problems, tools, canonical",
 }
 
 
 def run(argv: list[str]) -> int:
-    action, words = choose(ACTIONS, argv, verb="data", default="make")
-    return {"make": make}[action](words)
+    action, words = choose(ACTIONS, argv, verb="data", default="show")
+    return {"show": show, "make": make}[action](words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ VERBS = {
     "serve": "answer over HTTP (OpenAI protocol) and show the chat page",
     "chat": "talk to a model in the terminal",
     "generate": "answer one prompt, or a file of them",
-    "data": "make examples with an exact checker",
+    "data": "show data as a model will see it, or make examples with an exact checker",
     "eval": "measure a model on tasks or text, with its uncertainty",
     "compare": "hold two models against each other on the same tasks",
     "models": "list, show, add or remove models",

@@ -44,6 +44,23 @@ class HeldBack:
         return self._progress.task(label, total, unit)
 
 
+class BarsOnly:
+    """A `core.progress.Progress` that shows how far the work is and says nothing: for verbs whose own output
+    has it all."""
+
+    def __init__(self, progress: ProgressProtocol) -> None:
+        self._progress = progress
+
+    def say(self, text: str) -> None:
+        pass
+
+    def detail(self, text: str) -> None:
+        pass
+
+    def task(self, label: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
+        return self._progress.task(label, total, unit)
+
+
 class _LiveTask:
     """One bar."""
 

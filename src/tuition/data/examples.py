@@ -117,16 +117,20 @@ def read_examples(
     require_unchanged(sources, states)
 
 
-def kind_of_data(settings: ExampleSettings) -> Literal["examples", "text"]:
+def kind_of_data(settings: ExampleSettings, text_field: str = "text") -> Literal["examples", "text"]:
     """What the files hold, by their first rows: examples if any of them has rows of a known form.
 
-    Raises: DataError, SettingsError.
+    Raises: DataError where rows have neither a form nor `text_field`; SettingsError.
     """
     if named_form(settings) is not None:
         return "examples"
     sources = [source for source in find_sources(settings, _ALL_KINDS) if source.kind != "text"]
-    has_form = any(find_form(source, _SNIFFED_ROWS) is not None for source in sources)
-    return "examples" if has_form else "text"
+    if any(find_form(source, _SNIFFED_ROWS) is not None for source in sources):
+        return "examples"
+    for source in sources:
+        if text_field not in _fields_of(source):
+            form_of(source, settings)
+    return "text"
 
 
 def form_of(source: Source, settings: ExampleSettings) -> Form:
@@ -149,7 +153,7 @@ def form_of(source: Source, settings: ExampleSettings) -> Form:
         )
         forms = "; ".join(form.fields for form in FORMS.values())
         problem = f"no row has the fields of a known form ({forms}); it has {', '.join(fields) or 'none'}"
-        way_out = f"name two fields, like {example}, or one with turns as --data.messages-field"
+        way_out = f"name two fields, like {example}, or the one with the turns as --data.messages-field"
         raise DataError(source.path, problem, way_out=way_out)
     return form
 

@@ -33,8 +33,8 @@ class LessonCounts:
     """Ended early, at the end of a turn."""
     num_left_out: int = 0
     """Too long, and left out."""
-    longest: int = 0
-    """Tokens of the longest example, before it was cut."""
+    lengths: list[int] = field(default_factory=list)
+    """Tokens of every example, before it was cut."""
     first_too_long: str = ""
     num_duplicates: int = 0
     """Second and later copies in the part that is taught; they stay in it."""
@@ -215,7 +215,7 @@ class _Maker:
     def _fitted(self, example: Example, sequences: tuple[Taught, ...]) -> Lesson | None:
         """The lesson, cut to what fits if that is asked for; None if nothing of it is left."""
         counts, most = self.counts, max(len(sequence.ids) for sequence in sequences)
-        counts.longest = max(counts.longest, most)
+        counts.lengths.append(most)
         kept = sequences
         if most > self.longest:
             counts.first_too_long = counts.first_too_long or example.origin
@@ -234,7 +234,7 @@ class _Maker:
         if counts.num_too_long and self.settings.too_long == "refuse":
             problem = (
                 f"{counts.num_too_long:,} of {num_examples:,} examples have more than {self.longest:,} tokens"
-                f" (the longest {counts.longest:,}; the first is {counts.first_too_long})"
+                f" (the longest {max(counts.lengths):,}; the first is {counts.first_too_long})"
             )
             way_out = "--data.too-long cut ends them at a turn that fits, leave-out drops them"
             raise DataError(place, problem, way_out=way_out)

@@ -362,7 +362,8 @@ def test_the_kind_of_data_is_seen_from_its_rows(tmp_path: Path, write_jsonl: Wri
     (tmp_path / "a.txt").write_text("hello")
     assert kind(tmp_path / "a.txt") == "text"
     assert kind(write_jsonl([{"text": "hello"}])) == "text"
-    assert kind(write_jsonl([{"question": "a", "answer": "b"}])) == "text"
+    with pytest.raises(DataError, match=r"no row has the fields of a known form .*it has question, answer"):
+        kind(write_jsonl([{"question": "a", "answer": "b"}]))
     assert kind(write_jsonl([{"question": "a", "answer": "b"}]), prompt_field="question",
                 completion_field="answer") == "examples"  # fmt: skip
     assert kind(write_jsonl([{"text": "hello", "prompt": "a", "completion": "b"}])) == "examples"
