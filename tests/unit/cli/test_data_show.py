@@ -18,8 +18,8 @@ from tuition.cli.main import FAILURE, USAGE
 Run = Callable[..., tuple[int, str, str]]
 CHAT = (
     "{% for m in messages %}{% set end = '<|endoftext|>' if m.role == 'assistant' else '\\n' %}"
-    "{{ m.role + ': ' + m.content + end }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    "{{ m.role + ':\\n' + m.content + end }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
 )
 
 
@@ -51,7 +51,7 @@ def test_taught_tokens_stand_between_marks(tuition: Run, model: str, tmp_path: P
     status, out, err = tuition("data", "show", path, "--model", model, "--rows", "30", "--context", "500")
     assert (status, err) == (0, "")
     assert out.startswith("taught tokens look like ⟦this⟧\n\nexample 1: ")
-    turn = r"user: Where is cat \d+\?\nassistant: ⟦on the mat\.<.endoftext.>⟧"
+    turn = r"user:\nWhere is cat \d+\?\nassistant:\n⟦on the mat\.<.endoftext.>⟧"
     assert len(re.findall(f"taught\n{turn}{turn}\n", out)) >= 20
     lines = {line.partition("  ")[0]: line.partition("  ")[2].strip() for line in out.splitlines()}
     assert lines["read as"] == "messages (messages): rows.jsonl"
@@ -63,7 +63,7 @@ def test_marks_are_others_where_the_text_has_them(tuition: Run, model: str, tmp_
     path = written(tmp_path, [row(n, "⟦a] is [[ b") for n in range(30)])
     out = tuition("data", "show", path, "--model", model, "--rows", "30", "--context", "500")[1]
     assert out.startswith("taught tokens look like {{{this}}}\n")
-    assert "assistant: {{{⟦a] is [[ b<|endoftext|>}}}\n" in out
+    assert "assistant:\n{{{⟦a] is [[ b<|endoftext|>}}}\n" in out
 
 
 def test_control_characters_do_not_reach_the_terminal(tuition: Run, model: str, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_everything_is_said_as_json(tuition: Run, model: str, tmp_path: Path) ->
     assert [run["taught"] for run in first["sequences"][0]] == [False, True]
     assert first["sequences"][0][1]["text"] == "on the mat.<|endoftext|>"
     assert "".join(run["text"] for run in first["sequences"][0]) == (
-        "user: Where is cat 0?\nassistant: on the mat.<|endoftext|>"
+        "user:\nWhere is cat 0?\nassistant:\non the mat.<|endoftext|>"
     )
 
 
