@@ -65,16 +65,19 @@ def taught_conversation(
 
     One sequence, unless the template shows an earlier reply otherwise than it was generated, as those do
     that leave out earlier thinking: then each such reply has a sequence of its own. Messages after the last
-    reply are left out.
+    reply are left out. A reply whose `weight` is 0, as in OpenAI's files, is not taught; later ones see it.
     `now`: the time that the template may write.
     Raises: ModelError if the template cannot be masked exactly, RequestError if it refuses the messages or
     does not show a part of what the assistant says.
     """
     variables = {**(template_kwargs or {}), **({"tools": list(tools)} if tools else {})}
-    chat = tokenizer.guarded_chat(messages, variables, now or datetime.now())
-    replies = [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
+    weights = [message.get("weight", 1) for message in messages]
+    shown = [{name: value for name, value in each.items() if name != "weight"} for each in messages]
+    chat = tokenizer.guarded_chat(shown, variables, now or datetime.now())
+    replies = [index for index, message in enumerate(chat.messages)
+               if message["role"] == "assistant" and weights[index] != 0]  # fmt: skip
     if not replies:
-        raise RequestError("messages", "has no message of the assistant, so nothing could be taught")
+        raise RequestError("messages", "has no message of the assistant that is taught")
     try:
         return _sequences(_turns(tokenizer, chat, replies, tools or ()))
     except _NotExactError as error:

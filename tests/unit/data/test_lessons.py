@@ -240,3 +240,21 @@ def test_the_time_of_a_template_is_that_of_the_run(write_jsonl: Write) -> None:
     days = [datetime(2026, 5, day, 12) for day in (1, 1, 2)]
     first, same, other = (prepare_lessons(settings, dated, 4_096, SilentProgress(), day) for day in days)
     assert first.digest == same.digest != other.digest
+
+
+def test_a_reply_of_weight_0_is_seen_but_not_taught(write_jsonl: Write) -> None:
+    """Nor does the template see the weight."""
+    shows_weight = templated(
+        "{% for m in messages if m.weight is defined %}{{ 'weighed ' }}{% endfor %}" + CHAT
+    )
+    rows = [row(n, turns=3) for n in range(20)]
+    for each in rows:
+        each["messages"][1]["weight"] = each["messages"][3]["weight"] = 0
+    rows[7]["messages"][3]["weight"] = 1
+    lessons = prepare(write_jsonl(rows), shows_weight)
+    found = {each.origin.rpartition(" ")[2]: each.sequences
+             for each in (*lessons.train_examples, *lessons.heldout_examples)}  # fmt: skip
+    assert [taught_text(shows_weight, sequence) for sequence in found["1"]] == ["It is 0.<|im_end|>"]
+    assert [taught_text(shows_weight, sequence) for sequence in found["8"]] == ["It is 7.<|im_end|>" * 2]
+    whole = shows_weight.decode(found["1"][0].ids.tolist())
+    assert (whole.count("It is 0."), "weighed" in whole) == (3, False)
