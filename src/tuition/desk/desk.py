@@ -12,6 +12,7 @@ request began and ended): a desk uses both alike.
 """
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,20 @@ class Ending(Protocol):
     def num_generated(self) -> int: ...
     @property
     def timing(self) -> Moments | None: ...
+    @property
+    def variant(self) -> str | None:
+        """Which adapter made it, beside others of one engine."""
+        ...
+
+    @property
+    def weights_digest(self) -> str | None:
+        """Of the weights that computed its end, where they are not those that were loaded."""
+        ...
+
+
+def digest_of_pair(adapter: str, base: str) -> str:
+    """What receipts name for a reply of an adapter: SHA-256 over the digests of adapter and base."""
+    return hashlib.sha256(f"adapter {adapter}\nbase {base}\n".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +118,17 @@ class Spent:
 
 
 class Desk:
-    """See the module. Thread-safe. One for each account."""
+    """See the module. Thread-safe. One for each account, and others `beside` it for adapters."""
 
-    def __init__(self, books: Books, account: Account, model: ModelIdentity) -> None:
-        """Nothing is written before `open`, or before the first request is settled."""
+    def __init__(
+        self, books: Books, account: Account, model: ModelIdentity, adapter_digest: str | None = None
+    ) -> None:
+        """Nothing is written before `open`, or before the first request is settled.
+
+        `adapter_digest`: where `model` is an adapter, used with the weights that `serves` is told of.
+        """
         self.books, self.account, self.model = books, account, model
+        self._adapter_digest, self._beside = adapter_digest, False
         self.spent = Spent()
         self._lock = threading.Lock()
         self._digest_of: Callable[[], str] | None = None
@@ -126,15 +147,34 @@ class Desk:
         """`digest_of` gives the digest of the weights in use from now on; called once, when it is needed."""
         self._digest_of, self._digest = digest_of, None
 
+    def beside(self, model: ModelIdentity, adapter_digest: str | None = None) -> "Desk":
+        """A desk on the same account for requests that another model of this engine answers: an adapter of
+        this base, or the base of this adapter. Idle time is booked here, so that one need not be opened."""
+        desk = Desk(self.books, self.account, model, adapter_digest)
+        desk._rate_id, desk._digest_of, desk._beside = self.rate_id, lambda: self.base_digest or "", True
+        return desk
+
+    @property
+    def base_digest(self) -> str | None:
+        """SHA-256 of the weights that were loaded; None where a backend does not tell."""
+        if self._digest is None and self._digest_of is not None:
+            self._digest = self._digest_of() or None
+        return self._digest
+
     @property
     def weights_digest(self) -> str | None:
-        """SHA-256 of the weights in use; None where a backend does not tell."""
-        if self._digest is None and self._digest_of is not None:
-            self._digest = self._digest_of()
-        return self._digest
+        """The same, together with the adapter's where there is one: as receipts name it."""
+        return self._named(self.base_digest)
+
+    def _named(self, base: str | None) -> str | None:
+        if base is None or self._adapter_digest is None:
+            return base
+        return digest_of_pair(self._adapter_digest, base)
 
     def open(self) -> Self:
         """Book the meter every second from now on; safe to call twice. Raises: BooksError, BusyError."""
+        if self._beside:
+            return self
         rate_id = self.rate_id
         with self._lock:
             if self._periods is None:
@@ -233,7 +273,7 @@ class Desk:
             cost=cost,
             model=self.model.name,
             version=self.model.version,
-            weights_digest=self.weights_digest,
+            weights_digest=self._named(end.weights_digest or self.base_digest),
             api_key_id=api_key_id,
             created_unix_ns=time.time_ns() - total_ns,
             prompt_tokens=prompt_tokens,

@@ -6,13 +6,13 @@
         reply = engine.generate(["Once upon a time"], max_tokens=40)[0]
         print(reply.text, engine.cost_of(reply.request_id).total.usd)
 
-The receipts are in the books of the workspace: `tuition bill request`. `engine/engine.Engine` is the same
-without books.
+An adapter is opened with its base, `Engine("support")`, or beside others: `engine.add_adapter("support")`,
+then `engine.generate(..., variant="support")`. The receipts are in the books of the workspace:
+`tuition bill request`. `engine/engine.Engine` is the same without books.
 """
 
 import atexit
 import os
-import re
 import secrets
 import time
 from collections import OrderedDict
@@ -26,14 +26,15 @@ from tuition.core.held_signals import signals_held
 from tuition.core.progress import Progress
 from tuition.core.request_record import RequestCost
 from tuition.core.workspace import Workspace, open_workspace
-from tuition.desk.desk import Desk, ModelIdentity
+from tuition.desk.desk import Desk, Ending
+from tuition.desk.references import LoadedAdapter, find_reference, load_adapter
 from tuition.engine import engine as plain
 from tuition.engine.request import Request, TokenEvent
 from tuition.engine.service import EngineService
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.attribution import EngineAccount
 from tuition.ledger.meter import open_meter
-from tuition.model.folder import ModelFolder, open_model
+from tuition.model.folder import ModelFolder
 from tuition.registry.registry import Registry
 from tuition.runtime.cores import device_kind
 from tuition.spec.machine import Machine, detect_machine
@@ -56,7 +57,8 @@ class Engine(plain.Engine):
         books: Books | None = None,
         machine: Machine | None = None,
     ) -> None:
-        """Load `model`: a registered name, a folder, a GGUF file. Loading is metered as overhead.
+        """Load `model`: a registered name, of an adapter too, a folder, a GGUF file. Loading is metered as
+        overhead.
 
         `books`: those of the workspace if left out, closed with the engine. `machine`: what an hour of it
         costs and how much power it takes; detected if left out.
@@ -67,10 +69,16 @@ class Engine(plain.Engine):
         with ExitStack() as stack:
             workspace = (workspace or open_workspace()).create()
             books = books or stack.enter_context(open_books(workspace))
-            identity, folder = identify(model, Registry(workspace, books))
+            self.registry = Registry(workspace, books)
+            found = find_reference(model, self.registry)
+            folder = found.folder
             machine = machine or detect_machine(device=device_kind(settings.device), workspace=workspace)
             self.account = account = EngineAccount(folder.shape, machine, open_meter(machine))
-            self.desk = stack.enter_context(Desk(books, account, identity))
+            loaded = None if found.adapter is None else load_adapter(found.adapter, folder)
+            identity = found.base if loaded is None else loaded.identity
+            self.desk = stack.enter_context(
+                Desk(books, account, identity, None if loaded is None else loaded.digest)
+            )
             with account.loading():
                 super().__init__(
                     folder, settings=settings, progress=progress, on_trace=account.add, on_end=self._settle
@@ -79,6 +87,13 @@ class Engine(plain.Engine):
             account.runs_on(self.runner.weight_bytes, self.runner.kv_bytes_per_value)
             self.loop.busy = account.engine_marks()
             self.desk.serves(self.runner.weights_digest)
+            self.base, self._weights = found.base, folder
+            self._desks: dict[str | None, Desk] = {}
+            if loaded is not None:
+                loaded.require_base(folder, self._has_digest)
+                self.default_variant = loaded.identity.name
+                self.add_variant(self.default_variant, loaded.variant)
+                self._desks = {self.default_variant: self.desk, None: self.desk.beside(found.base)}
             self._open, self._pid = stack.pop_all(), os.getpid()
         atexit.register(self._close_at_exit)
         begun = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -97,13 +112,53 @@ class Engine(plain.Engine):
         return self._costs[request_id]
 
     def service(self) -> EngineService:
-        """The engine in a thread of its own, for several clients. Its user settles each reply with `desk`."""
+        """The engine in a thread of its own, for several clients. Its user settles each reply with `desk`, or
+        that of its adapter."""
+        self.desk.base_digest  # noqa: B018 (now, while no other thread may swap the weights)
         return EngineService(self.loop, self.account.add, name=f"engine {self.name}")
+
+    def desk_of(self, end: Ending) -> Desk:
+        """Who bills a reply of this engine: the desk of the adapter that made it, or of the base."""
+        return self._desks.get(end.variant, self.desk)
+
+    def add_adapter(self, reference: str) -> Desk:
+        """Let requests name a registered adapter as their variant: `generate(..., variant="support")`.
+
+        Receipts and statements name the adapter. Not while `service` runs: see `prepare_adapter`.
+        Raises: NotFoundError, ModelError, SettingsError.
+        """
+        loaded = self.prepare_adapter(reference)
+        self.add_variant(loaded.identity.name, loaded.variant)
+        return self.admit_adapter(loaded)
+
+    def prepare_adapter(self, reference: str) -> LoadedAdapter:
+        """Read a registered adapter and check that it is one of this engine's base. Any thread may call it.
+
+        Raises: NotFoundError, ModelError, SettingsError.
+        """
+        loaded = load_adapter(self.registry.get(reference), self._weights)
+        loaded.require_base(self._weights, self._has_digest)
+        return loaded
+
+    def admit_adapter(self, loaded: LoadedAdapter) -> Desk:
+        """The desk of an adapter whose variant was added. Raises: BooksError, BusyError."""
+        desk = self.desk.beside(loaded.identity, loaded.digest)
+        self._desks[loaded.identity.name] = desk
+        return desk
+
+    def remove_variant(self, name: str) -> None:
+        """Forget a variant, or an adapter. Raises: NotFoundError; BusyError while requests use it."""
+        super().remove_variant(name)
+        self._desks.pop(name, None)
+
+    def _has_digest(self, digest: str) -> bool:
+        """Whether these are the weights in use. A runner that rounds has another digest than their file."""
+        return digest == self.runner.weights_digest() or digest == self._weights.digest()
 
     def swap_weights(self, model: ModelFolder) -> None:
         """As the plain engine's; receipts name the digest of the new weights."""
         super().swap_weights(model)
-        self.desk.serves(self.runner.weights_digest)
+        self._weights = model
 
     def close(self) -> None:
         """Free the model, book the last period, close books that were opened here. Raises: BooksError."""
@@ -125,28 +180,9 @@ class Engine(plain.Engine):
             super()._clear(requests)
 
     def _settle(self, event: TokenEvent) -> None:
-        self._costs[event.request_id] = self.desk.settle(event)
+        self._costs[event.request_id] = self.desk_of(event).settle(event)
         if len(self._costs) > MOST_COSTS:
             self._costs.popitem(last=False)
-
-
-def identify(model: str | Path | ModelFolder, registry: Registry) -> tuple[ModelIdentity, ModelFolder]:
-    """Name and version for the bill, and the opened model. Raises: NotFoundError, ModelError."""
-    if isinstance(model, ModelFolder):
-        return ModelIdentity(_name_of(model.path), None), model
-    path = Path(model).expanduser()
-    if not isinstance(model, Path) and not (path.exists() and len(path.parts) > 1):
-        try:
-            found = registry.get(model)
-            return ModelIdentity(found.name, found.version), open_model(found.path)
-        except NotFoundError:
-            path = registry.resolve(model)
-    return ModelIdentity(_name_of(path), None), open_model(path)
-
-
-def _name_of(path: Path) -> str:
-    stem = path.stem if path.is_file() else path.resolve().name
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "model"
 
 
 @contextmanager

@@ -88,6 +88,8 @@ class Engine:
         self._on_trace, self._on_end = on_trace, on_end
         self.id_prefix = "request"
         """Ids of requests begin with it; who bills them makes it one that no other process has."""
+        self.default_variant: str | None = None
+        """Of requests that name none."""
         self._ids = itertools.count(1)
 
     @property
@@ -170,7 +172,9 @@ class Engine:
             raise RequestError(min(unknown), "is not a field of a request")
         check_types(fields | {"max_tokens": max_tokens})
         sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.__dataclass_fields__}
-        asked: dict[str, Any] = {"stop_ids": self.tokenizer.eos_ids, "priority": "batch"} | fields
+        asked: dict[str, Any] = {
+            "stop_ids": self.tokenizer.eos_ids, "priority": "batch", "variant": self.default_variant,
+        } | fields  # fmt: skip
         try:
             ids = tuple(int(token) for token in prompt)
             if max_tokens is None:

@@ -31,7 +31,12 @@ def progress_event(sequence: Sequence, choice: Choice) -> TokenEvent:
 
 
 def last_event(
-    sequence: Sequence, reason: FinishReason, now_ns: int, choice: Choice | None, error: str | None
+    sequence: Sequence,
+    reason: FinishReason,
+    now_ns: int,
+    choice: Choice | None,
+    error: str | None,
+    weights_digest: str | None,
 ) -> TokenEvent:
     """The reply has ended: its last tokens if it got any in this step, and the text that was held back."""
     reply, text = sequence.reply, "" if choice is None else choice.text
@@ -59,6 +64,8 @@ def last_event(
             finished_ns=now_ns,
         ),
         error=error,
+        variant=sequence.request.variant,
+        weights_digest=weights_digest,
     )
 
 

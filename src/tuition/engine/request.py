@@ -142,6 +142,10 @@ class TokenEvent:
     """On the last event."""
     error: str | None = None
     """With finish_reason `error`: what went wrong, one line."""
+    variant: str | None = None
+    """On the last event: the variant of the weights that the request named."""
+    weights_digest: str | None = None
+    """On the last event, once weights were swapped: of those that computed its step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,8 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     timing: Timing | None = None
     error: str | None = None
+    variant: str | None = None
+    weights_digest: str | None = None
 
 
 def complete(events: Sequence[TokenEvent]) -> Completion:
@@ -178,4 +184,6 @@ def complete(events: Sequence[TokenEvent]) -> Completion:
         prompt_logprobs=next((e.prompt_logprobs for e in events if e.prompt_logprobs is not None), None),
         timing=last.timing,
         error=last.error,
+        variant=last.variant,
+        weights_digest=last.weights_digest,
     )

@@ -77,6 +77,10 @@ class StepLoop:
         )
         self.busy = BusyMarks()
         """When this loop worked; an account puts its own here, to compare them with the traces it is told."""
+        self.swapped_digest: str | None = None
+        """Of the weights in use once they were swapped; replies that end from then on carry it."""
+        self._bound: list[str] = []
+        """Variants that were made for the weights in use."""
         self._clock = clock
         self._bursts = runner if isinstance(runner, BurstRunner) else None
         self._draw = draw if self._bursts is None else self._bursts.draw
@@ -144,11 +148,16 @@ class StepLoop:
         """Compute with other weights from the next step on; returns the time it took, which is overhead.
 
         No request is dropped: a reply keeps the tokens that it has, its keys and values are computed again,
-        and its next tokens are those of the new weights. Variants stay. Raises: ShapeError, ModelError; the
-        old weights and the cache then stay as they are.
+        and its next tokens are those of the new weights. Variants stay. Raises: ShapeError, ModelError,
+        and SettingsError while there is a variant that was made for the present weights; the old weights and
+        the cache then stay as they are.
         """
+        if self._bound:
+            wanted = "a model without adapters made for it; remove them first"
+            raise SettingsError("swap_weights", got=f"a model with {', '.join(self._bound)}", wanted=wanted)
         start_ns = self._clock()
         self.runner.swap_weights(model)
+        self.swapped_digest = self.runner.weights_digest()
         self.scheduler.restart()
         return StepTrace(start_ns, self._clock(), (), kind="load")
 
@@ -162,6 +171,8 @@ class StepLoop:
         variant.check(self.runner.shape)
         self.runner.add_variant(name, variant)
         self.scheduler.variants = self.scheduler.variants | {name: variant.digest()}  # others read it
+        if variant.base_digest is not None:
+            self._bound.append(name)
 
     def remove_variant(self, name: str) -> None:
         """Forget a variant. Raises: NotFoundError; BusyError while requests use it."""
@@ -170,6 +181,7 @@ class StepLoop:
         if any(sequence.request.variant == name for sequence in self.scheduler.live):
             raise BusyError(f"requests use the variant {name!r}", retry_after_s=1)
         self.scheduler.variants = {one: d for one, d in self.scheduler.variants.items() if one != name}
+        self._bound = [one for one in self._bound if one != name]
         self.runner.remove_variant(name)
 
     def take_events(self) -> list[TokenEvent]:
@@ -350,4 +362,4 @@ class StepLoop:
     ) -> None:
         """Take the sequence out and make its last event."""
         self.scheduler.finish(sequence)
-        self._events.append(last_event(sequence, reason, self._clock(), choice, error))
+        self._events.append(last_event(sequence, reason, self._clock(), choice, error, self.swapped_digest))

@@ -1,16 +1,18 @@
 """Variants of a model's weights: what is added to some matrices for the requests that name it. No torch.
 
-In: pairs of thin matrices under our tensor names (LoRA, arXiv:2106.09685).  Out: a checked `Variant`, which a
-`batch.VariantRunner` takes.
+In: pairs of thin matrices under our tensor names (LoRA, arXiv:2106.09685), or a trained `Adapter`.  Out: a
+checked `Variant`, which a `batch.VariantRunner` takes.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from tuition.core.errors import ShapeError
+from tuition.model.adapter import Adapter
 from tuition.spec.shape import ModelShape
 
 LAST_PARTS = ("query.weight", "key.weight", "value.weight", "output.weight", "gate.weight", "up.weight",
@@ -33,6 +35,18 @@ class Variant:
     """Changes by the name of the tensor, like `layers.0.attention.query.weight`; others stay as they are."""
 
     changes: Mapping[str, LowRank]
+    base_digest: str | None = None
+    """Digest of the weights that it was made for (see model/digest), where that is known: they are then not
+    swapped under it."""
+
+    @classmethod
+    def of(cls, adapter: Adapter) -> Self:
+        """What an adapter adds, its scales included."""
+        changes = {}
+        for name, (down, up) in adapter.pairs.items():
+            scaled = np.asarray(up, np.float32) * np.float32(adapter.scale_of(name))
+            changes[name] = LowRank(np.asarray(down, np.float32), scaled)
+        return cls(changes, adapter.base_digest)
 
     def check(self, shape: ModelShape) -> None:
         """Raises: ShapeError where a name or a shape is none of the model's, or a number is not finite."""
