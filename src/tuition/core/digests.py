@@ -17,6 +17,11 @@ from tuition.core.durable import file_digest, write_json
 _SETTLED_NS = 2_000_000_000
 
 
+def digest_of_pair(adapter: str, base: str) -> str:
+    """What receipts name for a reply of an adapter: SHA-256 over the digests of adapter and base."""
+    return hashlib.sha256(f"adapter {adapter}\nbase {base}\n".encode()).hexdigest()
+
+
 class DigestCache:
     """Digests kept in the files of one folder; a folder that cannot be written keeps none."""
 

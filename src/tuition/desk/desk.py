@@ -12,7 +12,6 @@ request began and ended): a desk uses both alike.
 """
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from typing import Protocol, Self
 
 from tuition.books.books import Books
 from tuition.core.amount import NOTHING, Amount
+from tuition.core.digests import digest_of_pair
 from tuition.core.errors import BooksError, UncertainCommitError
 from tuition.core.records import EnergyMethod, FinishReason
 from tuition.core.request_record import RequestCost, RequestRecord
@@ -78,11 +78,6 @@ class Ending(Protocol):
     def weights_digest(self) -> str | None:
         """Of the weights that computed its end, where they are not those that were loaded."""
         ...
-
-
-def digest_of_pair(adapter: str, base: str) -> str:
-    """What receipts name for a reply of an adapter: SHA-256 over the digests of adapter and base."""
-    return hashlib.sha256(f"adapter {adapter}\nbase {base}\n".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

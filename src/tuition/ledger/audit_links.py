@@ -4,11 +4,14 @@ SQLite does not look at foreign keys unless every connection asks for it, so a p
 leave a row that names nothing.
 """
 
-from collections.abc import Iterator
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, null, select
 
-from tuition.books.schema import metadata, periods, requests, runs, transactions
+from tuition.books.schema import metadata, models, periods, requests, runs, transactions
+from tuition.core.digests import digest_of_pair
 from tuition.ledger.finding import Finding
 
 KINDS = ("training", "request", "period")
@@ -63,16 +66,44 @@ def _different_rates(connection: Connection) -> Iterator[Finding]:
 
 
 def _different_models(connection: Connection) -> Iterator[Finding]:
-    """An account is that of one model, and a run makes one model."""
-    for table, same in (
-        (requests, periods.c.account == requests.c.account),
-        (runs, periods.c.run_id == runs.c.id),
+    """An account is that of one model with its adapters, and a run makes one model."""
+    adapters = _adapters(connection)
+    for table, same, digest in (
+        (requests, periods.c.account == requests.c.account, requests.c.weights_digest),
+        (runs, periods.c.run_id == runs.c.id, null()),
     ):
-        query = select(table.c.id, table.c.model, periods.c.model).join(periods, same)
+        query = select(table.c.id, table.c.model, periods.c.model, digest).join(periods, same)
         different = query.where(periods.c.model != table.c.model, periods.c.number == 0)
-        for name, model, metered in connection.execute(different.distinct()):
+        for name, model, metered, weights in connection.execute(different.distinct()):
+            if _are_of_one_base(adapters, model, metered, weights):
+                continue
             says = f"is of model {model}, and its meter was that of model {metered}"
             yield Finding(_place(table, name), "fault", says)
+
+
+Adapters = Mapping[str, list[tuple[str, str | None]]]
+"""Name -> digests of each version and of its base."""
+
+
+def _adapters(connection: Connection) -> Adapters:
+    """Adapters that are or were registered."""
+    found: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
+    for name, digest, lineage in connection.execute(
+        select(models.c.name, models.c.digest, models.c.lineage_json)
+    ):
+        told = json.loads(lineage)
+        if told.get("kind") == "adapter":
+            found[name].append((digest, told.get("parent_digest")))
+    return found
+
+
+def _are_of_one_base(adapters: Adapters, model: str, metered: str, weights: str | None) -> bool:
+    """Whether a request of `model` may be on the account of `metered`, as its digest of weights proves: it is
+    that of an adapter and its base, or of the base of the adapter that has the account."""
+    pairs = [(digest, base) for digest, base in adapters.get(model, ()) if base is not None]
+    if any(digest_of_pair(digest, base) == weights for digest, base in pairs):
+        return True
+    return weights is not None and any(base == weights for _, base in adapters.get(metered, ()))
 
 
 def _place(table: Table, key: object) -> str:

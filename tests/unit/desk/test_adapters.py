@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import update
 
 from adapter_workspace import fill, publish_adapter, publish_base, random_adapter
 from tuition.books.books import Books, open_books
+from tuition.books.schema import requests
+from tuition.core.digests import digest_of_pair
 from tuition.core.errors import BusyError, ModelError, NotFoundError, RequestError, SettingsError
 from tuition.core.workspace import Workspace
-from tuition.desk.desk import digest_of_pair
 from tuition.desk.engine import Engine
 from tuition.engine.engine import Engine as PlainEngine
 from tuition.engine.settings import EngineSettings
@@ -99,6 +101,17 @@ def test_an_adapter_is_opened_with_its_base(workspace: Workspace, books: Books) 
         assert named(books, beside[0].request_id) == named(books, mine.request_id)
     assert beside[0].token_ids == mine.token_ids
     assert reconcile(books).holds
+
+
+def test_a_receipt_under_the_name_of_an_adapter_that_did_not_make_it_is_a_fault(
+    workspace: Workspace, books: Books
+) -> None:
+    with opened(workspace, books) as engine:
+        engine.generate([[5, 6]], max_tokens=1)
+    rename = update(requests).values(model="support")
+    books.write_now(lambda connection: connection.execute(rename).rowcount)
+    found = [finding.says for finding in reconcile(books).faults]
+    assert "is of model support, and its meter was that of model base" in found
 
 
 def test_what_is_no_adapter_of_this_base_is_refused_in_one_line(workspace: Workspace, books: Books) -> None:

@@ -139,6 +139,8 @@ def test_a_reply_without_times_is_booked_as_failed(books: Books) -> None:
         num_cached_tokens=0,
         num_generated=0,
         timing=None,
+        weights_digest=None,
+        variant=None,
     )
     assert desk.settle(end).total.wall_ns == 0
     (receipt,) = request_receipts(books, *of_model("tiny"), limit=2)
