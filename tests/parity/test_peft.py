@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "mistral": ("mistral", {"sliding_window": 6}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 5}),
+    "olmo2": ("olmo2", {}),
+    "phi3": ("phi3", {}),
+    "granite": ("granite", {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7}),
+    "gemma3": ("gemma3_text", {"head_dim": 16, "sliding_window": 5, "query_pre_attn_scalar": 24}),
+    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}),
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {"target_modules": ["q_proj", "v_proj"]},
@@ -57,7 +64,8 @@ def quiet() -> None:
 
 def oracle(family: str, extra: dict[str, Any]) -> PreTrainedModel:
     """A model of theirs with weights large enough that every part of it shows in the logits."""
-    config = AutoConfig.for_model(family, **{**SMALL, **json.loads(json.dumps(extra))})
+    small = {"vocab_size": SMALL["vocab_size"]} if family == "gpt2" else SMALL
+    config = AutoConfig.for_model(family, pad_token_id=None, **{**small, **json.loads(json.dumps(extra))})
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     randomize(model, 0.3, seed=1)
     return model
@@ -68,7 +76,8 @@ def randomize(model: torch.nn.Module, std: float, seed: int, only: str = "") -> 
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in sorted(model.named_parameters()):
         if re.search(only, name):
-            parameter.normal_(1.0 if "norm" in name else 0.0, std, generator=generator)
+            is_norm = name.endswith("weight") and ("norm" in name or ".ln_" in name)
+            parameter.normal_(float(is_norm), std, generator=generator)
 
 
 def with_peft(model: PreTrainedModel, folder: Path, **config: Any) -> torch.Tensor:
@@ -76,7 +85,7 @@ def with_peft(model: PreTrainedModel, folder: Path, **config: Any) -> torch.Tens
     adapted = get_peft_model(
         model, LoraConfig(**{"r": 8, "lora_alpha": 16, "task_type": "CAUSAL_LM", **config})
     )
-    randomize(adapted, 0.3, seed=3, only="lora_")
+    randomize(adapted, 0.15, seed=3, only="lora_")
     adapted.save_pretrained(folder)
     return logits_of(adapted.eval())
 
@@ -144,6 +153,56 @@ def test_an_adapter_of_ours_opens_in_peft(family: str, tmp_path: Path) -> None:
     close(logits_of(theirs.merge_and_unload()), wanted)
 
 
+JOINED: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi3": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj", "down_proj"],
+                      "alpha_pattern": {"qkv_proj": 9}}),
+    "phi3-all": ("phi3", {"target_modules": "all-linear", "rank_pattern": {"layers.1.mlp.gate_up_proj": 3}}),
+    "gpt2": ("gpt2", {"target_modules": ["c_attn"]}),
+    "gpt2-all": ("gpt2", {"target_modules": "all-linear", "use_rslora": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", JOINED)
+def test_joined_matrices_have_one_a_for_all_parts(case: str, tmp_path: Path) -> None:
+    """The parts of qkv_proj are matrices of their own here; saved again they are what they were."""
+    family, config = JOINED[case]
+    oracle(*FAMILIES[family]).save_pretrained(tmp_path / "base")
+    theirs = with_peft(oracle(*FAMILIES[family]), tmp_path / "theirs", **config)
+    base = open_model(tmp_path / "base")
+    adapter = open_adapter(tmp_path / "theirs", base)
+    close(our_logits(merged(base, adapter)), theirs)
+    again = open_adapter(save_adapter(tmp_path / "ours", adapter, base), base)
+    assert again.digest() == adapter.digest()
+    ours, peft = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("ours", "theirs"))
+    assert ours.keys() == peft.keys()
+    assert all(torch.equal(ours[key], peft[key]) for key in ours)
+    close(logits_of(PeftModel.from_pretrained(oracle(*FAMILIES[family]), tmp_path / "ours").eval()), theirs)
+
+
+@pytest.mark.parametrize("family", ["phi3", "gpt2"])
+@pytest.mark.parametrize("scale", ["plain", "rank-stabilized"])
+def test_parts_with_an_a_each_are_saved_as_one_of_a_higher_rank(
+    family: str, scale: Any, tmp_path: Path
+) -> None:
+    """What only some parts have is zero for the others; the digest is that of what the files say."""
+    oracle(*FAMILIES[family]).save_pretrained(tmp_path / "base")
+    base = open_model(tmp_path / "base")
+    settings = AdapterSettings(rank=3, alpha=5.0, scale=scale, matrices=("query", "value", "down"))
+    decoder = load_with_lora(base, settings, torch.Generator().manual_seed(5))
+    randomize(decoder, 0.3, seed=6, only=r"\.up$")
+    wanted = our_logits(decoder)
+    adapter = replace(adapter_of(decoder), alphas={"layers.1.attention.value.weight": 2.0})
+    save_adapter(tmp_path / "ours", replace(adapter, alphas={}), base)
+    again = open_adapter(tmp_path / "ours", base)
+    close(our_logits(merged(base, again)), wanted)
+    assert json.loads((tmp_path / "ours" / "tuition.json").read_text())["weights_digest"] == again.digest()
+    close(logits_of(PeftModel.from_pretrained(oracle(*FAMILIES[family]), tmp_path / "ours").eval()), wanted)
+    save_adapter(tmp_path / "uneven", adapter, base)
+    close(
+        our_logits(merged(base, open_adapter(tmp_path / "uneven", base))), our_logits(merged(base, adapter))
+    )
+
+
 def test_types_of_the_file_are_read_exactly(tmp_path: Path) -> None:
     oracle("llama", {}).save_pretrained(tmp_path / "base")
     with_peft(oracle("llama", {}), tmp_path / "theirs", target_modules=["q_proj"])
@@ -189,7 +248,7 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path: Path) -> None:
     wide = {"hidden_size": 48, "intermediate_size": 64}
     oracle("llama", wide).save_pretrained(tmp_path / "other")
     with_peft(oracle("llama", {}), tmp_path / "theirs", target_modules=["q_proj"])
-    with pytest.raises(ModelError, match=r"another base, layers.0.attention.query.weight.*\(rank, 48\)"):
+    with pytest.raises(ModelError, match=r"another base, layers.0.attention.query.weight.*B \(48, rank\)"):
         open_adapter(tmp_path / "theirs", open_model(tmp_path / "other"))
     oracle("llama", {"num_hidden_layers": 2}).save_pretrained(tmp_path / "shallow")
     with pytest.raises(ModelError, match=r"layers.2.self_attn.q_proj"):
