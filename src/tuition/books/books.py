@@ -13,6 +13,7 @@ import atexit
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -20,12 +21,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from tuition.books.odd_values import odd_values
 from tuition.books.postgresql import PostgresStore
 from tuition.books.revision import current_revision
+from tuition.books.schema import place_of
 from tuition.books.sqlite import SqliteStore
 from tuition.books.store import Store
 from tuition.books.writer import Writer
-from tuition.core.errors import BooksError, BusyError
+from tuition.core.errors import BooksError, BusyError, OddValueError
 from tuition.core.workspace import Workspace
 
 R = TypeVar("R")
@@ -92,6 +95,8 @@ class Books:
             raise BooksError(f"the books at {self.name} are closed; open them again")
         try:
             return self._store.read(fn)
+        except OddValueError as error:
+            raise BooksError(self._store.read(_odd_rows) or str(error)) from error
         except DBAPIError as error:
             raise self._store.translate(error) from error
         except PoolTimeout:
@@ -115,3 +120,17 @@ class Books:
 def revision_of(books: Books) -> str | None:
     """The schema revision the books are at."""
     return books.read(current_revision)
+
+
+def _odd_rows(connection: Connection) -> str:
+    """Where the books hold no number in place of one; empty if nowhere."""
+    found = [
+        f"{place_of(table, key)} has {value!r} in {column}"
+        for table, key, column, value in islice(odd_values(connection), 5)
+    ]
+    if not found:
+        return ""
+    return (
+        f"{'; '.join(found)}: a number belongs there; something other than tuition has changed the books: "
+        "put back a copy from before"
+    )

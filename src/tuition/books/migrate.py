@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
+from tuition.books.journal import take_over
 from tuition.books.revision import HEAD, current_revision
 from tuition.books.schema import APPEND_ONLY
 from tuition.core.errors import BooksError
@@ -52,6 +53,8 @@ def migrate(connection: Connection, revision: str = HEAD) -> bool:
     command.upgrade(config, revision)
     if connection.dialect.name == "postgresql":
         _finish_postgresql(connection)
+    if revision == HEAD:
+        take_over(connection)
     return True
 
 

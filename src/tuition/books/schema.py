@@ -6,9 +6,10 @@ APPEND_ONLY have triggers that refuse changes. Column types are from `types`: al
 
 from typing import Any
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, MetaData, Table, UniqueConstraint, false
+import sqlalchemy
+from sqlalchemy import Boolean, Column, ForeignKey, Index, MetaData, Table, UniqueConstraint, false
 
-from tuition.books.types import BigInteger, Float, String, Text
+from tuition.books.types import BigInteger, Digits, Float, Integer, String, Text
 from tuition.core.request_record import StoredField, stored_fields
 
 metadata = MetaData(
@@ -20,9 +21,9 @@ metadata = MetaData(
     }
 )
 
-Key = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
+Key = BigInteger().with_variant(sqlalchemy.Integer, "sqlite")  # only INTEGER counts by itself in SQLite
 
-APPEND_ONLY = ("transactions", "entries", "rates", "prices")
+APPEND_ONLY = ("transactions", "entries", "rates", "prices", "requests", "journal", "acceptances")
 
 accounts = Table(
     "accounts",
@@ -103,7 +104,7 @@ runs = Table(
     Column(
         "redone_tokens", BigInteger, nullable=False, default=0
     ),  # of num_tokens: computed again after a resume
-    Column("flops", String(40), nullable=False, default="0"),  # decimal digits: outgrows 64 bits
+    Column("flops", Digits(40), nullable=False, default=0),  # outgrows 64 bits
     Column("last_loss", Float),
     Column("progress", Float, nullable=False, default=0.0),
     Column("metered", Boolean, nullable=False, server_default=false()),  # all its processes have periods
@@ -174,6 +175,29 @@ periods = Table(
     ),
 )
 
+acceptances = Table(  # losses that are known and accepted: see ledger/losses
+    "acceptances",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("period_id", ForeignKey("periods.id"), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("running_ns", BigInteger, nullable=False),  # of a step that ran when the process was killed
+    Column("late_wall_ns", BigInteger, nullable=False),  # in receipts that are later than the meter
+    Column("late_energy_uj", BigInteger),
+    Column("late_cost_nusd", BigInteger, nullable=False),
+    Column("requests", Text, nullable=False),  # JSON: ids that were in flight and have no receipt
+)
+
+journal = Table(  # digests of what each commit has written: see books/journal
+    "journal",
+    metadata,
+    Column("id", Key, primary_key=True),
+    Column("created_unix_ns", BigInteger, nullable=False),
+    Column("rows_json", Text, nullable=False),  # [table, key, digest of the row] of each row
+    Column("digest", String(64), nullable=False),  # SHA-256 over this line and the digest before it
+)
+
 models = Table(
     "models",
     metadata,
@@ -208,3 +232,10 @@ evaluations = Table(
     Column("details_json", Text, nullable=False, default="{}"),
 )
 Index("ix_evaluations_run_id", evaluations.c.run_id)
+
+_WORDS = {"entries": "entry", "run_costs": "cost of run", "journal": "journal line"}
+
+
+def place_of(table: str, key: object) -> str:
+    """How findings and errors name a row: `request req_x-0`, `run bard-1`."""
+    return f"{_WORDS.get(table, table.removesuffix('s'))} {key}"

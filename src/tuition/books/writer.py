@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from tuition.books.journal import begin_line, end_line, forget_after, num_noted
 from tuition.books.store import Store
 from tuition.core.errors import BooksError
 
@@ -92,7 +93,10 @@ class Writer:
 
     def _commit_group(self, group: list[Write]) -> None:
         def run(connection: Connection) -> list[Outcome]:
-            return [self._run_one(connection, fn) for fn, _ in group]
+            begin_line(connection)
+            outcomes = [self._run_one(connection, fn) for fn, _ in group]
+            end_line(connection)
+            return outcomes
 
         try:
             outcomes = self._store.commit(run)
@@ -104,7 +108,7 @@ class Writer:
 
     def _run_one(self, connection: Connection, fn: Callable[[Connection], Any]) -> Outcome:
         """One write of a group: its own failure undoes only itself. Raises what loses the whole group."""
-        savepoint = connection.begin_nested()
+        savepoint, noted = connection.begin_nested(), num_noted(connection)
         try:
             result = fn(connection)
             savepoint.commit()
@@ -112,6 +116,7 @@ class Writer:
             if self._store.is_environmental(error):
                 raise
             savepoint.rollback()
+            forget_after(connection, noted)
             return None, error
         return result, None
 

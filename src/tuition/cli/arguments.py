@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+from tuition.cli.field_help import REGISTRY
 from tuition.cli.usage import refused_in_one_line
 from tuition.core.errors import SettingsError
 from tuition.core.settings import from_table, is_required, read_table, table_to_toml, to_table
@@ -65,6 +66,7 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, description: str) ->
             prog=f"tuition {verb}",
             description=description,
             config=CONFIG,
+            registry=REGISTRY,
         )
     if arguments.print_settings:
         sys.stdout.write(table_to_toml(settings_table(arguments)))

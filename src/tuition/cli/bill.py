@@ -32,8 +32,8 @@ Format = Literal["table", "json", "csv"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckSheet(Common):
-    """`tuition bill check`, and what every sheet takes."""
+class Sheet(Common):
+    """What every sheet takes."""
 
     format: Format = "table"
     """table for people, json and csv for programs: the same figures. Requests are one row each, with stable
@@ -41,7 +41,35 @@ class CheckSheet(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatementSheet(CheckSheet):
+class CheckSheet(Sheet):
+    """`tuition bill check`."""
+
+    accept: tuple[str, ...] = ()
+    """Record that the loss of these periods is known (17, or several, or all): a process that was killed
+    could not write its last second. The check then holds again, until another loss is found."""
+    why: str | None = None
+    """The reason for accepting a loss, such as "power cut"; it is kept in the books."""
+
+    def __post_init__(self) -> None:
+        if self.accept and self.why is None:
+            raise SettingsError("why", got=None, wanted="the reason for accepting a loss, like 'power cut'")
+        if self.why is not None and not self.accept:
+            raise SettingsError("why", got=self.why, wanted="nothing where no loss is accepted")
+        self.periods()
+
+    def periods(self) -> tuple[int, ...]:
+        """The periods of `accept` by number; none for all. Raises: SettingsError."""
+        if self.accept == ("all",):
+            return ()
+        for each in self.accept:
+            if not (each.isascii() and each.isdigit() and len(each) < 19):
+                wanted = "numbers of periods as the check prints them, like 17 18, or all"
+                raise SettingsError("accept", got=each, wanted=wanted)
+        return tuple(map(int, self.accept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatementSheet(Sheet):
     """`tuition bill`, `tuition bill statement`."""
 
     model: str | None = None
@@ -232,16 +260,21 @@ def nothing_of(kind: str, model: str | None, way_out: str) -> str:
 def check(arguments: CheckSheet) -> int:
     """Print every identity of the books and what does not hold; 1 if something does not."""
     from tuition.books.books import open_books
-    from tuition.cli.bill_check import check_lines, check_table, verdict
+    from tuition.cli.bill_check import NOTHING_YET, check_lines, check_table, verdict
+    from tuition.ledger.losses import accept_losses
     from tuition.ledger.reconciliation import reconcile
     from tuition.ledger.render import render_lines
 
     with open_books(open_workspace(arguments.workspace).create()) as books:
+        if arguments.accept:
+            accept_losses(books, arguments.periods(), arguments.why or "")
         found = reconcile(books)
     if arguments.format == "json":
         write(json.dumps(dataclasses.asdict(found) | {"holds": found.holds}, indent=2))
     elif arguments.format == "csv":
         write(render_lines(check_lines(found), "csv"))
+    elif found.is_empty:
+        write(NOTHING_YET)
     else:
         write(f"{check_table(found)}\n\n{verdict(found)}")
     return 0 if found.holds else 1

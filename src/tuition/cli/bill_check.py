@@ -2,9 +2,13 @@
 
 from tuition.cli.bill_tables import aligned
 from tuition.core.amount import NOTHING, Amount
-from tuition.core.units import format_duration, format_energy, format_usd
+from tuition.core.units import format_duration, format_energy, format_time, format_usd
 from tuition.ledger.reconciliation import Reconciliation
 from tuition.ledger.render import Line
+
+NOTHING_YET = (
+    "Nothing was billed yet, and nothing is wrong; `tuition demo` or `tuition train` begins the books."
+)
 
 MOST_SHOWN = 20
 """Findings of one kind in the table; json and csv have all of them."""
@@ -80,9 +84,10 @@ def witness_table(found: Reconciliation) -> str:
 
 def verdict(found: Reconciliation) -> str:
     """Whether every identity holds; if not, the place and content of each finding."""
+    known = _known(found)
     if found.holds:
-        return "every identity holds to the last unit"
-    parts = []
+        return "\n\n".join([*known, "every identity holds to the last unit"])
+    parts = known
     for title, findings in (
         ("THE BOOKS DO NOT AGREE WITH THE METER", found.faults),
         ("KILLED PROCESSES LEFT RECORDS UNWRITTEN", found.losses),
@@ -94,7 +99,25 @@ def verdict(found: Reconciliation) -> str:
             parts.append("\n".join([f"{title} in {len(findings):,} places", *lines]))
     if not found.faults:
         parts.append("everything that was written holds to the last unit")
+    if found.losses:
+        parts.append(
+            'if you know why: tuition bill check --accept <period> --why "power cut"; it then counts as known'
+        )
     return "\n\n".join(parts)
+
+
+def _known(found: Reconciliation) -> list[str]:
+    """The losses that were accepted, as one part of the text; none where there are none."""
+    if not (number := len(found.accepted)):
+        return []
+    lines = [
+        f"  {each.finding.place}: {each.why} ({format_time(each.created_unix_ns)[:10]}): {each.finding.says}"
+        for each in found.accepted[:MOST_SHOWN]
+    ]
+    if number > MOST_SHOWN:
+        lines.append(f"  and {number - MOST_SHOWN:,} more: --format json lists all")
+    title = "1 known loss, accepted:" if number == 1 else f"{number:,} known losses, accepted:"
+    return ["\n".join([title, *lines])]
 
 
 def check_lines(found: Reconciliation) -> list[Line]:
@@ -120,6 +143,10 @@ def check_lines(found: Reconciliation) -> list[Line]:
             ("busy", seen.busy_ns),
             ("CPU time", seen.cpu_ns),
         )
+    ]
+    lines += [
+        Line("Accepted", each.finding.place, f"{each.finding.says}; accepted: {each.why}", "", "loss")
+        for each in found.accepted
     ]
     lines += [Line("Findings", each.place, each.says, "", each.kind) for each in found.findings]
     return [*lines, Line("Check", "every identity holds", "yes" if found.holds else "no", "", "derived")]

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from tuition.cli.partners import Message, Partner
 
 HELP = (
-    "/new starts a new conversation, /help shows this, //text sends /text; Ctrl-C stops a reply, Ctrl-D ends."
+    "/new starts a new conversation, /help shows this, //text sends /text; Ctrl-C stops a reply; "
+    "/quit or Ctrl-D ends."
 )
+ENDS = ("/quit", "/exit", "/bye")
+"""Words that end a conversation, as in other programs of this kind."""
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -88,6 +91,8 @@ def talk(partner: "Partner", arguments: Chat) -> None:
         except EOFError:
             if interactive:
                 print(file=sys.stderr)  # what comes after has a line of its own
+            return
+        if text in ENDS:
             return
         if text == "/new":
             messages = list(opening)

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from tuition.core.errors import SettingsError, TuitionError
+from tuition.core.errors import CapacityError, SettingsError, TuitionError
 
 VERBS = {
     "demo": "teach a small model from scratch, use it, and read its bill",
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe raises here, not at exit
         return status
     except TuitionError as error:
-        complain(str(error), debug)
+        complain(told(error, words), debug)
         return USAGE if isinstance(error, SettingsError) else FAILURE
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal
@@ -116,6 +116,15 @@ def complain(message: str, debug: bool) -> None:
         traceback.print_exc()
     shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in message)
     print(f"tuition: {shown}", file=sys.stderr)
+
+
+def told(error: TuitionError, words: Sequence[str]) -> str:
+    """The text of an error, with options in place of fields."""
+    if not isinstance(error, (SettingsError, CapacityError)) or not words or words[0] not in VERBS:
+        return str(error)
+    from tuition.cli.option_names import at_command_line
+
+    return at_command_line(error, words[0])
 
 
 def dispatch(words: list[str]) -> int:

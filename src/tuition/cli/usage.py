@@ -8,6 +8,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,8 @@ from tuition.core.errors import SettingsError
 
 WIDE = "100000"
 """Columns of a terminal on which no line of a box is wrapped."""
+WIDEST_HELP = 110
+"""Columns of help at most: on a wider terminal the parser puts its boxes side by side, out of their order."""
 
 PLAIN = {"INT": "a whole number", "FLOAT": "a number", "STR": "a text", "PATH": "a path"}
 
@@ -45,8 +48,8 @@ class UsageError(SettingsError):
 def refused_in_one_line(verb: str, argv: Sequence[str]) -> Iterator[None]:
     """Inside, a command line that tyro refuses is a SettingsError; help is left as it is."""
     told, columns = io.StringIO(), os.environ.get("COLUMNS")
-    if {"-h", "--help"}.isdisjoint(argv):
-        os.environ["COLUMNS"] = WIDE
+    is_help = not {"-h", "--help"}.isdisjoint(argv)
+    os.environ["COLUMNS"] = str(min(shutil.get_terminal_size().columns, WIDEST_HELP)) if is_help else WIDE
     try:
         with contextlib.redirect_stderr(told):
             yield

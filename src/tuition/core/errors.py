@@ -105,6 +105,16 @@ class BooksError(TuitionError):
     """The database of the workspace cannot be read or written."""
 
 
+class OddValueError(BooksError):
+    """A column of numbers holds something else; `Books.read` says in which row."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(
+            f"the books hold {value!r} in place of a number; something other than tuition has changed them: "
+            "`tuition bill check` names the row; put back a copy of the books from before"
+        )
+
+
 class UncertainCommitError(BooksError):
     """The connection was lost while committing, and the server could not be asked for the outcome."""
 

@@ -8,9 +8,9 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from sqlalchemy import Connection, Table, null, select
+from sqlalchemy import Connection, null, select
 
-from tuition.books.schema import metadata, models, periods, requests, runs, transactions
+from tuition.books.schema import metadata, models, periods, place_of, requests, runs, transactions
 from tuition.core.digests import digest_of_pair
 from tuition.ledger.finding import Finding
 
@@ -33,7 +33,7 @@ def check_links(connection: Connection) -> Iterator[Finding]:
         query = select(*table.primary_key.columns, column).where(column.not_in(words))
         for key, word in connection.execute(query):
             says = f"its {column.name} is {word!r}, and can be {', '.join(words)}"
-            yield Finding(_place(table, key), "fault", says)
+            yield Finding(place_of(table.name, key), "fault", says)
     yield from _different_rates(connection)
     yield from _different_models(connection)
 
@@ -46,8 +46,8 @@ def _missing_rows(connection: Connection) -> Iterator[Finding]:
             lost = foreign.parent.is_not(None) & foreign.parent.not_in(select(wanted))
             query = select(key, foreign.parent).where(lost).order_by(key).distinct()
             for number, named in connection.execute(query):
-                says = f"names {_place(wanted.table, named)}, which is missing"
-                yield Finding(_place(table, number), "fault", says)
+                says = f"names {place_of(wanted.table.name, named)}, which is missing"
+                yield Finding(place_of(table.name, number), "fault", says)
 
 
 def _different_rates(connection: Connection) -> Iterator[Finding]:
@@ -78,7 +78,7 @@ def _different_models(connection: Connection) -> Iterator[Finding]:
             if _are_of_one_base(adapters, model, metered, weights):
                 continue
             says = f"is of model {model}, and its meter was that of model {metered}"
-            yield Finding(_place(table, name), "fault", says)
+            yield Finding(place_of(table.name, name), "fault", says)
 
 
 Adapters = Mapping[str, list[tuple[str, str | None]]]
@@ -104,8 +104,3 @@ def _are_of_one_base(adapters: Adapters, model: str, metered: str, weights: str 
     if any(digest_of_pair(digest, base) == weights for digest, base in pairs):
         return True
     return weights is not None and any(base == weights for _, base in adapters.get(metered, ()))
-
-
-def _place(table: Table, key: object) -> str:
-    words = {"entries": "entry", "run_costs": "cost of run", "models": "model", "evaluations": "evaluation"}
-    return f"{words.get(table.name, table.name.removesuffix('s'))} {key}"

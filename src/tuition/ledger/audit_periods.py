@@ -10,7 +10,7 @@ from sqlalchemy import Connection, RowMapping, func, select
 from tuition.books.schema import accounts, entries, periods, rates, requests, transactions
 from tuition.core.amount import NOTHING, Amount
 from tuition.core.units import format_duration
-from tuition.ledger.finding import Finding
+from tuition.ledger.finding import Finding, Loss
 from tuition.ledger.meter import LONGEST_EXTRAPOLATION_NS
 from tuition.ledger.periods import BEAT_S, PARTS, amount_of_row, subject_of
 from tuition.ledger.process import has_ended
@@ -96,7 +96,7 @@ def check_periods(connection: Connection, rows: Sequence[PeriodRow]) -> Iterator
         for says in _faults_of(row):
             yield Finding(row.place, "fault", says)
         if row.kind == "training" and row.status == "cut off":
-            yield Finding(row.place, "loss", _CUT_OFF)
+            yield Finding(row.place, "loss", _CUT_OFF, Loss(row.id, row.running_ns, NOTHING, ()))
         if row.kind == "serving" and row.account is not None:
             found = booked.get(subject_of(row.id), {})
             for part in ("idle", "overhead"):
@@ -233,19 +233,20 @@ def _share_faults(chain: Sequence[PeriodRow], charged: Amount, connection: Conne
         names = ", ".join(last.open_requests)
         yield Finding(last.place, "fault", f"ended with requests that were never charged: {names}")
     if last.status == "cut off":
-        yield Finding(last.place, "loss", _loss_of(last, late, connection))
+        unknown = tuple(name for name in last.open_requests if not _has_receipt(connection, name))
+        loss = Loss(last.id, last.running_ns, late, unknown)
+        yield Finding(last.place, "loss", _text_of(loss), loss)
 
 
-def _loss_of(row: PeriodRow, late: Amount, connection: Connection) -> str:
+def _text_of(loss: Loss) -> str:
     """What is missing of an account whose process was killed."""
-    known = [name for name in row.open_requests if not _has_receipt(connection, name)]
     parts = [_CUT_OFF]
-    if row.running_ns:
-        parts.append(f"and a step that had run {_s(row.running_ns)}")
-    if late != NOTHING:
-        parts.append(f"receipts of {late.exact} are later than its meter")
-    if known:
-        parts.append(f"in flight and without a receipt: {', '.join(known)}")
+    if loss.running_ns:
+        parts.append(f"and a step that had run {_s(loss.running_ns)}")
+    if loss.late != NOTHING:
+        parts.append(f"receipts of {loss.late.exact} are later than its meter")
+    if loss.requests:
+        parts.append(f"in flight and without a receipt: {', '.join(loss.requests)}")
     return "; ".join(parts)
 
 

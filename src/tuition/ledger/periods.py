@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import Connection, insert, select, update
 
 from tuition.books.books import Books
+from tuition.books.journal import note_stored
 from tuition.books.schema import periods as table
 from tuition.core.amount import Amount
 from tuition.core.records import EnergyMethod
@@ -208,6 +209,8 @@ def write_period(connection: Connection, values: Mapping[str, Any]) -> int:
         if found.status == "closed":
             return period_id  # a write that was told to have failed was committed all the same
         connection.execute(update(table).where(table.c.id == period_id).values(**values))
+    if values["status"] != "open":
+        note_stored(connection, table, period_id)
     if values["status"] == "closed" and values["kind"] == "serving":
         _post(connection, period_id, values)
     return period_id
@@ -225,8 +228,10 @@ def close_cut_periods(connection: Connection) -> None:
         if not has_ended(row["process"], row["updated_unix_ns"]):
             continue
         mine = (table.c.id == row["id"]) & (table.c.status == "open")
-        changed = connection.execute(update(table).where(mine).values(status="cut off")).rowcount
-        if changed and row["kind"] == "serving":
+        if not connection.execute(update(table).where(mine).values(status="cut off")).rowcount:
+            continue
+        note_stored(connection, table, row["id"])
+        if row["kind"] == "serving":
             _post(connection, row["id"], row)
 
 

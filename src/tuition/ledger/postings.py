@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, func, insert, select
 
+from tuition.books.journal import note
 from tuition.books.schema import accounts, entries, transactions
 from tuition.core.amount import NOTHING, Amount
 from tuition.core.records import EnergyMethod
@@ -24,6 +25,11 @@ KINDS = {
 }
 
 Line = tuple[str, Amount]
+
+_ACCOUNTS = select(accounts.c.name, accounts.c.id)
+_INSERT_TRANSACTION = insert(transactions).returning(transactions.c.id)
+_INSERT_ENTRIES = insert(entries)
+"""Made once: making a statement takes longer than running it."""
 
 
 def balanced(lines: Sequence[Line]) -> list[Line]:
@@ -63,33 +69,30 @@ def post(
         "rate_id": rate_id,
         "memo": memo,
     }
-    transaction_id = connection.execute(
-        insert(transactions).values(**header).returning(transactions.c.id)
-    ).scalar_one()
-    connection.execute(
-        insert(entries),
-        [
-            {
-                "transaction_id": transaction_id,
-                "account_id": ids[account],
-                "wall_ns": amount.wall_ns,
-                "energy_uj": amount.energy_uj,
-                "energy_method": method if amount.energy_uj is not None else None,
-                "cost_nusd": amount.cost_nusd,
-            }
-            for account, amount in both_sides
-        ],
-    )
+    transaction_id = connection.execute(_INSERT_TRANSACTION, header).scalar_one()
+    sides = [
+        {
+            "transaction_id": transaction_id,
+            "account_id": ids[account],
+            "wall_ns": amount.wall_ns,
+            "energy_uj": amount.energy_uj,
+            "energy_method": method if amount.energy_uj is not None else None,
+            "cost_nusd": amount.cost_nusd,
+        }
+        for account, amount in both_sides
+    ]
+    connection.execute(_INSERT_ENTRIES, sides)
+    note(connection, transactions, header | {"id": transaction_id}, sides)
     return transaction_id
 
 
 def _account_ids(connection: Connection) -> dict[str, int]:
-    rows = connection.execute(select(accounts.c.name, accounts.c.id)).all()
+    rows = connection.execute(_ACCOUNTS).all()
     if len(rows) < len(KINDS):
         known = {name for name, _ in rows}
         missing = [{"name": name, "kind": kind} for name, kind in KINDS.items() if name not in known]
         connection.execute(insert(accounts), missing)
-        rows = connection.execute(select(accounts.c.name, accounts.c.id)).all()
+        rows = connection.execute(_ACCOUNTS).all()
     return {name: account_id for name, account_id in rows}
 
 

@@ -5,14 +5,19 @@ import json
 import time
 from concurrent.futures import Future
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from tuition.books.books import Books
+from tuition.books.journal import note, note_stored
 from tuition.books.schema import prices, rates, requests
 from tuition.core.errors import BooksError
 from tuition.core.request_record import RequestRecord, to_columns
 from tuition.ledger.postings import post
 from tuition.spec.machine import Machine
+
+_FIND_REQUEST = select(requests).where(requests.c.id == bindparam("name"))
+_INSERT_REQUEST = insert(requests)
+"""Made once, with values as parameters: making a statement takes longer than running it."""
 
 
 def record_rate(books: Books, machine: Machine) -> int:
@@ -31,7 +36,9 @@ def record_rate(books: Books, machine: Machine) -> int:
             "usd_per_hour": machine.usd_per_hour,
             "machine_json": table,
         }
-        return connection.execute(insert(rates).values(**row).returning(rates.c.id)).scalar_one()
+        rate_id = connection.execute(insert(rates).values(**row).returning(rates.c.id)).scalar_one()
+        note_stored(connection, rates, rate_id)
+        return rate_id
 
     return books.write_now(write)
 
@@ -49,12 +56,13 @@ def record_request(books: Books, record: RequestRecord) -> "Future[None]":
 def write_request(connection: Connection, record: RequestRecord) -> None:
     """`record_request` inside a transaction of the caller's. Raises: BooksError for an id that is taken."""
     name, cost, values = record.request_id, record.cost, to_columns(record)
-    found = connection.execute(select(requests).where(requests.c.id == name)).mappings().first()
+    found = connection.execute(_FIND_REQUEST, {"name": name}).mappings().first()
     if found is not None:
         if dict(found) == values:
             return
         raise BooksError(f"request {name} is in the books with other figures; give each request its own id")
-    connection.execute(insert(requests).values(**values))
+    connection.execute(_INSERT_REQUEST, values)
+    note(connection, requests, values)
     lines = [("inference", cost.total - cost.waste), ("waste", cost.waste)]
     post(connection, "request", name, record.rate_id, lines, method=cost.energy_method)
 
@@ -80,4 +88,9 @@ def record_price(
         "source": source,
         "created_unix_ns": now,
     }
-    books.write_now(lambda connection: connection.execute(insert(prices).values(**row)) and None)
+
+    def write(connection: Connection) -> None:
+        price = connection.execute(insert(prices).values(**row).returning(prices.c.id)).scalar_one()
+        note_stored(connection, prices, price)
+
+    books.write_now(write)

@@ -2,7 +2,8 @@
 
 In: `Books`.  Out: a `Reconciliation`: the sums for people, and findings. A finding names its place (a
 period, a request, a transaction, a run, a rate) and says what was found and what was wanted. A `fault` is an
-entry that is wrong or missing; a `loss` is what a process that was killed could not write any more.
+entry that is wrong or missing; a `loss` is what a process that was killed could not write any more. Losses
+that were accepted are listed apart.
 """
 
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from tuition.ledger.audit_entries import (
     check_requests,
     check_runs,
 )
+from tuition.ledger.audit_journal import check_journal
 from tuition.ledger.audit_links import check_links
+from tuition.ledger.audit_losses import sort_losses
 from tuition.ledger.audit_periods import PeriodRow, check_accounts, check_periods, read_periods
-from tuition.ledger.finding import Finding
+from tuition.ledger.finding import Acceptance, Finding
 from tuition.ledger.postings import balances
 
 
@@ -59,11 +62,20 @@ class Reconciliation:
     """The meter's time as time of the whole machine: models side by side share it."""
     witnessed: Witnessed
     findings: tuple[Finding, ...]
+    accepted: tuple[Acceptance, ...] = ()
+    """Losses that are known: not among the findings."""
 
     @property
     def holds(self) -> bool:
-        """Whether every identity holds to the last unit and nothing was lost."""
+        """Whether every identity holds to the last unit and nothing was lost that is not accepted."""
         return not self.findings
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was booked yet, and nothing is wrong."""
+        return not (
+            self.accounts or self.machine_ns or self.witnessed.meter_ns or self.findings or self.accepted
+        )
 
     @property
     def faults(self) -> tuple[Finding, ...]:
@@ -78,10 +90,11 @@ class Reconciliation:
 
 def reconcile(books: Books) -> Reconciliation:
     """Check all identities."""
-    return books.read(_reconcile)
+    return books.read(reconcile_in)
 
 
-def _reconcile(connection: Connection) -> Reconciliation:
+def reconcile_in(connection: Connection) -> Reconciliation:
+    """`reconcile` inside a transaction of the caller's."""
     rows = read_periods(connection)
     serving = [row for row in rows if row.kind == "serving"]
     sums = {part: sum((row.amounts[part] for row in serving), NOTHING) for part in (
@@ -90,7 +103,7 @@ def _reconcile(connection: Connection) -> Reconciliation:
     charged = _sum(connection, requests, "total_", "machine_ns")
     accounts = balances(connection)
     training = _sum(connection, run_costs, "", "wall_ns")
-    findings = [
+    found = [
         *check_entries(connection),
         *check_accounts_of(connection),
         *check_links(connection),
@@ -100,7 +113,9 @@ def _reconcile(connection: Connection) -> Reconciliation:
         *check_periods(connection, rows),
         *check_accounts(connection, serving),
         *_check_machine(accounts, charged + training, serving),
+        *check_journal(connection),
     ]
+    findings, accepted = sort_losses(connection, found)
     known = [row for row in rows if row.witness_ns is not None and row.cpu_ns is not None]
     return Reconciliation(
         meter=sums["meter"],
@@ -120,7 +135,8 @@ def _reconcile(connection: Connection) -> Reconciliation:
             sum(row.busy_ns for row in known),
             sum(row.cpu_ns or 0 for row in known),
         ),
-        findings=tuple(findings),
+        findings=findings,
+        accepted=accepted,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
+from tuition.books.journal import note_stored
 from tuition.books.schema import run_costs, runs
 from tuition.core.amount import NOTHING, Amount
 from tuition.core.errors import BusyError, NotFoundError
@@ -56,6 +57,7 @@ def begin_run(connection: Connection, run_id: str, info: RunInfo, rate_id: int) 
     }
     close_cut_periods(connection)
     connection.execute(insert(runs).values(**row))
+    note_stored(connection, runs, run_id)
 
 
 def resume_run(
@@ -82,6 +84,7 @@ def resume_run(
         "updated_unix_ns": time.time_ns(),
     }
     connection.execute(update(runs).where(runs.c.id == run_id).values(**taken))
+    note_stored(connection, runs, run_id)
     close_cut_periods(connection)
     return row, _costs_of(connection, run_id)
 
@@ -114,6 +117,7 @@ def write_run(
         for kind, amount in sorted(totals.items())
     ]
     connection.execute(insert(run_costs), rows)
+    note_stored(connection, runs, run_id)
     lines = [
         ("training" if kind == "step" else "training overhead", amount)
         for kind, amount in changes.items()

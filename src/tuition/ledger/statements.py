@@ -78,7 +78,7 @@ def _training_receipt(connection: Connection, row: RowMapping) -> TrainingReceip
         run_id=row["id"],
         status=status,
         reason=reason,
-        flops=int(row["flops"]),
+        flops=row["flops"],
         scores=tuple(score_of(row) for row in scores),
         parts=parts,
         total=sum(parts.values(), NOTHING),

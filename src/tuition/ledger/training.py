@@ -103,7 +103,7 @@ class TrainingBill:
         row, costs = books.write_now(lambda connection: resume_run(connection, run_id, rate_id))
         bill = cls(books, meter, run_id, rate_id, row["model"])
         bill._figures = {name: row[name] for name in bill._figures}
-        bill._flops, bill._last_loss = int(row["flops"]), row["last_loss"]
+        bill._flops, bill._last_loss = row["flops"], row["last_loss"]
         bill._base = costs
         bill._begin_saving()
         return bill
@@ -298,7 +298,7 @@ class TrainingBill:
         values: dict[str, object] = {
             **self._figures,
             **self._described,
-            "flops": str(self._flops),
+            "flops": self._flops,
             "last_loss": self._last_loss,
             "status": status,
             "reason": reason,

@@ -127,4 +127,4 @@ def test_a_resumed_run_refuses_other_settings_with_both_values(
     next((letters.parent / "workspace" / "runs").glob("*/result.json")).unlink()
     capsys.readouterr()
     assert main(["train", "--resume", "tiny", "--batch-size", "7"]) != 0
-    assert "batch_size: got 7, wanted 2 as in tiny-" in capsys.readouterr().err
+    assert "--batch-size: got 7, wanted 2 as in tiny-" in capsys.readouterr().err

@@ -1,14 +1,19 @@
 """A command line that cannot be read: one line with what came, what was wanted, and how to see more."""
 
+import dataclasses
+import itertools
 import re
+from typing import get_type_hints
 
 import pytest
-import tyro
 
-from tuition.cli.arguments import CONFIG
+from tuition.cli import bill, serve
+from tuition.cli.field_help import help_of
 from tuition.cli.main import USAGE, main
-from tuition.cli.train import DESCRIPTION, arguments_of
+from tuition.cli.option_names import at_command_line
+from tuition.cli.train import arguments_of
 from tuition.cli.usage import refusal
+from tuition.core.errors import DataError, SettingsError, TuitionError
 from tuition.train.recipes.table import RECIPES
 
 LONG = "x" * 150
@@ -72,23 +77,76 @@ def test_what_cannot_be_read_is_one_line(
     assert re.fullmatch(f"tuition: {line}; see: tuition {verb} --help\n", told.err), told.err
 
 
-def test_help_is_the_parsers_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+@pytest.mark.parametrize("columns", [80, 100, 140])
+@pytest.mark.parametrize("words", ["train", "bill check", "serve"])
+def test_help_fills_the_terminal(
+    words: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line ends where the next word has no room, and an option that may be left out has no default."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     with pytest.raises(SystemExit) as ended:
-        main(["train", "--help"])
+        main([*words.split(), "--help"])
     assert ended.value.code == 0
     told = capsys.readouterr()
     assert told.err == ""
-    with pytest.raises(SystemExit):
-        tyro.cli(
-            arguments_of(RECIPES["pretrain"]),
-            args=["--help"],
-            prog="tuition train",
-            description=DESCRIPTION,
-            config=CONFIG,
-        )
-    assert told.out == capsys.readouterr().out
-    assert told.out.startswith("usage: tuition train [-h]")
+    assert told.out.startswith(f"usage: tuition {words} [-h]")
+    assert "(default: None)" not in told.out
+    assert "(default: )" not in told.out
+    lines = [re.sub(r"^│|│$", "", line).rstrip() for line in told.out.splitlines()]
+    assert not any("│" in line for line in lines), "one box below the other"
+    indent = max(len(found[0]) for line in lines if (found := re.match(r" {10,}(?=\S)", line)))
+    text = re.compile(rf" {{{indent}}}\S")
+    for line, following in itertools.pairwise(lines):
+        if text.match(line) and text.match(following):
+            word = following.split()[0]
+            assert len(line) + 1 + len(word) > min(columns, 110) - 4, f"{line!r} has room for {word!r}"
+
+
+@pytest.mark.parametrize("kind", [bill.CheckSheet, serve.Serve, arguments_of(RECIPES["pretrain"])])
+def test_every_option_has_its_description(kind: type) -> None:
+    """Read from the source of the class that defines the field; a group's fields have their own."""
+
+    def check(kind: type) -> None:
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(hints[field.name]):
+                check(hints[field.name])
+            else:
+                text = help_of(kind, field.name)
+                assert text, f"{kind.__name__}.{field.name}"
+                assert "\n" not in text.replace("\n\n", "")
+
+    check(kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "verb", "told"),
+    [
+        (SettingsError("budget", got=1, wanted="x"), "train", "--budget: got 1, wanted x"),
+        (SettingsError("batch_size", got=1, wanted="x"), "train", "--batch-size: got 1, wanted x"),
+        (
+            SettingsError("paths", got=1, wanted="data.field"),
+            "train",
+            "--data.paths: got 1, wanted --data.field",
+        ),
+        (SettingsError("max_batch", got=1, wanted="x"), "serve", "--engine.max-batch: got 1, wanted x"),
+        (
+            SettingsError("steps", got="data.paths", wanted="x"),
+            "train",
+            "--steps: got 'data.paths', wanted x",
+        ),
+        (SettingsError("model name", got=1, wanted="x"), "train", "model name: got 1, wanted x"),
+        (SettingsError("texts", got=1, wanted="x"), "train", "texts: got 1, wanted x"),
+        (SettingsError("kind", got=1, wanted="--data.paths"), "bill", "kind: got 1, wanted --data.paths"),
+        (DataError("a.csv", problem="no batch_size", way_out="x"), "train", "a.csv: no batch_size; x"),
+    ],
+)
+def test_an_error_names_the_option(error: TuitionError, verb: str, told: str) -> None:
+    """`parse` has made the dataclass of the verb by then, as here."""
+    kinds = [arguments_of(RECIPES["pretrain"]), serve.Serve, bill.CheckSheet]
+    assert at_command_line(error, verb) == told
+    assert kinds
+    assert isinstance(error, DataError) or str(error).startswith(f"{error.field}: "), "as Python sees it"
 
 
 def test_a_box_without_frame_characters_is_read_as_well() -> None:

@@ -123,6 +123,14 @@ def test_commands_are_not_sent_to_the_model(
     assert unknown.startswith("there is no /nosuch")
 
 
+@pytest.mark.parametrize("word", ["/quit", "/exit", "/bye"])
+def test_a_word_ends_the_conversation(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    partner = Echo()
+    monkeypatch.setattr(chat.sys, "stdin", io.StringIO(f"to be\n{word}\nor not to be\n"))
+    chat.talk(partner, chat.Chat())
+    assert partner.heard == ["to be"]
+
+
 def test_before_a_reply_comes_nothing_but_what_was_asked_for(tuition) -> None:
     words = ("generate", "tiny", "The cat", "--max-tokens", "2", "--engine.runner", "torch")
     assert re.fullmatch(r"\[\d+ \+ 2 tokens in .*\]\n", tuition(*words)[2])
@@ -224,14 +232,14 @@ def test_a_full_disk_is_not_called_a_bug(tuition, monkeypatch: pytest.MonkeyPatc
         (("generate", "tiny"), USAGE, "--prompts"),
         (("generate", "tinny", "x"), FAILURE, "did you mean 'tiny'"),
         (("eval", "tiny", "--data.paths", "/does/not/exist"), FAILURE, "/does/not/exist"),
-        (("eval", "tiny", "--data.heldout-share", "0.5"), USAGE, "data.heldout_share"),
-        (("eval", "tiny", "--max-bytes", "0"), USAGE, "max_bytes"),
+        (("eval", "tiny", "--data.heldout-share", "0.5"), USAGE, "--data.heldout-share"),
+        (("eval", "tiny", "--max-bytes", "0"), USAGE, "--max-bytes"),
         (("eval", "tiny", "--window", "0"), USAGE, "window"),
         (("eval", "tiny", "--stride", "-1"), USAGE, "stride: got -1, wanted at least 1"),
         (("generate", "tiny", "x", "--chat"), USAGE, "chat template"),
         (("generate", "tiny", "x", "--chat", "--raw"), USAGE, "--raw or --chat"),
         (("generate", "tiny", "--prompts", "p", "--out", "o", "--raw"), USAGE, "--raw"),
-        (("generate", "tiny", "x", "--sampling.top-p", "2"), USAGE, "top_p"),
+        (("generate", "tiny", "x", "--sampling.top-p", "2"), USAGE, "--sampling.top-p"),
         (("train", "a.txt", "--data.paths", "b.txt"), USAGE, "all of the text in one place"),
         (("train", "", "--budget", "1s"), USAGE, "not an empty word"),
         (("generate", "tiny", "--prompts", "p", "--out", "o", "--chat"), USAGE, "chat"),

@@ -8,13 +8,13 @@ from sqlalchemy import delete, select, update
 from tuition.books.schema import accounts, entries, periods, rates, requests, transactions
 from tuition.core.errors import BooksError
 from tuition.ledger.receipts import record_rate
-from unit.ledger.life import Life, change, places, says, unprotected
+from unit.ledger.life import Life, change, places, says
 
 
 @pytest.mark.parametrize("unit", ["machine_ns", "energy_uj", "cost_nusd"])
 def test_waste_of_a_receipt_that_was_not_posted_as_waste(life: Life, unit: str) -> None:
     column = requests.c[f"waste_{unit}"]
-    change(life, update(requests).where(requests.c.id == "b1").values({column: column + 1}))
+    change(life.books, update(requests).where(requests.c.id == "b1").values({column: column + 1}))
     assert places(life) == {"request b1"}
     assert "was posted as waste" in says(life, "request b1")
 
@@ -34,7 +34,7 @@ def test_an_entry_that_is_moved_to_another_account(life: Life, frm: str, to: str
         name: select(accounts.c.id).where(accounts.c.name == name).scalar_subquery() for name in (frm, to)
     }
     moved = update(entries).where(entries.c.account_id == numbers[frm]).values(account_id=numbers[to])
-    unprotected(life, moved)
+    change(life.books, moved)
     assert any(each.startswith(place) for each in places(life))
 
 
@@ -49,26 +49,26 @@ def test_an_entry_that_is_moved_to_another_account(life: Life, frm: str, to: str
     ],
 )
 def test_a_row_that_contradicts_another(life: Life, table, key: object, values: dict, place: str) -> None:
-    unprotected(life, update(table).where(table.c.id == key).values(**values))
+    change(life.books, update(table).where(table.c.id == key).values(**values))
     assert place in places(life)
 
 
 def test_a_request_at_another_rate_than_its_posting(life: Life, make_machine) -> None:
     machine = make_machine()
     other = record_rate(life.books, replace(machine, name="another machine of the same price"))
-    change(life, update(requests).where(requests.c.id == "a1").values(rate_id=other))
+    change(life.books, update(requests).where(requests.c.id == "a1").values(rate_id=other))
     assert f"posted at rate {life.rate_id}" in says(life, "request a1")
 
 
 def test_a_period_that_was_posted_and_whose_row_is_missing(life: Life) -> None:
-    change(life, delete(periods).where(periods.c.id == 4))
-    change(life, delete(periods).where(periods.c.id == 3))
+    change(life.books, delete(periods).where(periods.c.id == 4))
+    change(life.books, delete(periods).where(periods.c.id == 3))
     assert "its row is missing" in says(life, "period 3")
 
 
 @pytest.mark.parametrize("text_", ["{", "{}", "[]"])
 def test_a_rate_that_cannot_be_read_is_named(life: Life, text_: str) -> None:
-    unprotected(life, update(rates).where(rates.c.id == life.rate_id).values(machine_json=text_))
+    change(life.books, update(rates).where(rates.c.id == life.rate_id).values(machine_json=text_))
     with pytest.raises(BooksError, match=f"rate {life.rate_id} of the books"):
         life.check()
 
@@ -77,7 +77,7 @@ def test_an_open_period_of_an_unreadable_process_counts_as_one_elsewhere(life: L
     """It is cut off once it has been silent for long."""
     opened = {"status": "open", "process": "nobody"}
     mine = update(periods).where(periods.c.id == 4)
-    change(life, mine.values(**opened))
+    change(life.books, mine.values(**opened))
     life.check()
-    change(life, mine.values(updated_unix_ns=0))
+    change(life.books, mine.values(updated_unix_ns=0))
     assert "period 4 (bard)" in {each.place for each in life.check().losses}

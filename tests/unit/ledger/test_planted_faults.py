@@ -11,7 +11,7 @@ from tuition.ledger import attribution
 from tuition.ledger.meter import CounterMeter
 from tuition.ledger.receipts import record_rate
 from tuition.ledger.shares import Share
-from unit.ledger.life import MS, Life, change, copy_of, places, says, unprotected
+from unit.ledger.life import MS, Life, change, copy_of, places, says
 
 # --- what the engine or the split does wrong ---------------------------------------------------------------
 
@@ -140,25 +140,25 @@ def test_a_charge_that_was_written_off_is_overhead_and_no_fault(begin) -> None:
 
 
 def test_a_period_that_is_missing(life: Life) -> None:
-    change(life, delete(periods).where(periods.c.id == 2))
+    change(life.books, delete(periods).where(periods.c.id == 2))
     told = places(life)
     assert "period 3 (bard)" in told
     assert "period number 1 is missing before it" in says(life, "period 3 (bard)")
 
 
 def test_the_first_period_is_missing(life: Life) -> None:
-    change(life, delete(periods).where(periods.c.id == 1))
+    change(life.books, delete(periods).where(periods.c.id == 1))
     assert "period number 0 is missing before it" in says(life, "period 2 (bard)")
 
 
 def test_a_doubled_period(life: Life) -> None:
-    change(life, insert(periods).values(**copy_of(life, periods, periods.c.id == 2, id=9)))
+    change(life.books, insert(periods).values(**copy_of(life, periods, periods.c.id == 2, id=9)))
     assert "period 9 (bard)" in places(life)
     assert "comes twice in its account" in says(life, "period 9 (bard)")
 
 
 def test_a_period_that_overlaps_the_one_before(life: Life) -> None:
-    change(life, update(periods).where(periods.c.id == 3).values(start_ns=periods.c.start_ns - 7))
+    change(life.books, update(periods).where(periods.c.id == 3).values(start_ns=periods.c.start_ns - 7))
     assert places(life) == {"period 3 (bard)"}
     assert "before the end of the period before it" in says(life, "period 3 (bard)")
 
@@ -167,7 +167,7 @@ def test_a_period_that_overlaps_the_one_before(life: Life) -> None:
 @pytest.mark.parametrize("unit", ["wall_ns", "energy_uj", "cost_nusd"])
 def test_one_unit_more_in_a_part_of_a_period(life: Life, part: str, unit: str) -> None:
     column = periods.c[f"{part}_{unit}"]
-    change(life, update(periods).where(periods.c.id == 2).values({column: column + 1}))
+    change(life.books, update(periods).where(periods.c.id == 2).values({column: column + 1}))
     assert "period 2 (bard)" in places(life)
 
 
@@ -175,14 +175,14 @@ def test_a_posting_without_its_other_side(life: Life) -> None:
     first = select(func.min(transactions.c.id)).where(transactions.c.subject == "b1").scalar_subquery()
     number = life.books.read(lambda c: c.execute(select(first)).scalar())
     last = select(func.max(entries.c.id)).where(entries.c.transaction_id == number).scalar_subquery()
-    unprotected(life, delete(entries).where(entries.c.id == last))
+    change(life.books, delete(entries).where(entries.c.id == last))
     assert f"transaction {number} (b1)" in places(life)
 
 
 def test_a_request_without_its_postings(life: Life) -> None:
     mine = select(transactions.c.id).where(transactions.c.subject == "c2").scalar_subquery()
-    unprotected(
-        life,
+    change(
+        life.books,
         delete(entries).where(entries.c.transaction_id == mine),
         delete(transactions).where(transactions.c.subject == "c2"),
     )
@@ -196,20 +196,22 @@ def test_a_request_that_was_posted_twice(life: Life) -> None:
     query = select(entries).where(entries.c.transaction_id == mine)
     rows = life.books.read(lambda c: [dict(row) for row in c.execute(query).mappings()])
     copies = [row | {"id": 900 + i, "transaction_id": 900} for i, row in enumerate(rows)]
-    change(life, insert(transactions).values(**header), insert(entries).values(copies))
+    change(life.books, insert(transactions).values(**header), insert(entries).values(copies))
     assert "request a0" in places(life)
     assert "posted 2 times" in says(life, "request a0")
 
 
 def test_a_doubled_request_row(life: Life) -> None:
-    change(life, insert(requests).values(**copy_of(life, requests, requests.c.id == "a0", id="a0-again")))
+    change(
+        life.books, insert(requests).values(**copy_of(life, requests, requests.c.id == "a0", id="a0-again"))
+    )
     told = places(life)
     assert "request a0-again" in told
     assert "period 4 (bard)" in told, "its account charged less than its receipts say"
 
 
 def test_a_receipt_that_is_missing(life: Life) -> None:
-    change(life, delete(requests).where(requests.c.id == "b2"))
+    change(life.books, delete(requests).where(requests.c.id == "b2"))
     assert "request b2" in places(life)
     assert "its receipt is missing" in says(life, "request b2")
 
@@ -218,13 +220,13 @@ def test_a_receipt_whose_money_was_changed_together_with_its_postings(life: Life
     """Both sides of the books agree; the rate and the account's periods do not."""
     mine = select(transactions.c.id).where(transactions.c.subject == "a1").scalar_subquery()
     more = 1_000_000
-    change(life, update(requests).where(requests.c.id == "a1").values(
+    change(life.books, update(requests).where(requests.c.id == "a1").values(
         total_cost_nusd=requests.c.total_cost_nusd + more, decode_cost_nusd=requests.c.decode_cost_nusd + more
     ))  # fmt: skip
     sign = [(entries.c.cost_nusd > 0, more), (entries.c.cost_nusd < 0, -more)]
     for which, step in sign:
         line = (entries.c.transaction_id == mine) & which
-        unprotected(life, update(entries).where(line).values(cost_nusd=entries.c.cost_nusd + step))
+        change(life.books, update(entries).where(line).values(cost_nusd=entries.c.cost_nusd + step))
     told = places(life)
     assert {"request a1", "period 4 (bard)"} <= told
     assert "nUSD at rate 1" in says(life, "request a1")
@@ -237,19 +239,19 @@ def test_a_rate_that_was_changed_after_the_fact(life: Life, what: str) -> None:
         "usd_per_hour": {"usd_per_hour": 9.0},
         "machine_json": {"machine_json": row["machine_json"].replace("0.0837", "9.0")},
     }
-    unprotected(life, update(rates).where(rates.c.id == life.rate_id).values(figures[what]))
+    change(life.books, update(rates).where(rates.c.id == life.rate_id).values(figures[what]))
     assert f"rate {life.rate_id}" in places(life)
 
 
 def test_a_period_that_is_moved_to_another_rate(life: Life, make_machine) -> None:
     other = record_rate(life.books, make_machine(usd_per_hour=9.0))
-    change(life, update(periods).where(periods.c.id == 2).values(rate_id=other))
+    change(life.books, update(periods).where(periods.c.id == 2).values(rate_id=other))
     assert "period 2 (bard)" in places(life)
     assert f"at rate {other}" in says(life, "period 2 (bard)")
 
 
 def test_a_replaced_total_is_no_longer_the_sum(life: Life) -> None:
     """The check looks at what is stored, not at what it computes again: a stored residual must agree."""
-    change(life, update(periods).where(periods.c.id == 1).values(residual_energy_uj=5))
+    change(life.books, update(periods).where(periods.c.id == 1).values(residual_energy_uj=5))
     assert "period 1 (bard)" in places(life)
     assert replace(life.check(), findings=()).holds
