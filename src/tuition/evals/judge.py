@@ -8,7 +8,11 @@ from typing import Any
 from tuition.evals.function_process import FunctionProcess
 from tuition.evals.task_file import Item, TaskKind
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*)?\.?\d+")
+_NUMBER = re.compile(
+    r"(?:(?<![\w)\]])[-+])?"  # a sign, but not the dash in 3-5
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)"  # 1,234.5 is one number, 2,3 are two
+    r"(?:[eE][-+]?\d+)?"
+)
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 
 

@@ -97,7 +97,10 @@ def notes(results: Sequence[TaskResult]) -> list[str]:
     lines = []
     for result in results:
         counts = Counter(item.note for item in result.items if item.note is not None)
-        lines += [f"{result.task}: {count:,} replies {note}" for note, count in sorted(counts.items())]
+        lines += [
+            f"{result.task}: {count:,} of {len(result.items):,} replies {note}"
+            for note, count in sorted(counts.items())
+        ]
     for result in results:
         if result.taken_over:
             when = format_time(result.created_unix_ns)[:16].replace("T", " ")

@@ -4,7 +4,6 @@ In: one score per item.  Out: an `Estimate`, or the `Difference` of two models o
 is seeded: the same scores give the same figures.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -83,7 +82,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Difference:
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p-value from the items that only one of the models has right."""
     total, fewer = only_a + only_b, min(only_a, only_b)
-    tail = sum(math.comb(total, k) for k in range(fewer + 1))
+    ways, tail = 1, 1
+    for k in range(fewer):
+        ways = ways * (total - k) // (k + 1)  # total choose k + 1
+        tail += ways
     return min(1.0, 2 * tail / 2**total)
 
 
@@ -105,12 +107,17 @@ def sign_flip(changes: np.ndarray) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles of the means of resamples."""
+    """Percentiles of the means of resamples.
+
+    A resample is told by how often it holds each value: with few different values that is one multinomial
+    draw, however many items there are.
+    """
     draws = np.random.default_rng(SEED)
+    different, counts = np.unique(values, return_counts=True)
     means = np.concatenate(
         [
-            values[draws.integers(0, values.size, (count, values.size))].mean(axis=1)
-            for count in _parts(values.size)
+            draws.multinomial(values.size, counts / values.size, size=count) @ different / values.size
+            for count in _parts(different.size)
         ]
     )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

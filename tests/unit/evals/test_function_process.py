@@ -1,5 +1,6 @@
 """The user's own function judges in a process that cannot use the network, or more time and memory."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,9 @@ def leaves(item, reply):
 def connects(item, reply):
     socket.create_connection(("127.0.0.1", int(reply)), timeout=5)
     return True
+def links(item, reply):
+    with open("/proc/self/net/dev") as file:
+        return len(file.readlines()) - 2 <= int(reply)
 def starts(item, reply):
     subprocess.run([sys.executable, "-c", "pass"])
     return True
@@ -94,3 +98,13 @@ def test_no_function_reaches_the_network_not_even_this_machine(own: Path) -> Non
         port = str(server.getsockname()[1])
         with pytest.raises(DataError, match=r"PermissionError: .* may not use socket"):
             process.score({}, port)
+
+
+def test_the_process_has_a_network_of_its_own_where_the_kernel_allows_one(own: Path) -> None:
+    """Also what goes past Python's sockets finds only a loopback that is down."""
+    allowed = subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
+    allowed = allowed or subprocess.run(["unshare", "-Un", "true"], capture_output=True).returncode == 0
+    if not allowed:
+        pytest.skip("this kernel lets no process have a network of its own")
+    with FunctionProcess(own, "links") as process:
+        assert process.score({}, "1") == (1.0, None)

@@ -46,6 +46,22 @@ def test_mcnemar_is_the_exact_binomial_test(only_a: int, only_b: int, p: float) 
     assert mcnemar(only_a, only_b) == p
 
 
+def test_ten_thousand_items_that_changed_are_counted_exactly() -> None:
+    """The normal approximation with continuity correction is near at this size."""
+    z = (5_200 - 4_800 - 1) / math.sqrt(10_000)
+    assert mcnemar(4_800, 5_200) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.01)
+
+
+def test_the_interval_of_parts_is_that_of_resampled_items() -> None:
+    """Resamples that are drawn item by item, with another generator: the bounds differ by chance alone."""
+    draws = random.Random(2)
+    scores = [draws.choice([0.0, 0.2, 0.6, 1.0]) for _ in range(80)]
+    means = sorted(sum(draws.choices(scores, k=80)) / 80 for _ in range(4_000))
+    found = estimate(scores)
+    assert found.low == pytest.approx(means[99], abs=0.01)
+    assert found.high == pytest.approx(means[3_899], abs=0.01)
+
+
 def test_few_changes_are_flipped_in_every_way() -> None:
     import numpy as np
 
