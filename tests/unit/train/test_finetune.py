@@ -115,7 +115,7 @@ def test_continued_pretraining_keeps_the_tokenizer(base_home: BaseHome) -> None:
 
 
 REFUSED = {
-    "no base": ({"base": None}, SettingsError, "from: got None, wanted the model to begin from"),
+    "no base": ({"base": None}, SettingsError, "from: nothing given, wanted the model to begin from"),
     "unknown base": ({"base": "other"}, NotFoundError, "other"),
     "lora settings without lora": ({"lora": AdapterSettings(rank=2)}, SettingsError, "--adapter lora"),
     "longer than the base reads": ({"longest": 129}, SettingsError, "at most 128"),
