@@ -22,19 +22,22 @@ class ShortRowContext(DenseContext):
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         batch, seq, heads, head_dim = query.shape
-        group = heads // key.shape[2]
-        if group > 1:
-            key, value = key.repeat_interleave(group, dim=2), value.repeat_interleave(group, dim=2)
-        flat = (batch * heads, seq, head_dim)
-        query, key, value = (heads_.transpose(1, 2).reshape(flat) for heads_ in (query, key, value))
+        kv_heads = key.shape[2]
+        group = heads // kv_heads
+        # the query heads of one key head are rows of one product, so that no key is copied
+        grouped = query.view(batch, seq, kv_heads, group, head_dim).permute(0, 2, 3, 1, 4)
+        rows = grouped.reshape(batch * kv_heads, group * seq, head_dim)
+        flat = (batch * kv_heads, seq, head_dim)
+        key, value = (heads_.transpose(1, 2).reshape(flat) for heads_ in (key, value))
         mask = self._mask(window, query.dtype)  # (batch or 1, 1, seq, seq)
         if len(mask) > 1:
-            mask = mask.expand(batch, heads, seq, seq).reshape(batch * heads, seq, seq)
+            mask = mask[:, :, None].expand(-1, kv_heads, group, seq, seq).reshape(-1, group * seq, seq)
         else:
-            mask = mask[0].expand(batch * heads, seq, seq)
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=head_dim**-0.5)
+            mask = mask[0].repeat(1, group, 1)  # (1, group * seq, seq)
+        scores = torch.baddbmm(mask, rows, key.transpose(1, 2), alpha=head_dim**-0.5)
         attended = torch.bmm(torch.softmax(scores, dim=-1, dtype=scores.dtype), value)
-        return attended.view(batch, heads, seq, head_dim).transpose(1, 2)  # (batch, seq, heads, head_dim)
+        apart = attended.view(batch, kv_heads, group, seq, head_dim)
+        return apart.permute(0, 3, 1, 2, 4).reshape(batch, seq, heads, head_dim)
 
 
 class PackedContext:

@@ -22,6 +22,9 @@ from tuition.train.schedule import BudgetSpan, Span, StepSpan
 from tuition.train.state import TrainState
 from tuition.train.stop import StopRequest
 
+SAVING_SHARE = 20
+"""Time between two checkpoints over the time that one takes, at least."""
+
 
 @dataclass
 class Session:
@@ -49,7 +52,7 @@ class Session:
     def __post_init__(self) -> None:
         self.settings, self.progress = self.context.settings, self.context.progress
         self.best = BestWeights(self.context.folder.best, self.task.keeps)
-        self._saved_at, self._saved_step = self.clock(), self.state.step
+        self._saved_at, self._saved_step, self._save_s = self.clock(), self.state.step, 0.0
         self._known_causes: set[tuple[object, ...]] = set()
 
     def remember(self, checkpoint: Checkpoint) -> None:
@@ -118,7 +121,8 @@ class Session:
         if every is not None:
             is_due = record.step % every == 0
         else:
-            is_due = self.clock() - self._saved_at >= self.settings.checkpoints.every_s
+            wait_s = max(self.settings.checkpoints.every_s, SAVING_SHARE * self._save_s)
+            is_due = self.clock() - self._saved_at >= wait_s
         if is_due:
             self.save()
 
@@ -156,6 +160,7 @@ class Session:
         continues."""
         if self._saved_step == self.state.step and self.state.step:
             return
+        begun = self.clock()
         with self.bill.overhead("checkpoint"), self._alarm("the checkpoint (the one before is untouched)"):
             save_checkpoint(
                 self.context.folder.checkpoints,
@@ -168,6 +173,7 @@ class Session:
         if self._saved_step == self.state.step:
             self._tell_event("checkpoint", self.state.step)
         self._saved_at = self.clock()
+        self._save_s = self._saved_at - begun
         with self._alarm("the bill (its next save makes up for it)"):
             self.bill.save()
 

@@ -122,7 +122,8 @@ class CheckpointSettings:
     """How often checkpoints are saved: how much work a crash can lose."""
 
     every: str = "1min"
-    """Wall time between checkpoints, with its unit; used when every_steps is not given."""
+    """Wall time between checkpoints, with its unit; longer where saving one takes more than a twentieth of
+    it. Used when every_steps is not given."""
     every_steps: int | None = None
     """Optimizer steps between checkpoints."""
     keep: int = 2

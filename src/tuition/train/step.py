@@ -3,13 +3,14 @@
 In: the state, the microbatches, a loss.  Out: loss and gradient norm; the weights are changed in place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tuition.train.recipe import Batch
@@ -74,17 +75,43 @@ def forward_backward(state: TrainState, batches: Sequence[Batch], loss_fn: Loss,
     scale = 1.0 / max(1, num_units)
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     total = 0.0
-    for batch in batches:
-        shares = batch.shares(state.pool.size)
-        done = state.pool.run([partial(_gradients, state, share, loss_fn, scale) for share in shares])
-        for loss, gradients in done:
-            total += loss
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if parameter.grad is None:
-                    parameter.grad = gradient
-                elif gradient is not None:
-                    parameter.grad.add_(gradient)
+    with computed_weights(state) as used:
+        for batch in batches:
+            shares = batch.shares(state.pool.size)
+            calls = [partial(_gradients, state, used, share, loss_fn, scale) for share in shares]
+            for loss, gradients in state.pool.run(calls):
+                total += loss
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    if gradient is None:
+                        continue
+                    if parameter.grad is None:
+                        parameter.grad = gradient.to(parameter.dtype)
+                    else:
+                        parameter.grad.add_(gradient)
     return total
+
+
+@contextmanager
+def computed_weights(state: TrainState) -> Iterator[list[nn.Parameter]]:
+    """The trainable tensors that the forward passes use, in the order of the parameters.
+
+    Under autocast each matrix of a layer is rounded once here, for all shares and microbatches of the step;
+    autocast itself would round it again in each of them. The values are the same.
+    """
+    model, kept, rounded = state.model, dict(state.model.named_parameters()), {}
+    if state.precision.is_autocast:
+        for name, module in model.named_modules():
+            is_matrix = isinstance(module, nn.Linear) and name.startswith("layers.")
+            if is_matrix and kept[f"{name}.weight"].requires_grad:
+                weight = kept[f"{name}.weight"].detach()
+                rounded[f"{name}.weight"] = nn.Parameter(weight.to(state.precision.dtype))
+    try:
+        for name, weight in rounded.items():
+            model.get_submodule(name.rpartition(".")[0]).weight = weight
+        yield [rounded.get(name, value) for name, value in kept.items() if value.requires_grad]
+    finally:
+        for name in rounded:
+            model.get_submodule(name.rpartition(".")[0]).weight = kept[name]
 
 
 def _sum_gradients(state: TrainState) -> None:
@@ -99,14 +126,14 @@ def _sum_gradients(state: TrainState) -> None:
 
 
 def _gradients(
-    state: TrainState, share: Batch, loss_fn: Loss, scale: float
+    state: TrainState, used: Sequence[Tensor], share: Batch, loss_fn: Loss, scale: float
 ) -> tuple[float, tuple[Tensor | None, ...]]:
-    """Loss of some rows, and its gradient by each parameter: None where it does not depend on it."""
-    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    """Loss of some rows, and its gradient by each of the tensors `used`: None where it does not depend on
+    it."""
     # every weight is used once in a pass: a cache of casts would only make the threads wait for each other
     with torch.autocast(
         state.device.type, state.precision.dtype, enabled=state.precision.is_autocast, cache_enabled=False
     ):
         loss = loss_fn(share, scale)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(loss, used, allow_unused=True)
     return float(loss.detach()), gradients
