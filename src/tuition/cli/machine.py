@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuition.cli.arguments import Common, choose, parse
@@ -17,6 +18,7 @@ from tuition.spec.settings import Device, MachineSettings
 
 if TYPE_CHECKING:
     from tuition.spec.machine import Machine
+    from tuition.train.settings import TrainSettings
 
 ACTIONS = {
     "show": "what is known or assumed about this machine, with sources, as JSON",
@@ -56,6 +58,32 @@ def detect_for(
     return detect_machine(settings, device=kind, workspace=workspace)
 
 
+def measured_for(train: "TrainSettings", settings: MachineSettings, workspace: Workspace) -> "Machine":
+    """As `detect_for`. A peak that is assumed or from the catalogue, and lower than the speed of plain matrix
+    products now, is replaced by that speed, which is kept as a probe: MFU above 100 % would mean nothing."""
+    from tuition.runtime.device import choose_device, choose_precision
+    from tuition.runtime.speed import product_flops_per_s
+
+    machine = detect_for(train.device, settings, workspace)
+    if machine.provenance("peak_flops") not in ("assumed", "catalogue"):
+        return machine
+    device = choose_device(train.device)
+    measured = product_flops_per_s(device, choose_precision("auto", device))
+    if measured <= machine.peak_flops:
+        return machine
+    keep_probe(workspace, detect_for(train.device, MachineSettings(), workspace), {"peak_flops": measured})
+    return detect_for(train.device, settings, workspace)
+
+
+def keep_probe(workspace: Workspace, machine: "Machine", figures: dict[str, Any]) -> Path:
+    """Write measured figures where `detect_machine` reads them; returns the file."""
+    from tuition.spec.machine import PROBE_FILE
+
+    path = workspace.cache / PROBE_FILE
+    write_json(path, {"machine": machine.name, "date": datetime.now(UTC).date().isoformat(), **figures})
+    return path
+
+
 def show(arguments: MachineArguments) -> int:
     from tuition.spec.machine import detect_machine
 
@@ -75,7 +103,7 @@ def probe(arguments: MachineArguments) -> int:
     Raises: TuitionError without the kernels (and without a GPU).
     """
     from tuition.spec.hardware import find_processor
-    from tuition.spec.machine import PROBE_FILE, detect_machine
+    from tuition.spec.machine import detect_machine
 
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_machine(arguments.machine)
@@ -86,9 +114,7 @@ def probe(arguments: MachineArguments) -> int:
         unit = "FLOP/s" if name == "peak_flops" else "/s"
         was = f"was taken to be {show_figure(before)}{unit}, {machine.provenance(name)}"
         print(f"{name:<18} {show_figure(figures[name])}{unit} measured ({was})")
-    path = workspace.cache / PROBE_FILE
-    table = {"machine": machine.name, "date": datetime.now(UTC).date().isoformat(), **figures}
-    write_json(path, table)
+    path = keep_probe(workspace, machine, figures)
     print(f"kept in {path}; receipts and plans use it from now on")
     return 0
 

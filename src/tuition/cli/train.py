@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from tuition.cli.arguments import Common, Flat, parse, settings_path
-from tuition.cli.machine import detect_for
+from tuition.cli.machine import measured_for
 from tuition.core.errors import SettingsError
 from tuition.core.settings import read_table
 from tuition.core.workspace import Workspace, open_workspace
@@ -96,7 +96,7 @@ def run(argv: list[str]) -> int:
     from tuition.train.run import Host, run_training
 
     workspace.create()
-    machine = detect_for(settings.device, arguments.machine, workspace)
+    machine = measured_for(settings, arguments.machine, workspace)
     with open_books(workspace) as books:
         host = Host(workspace, books, machine, open_progress())
         if arguments.recipe is None and entry.name != DEFAULT:
@@ -146,8 +146,13 @@ def chosen_recipe(argv: Sequence[str]) -> Entry:
 
 def values_of(option: str, argv: Sequence[str]) -> list[str]:
     """The values that are given for an option, before the words are parsed."""
-    joined = [word.partition("=")[2] for word in argv if word.startswith(f"{option}=")]
-    return joined + [value for word, value in itertools.pairwise(argv) if word == option]
+    found = []
+    for word, following in itertools.zip_longest(argv, argv[1:]):
+        if word == option and following is not None:
+            found.append(following)
+        elif word.startswith(f"{option}="):
+            found.append(word.partition("=")[2])
+    return found
 
 
 def files_in(argv: Sequence[str]) -> list[Path]:

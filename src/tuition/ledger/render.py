@@ -188,7 +188,7 @@ def training_lines(receipt: TrainingReceipt) -> list[Line]:
         Line(section, "MFU in steps", receipt.step_mfu, "share", peak),
         Line(section, "MFU of the run", receipt.run_mfu, "share", peak),
         Line(section, "goodput", receipt.goodput, "share", "measured"),
-        Line(section, "last loss", receipt.last_loss, "nats", "measured"),
+        Line(section, "last loss", receipt.last_loss, _loss_unit(receipt.unit), "measured"),
     ]
     for score in receipt.scores:
         error = f" +- {score.stderr:.3f}" if score.stderr is not None else ""
@@ -197,6 +197,11 @@ def training_lines(receipt: TrainingReceipt) -> list[Line]:
         lines.append(Line(section, f"time: {kind}", amount.wall_ns, "ns", "measured"))
     lines += _amount_lines(section, "total", receipt.total, receipt.energy_method, *receipt.machines)
     return [*lines, Line(section, "carbon", receipt.carbon_g, "g CO2e", _how_carbon(*receipt.machines))]
+
+
+def _loss_unit(unit: str) -> str:
+    """The loss of tokens is in nats; what that of others is, only their recipe knows."""
+    return "nats" if unit.endswith("token") else f"per {unit}"
 
 
 def request_lines(receipt: RequestReceipt) -> list[Line]:

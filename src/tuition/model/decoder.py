@@ -10,6 +10,7 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tuition.model.context import Context
 from tuition.model.gradients import rms_norm, rotate
@@ -180,6 +181,8 @@ class Decoder(nn.Module):
         self.norm = cast(RMSNorm | LayerNorm, _norm(shape, shape.hidden_size))
         self.head = None if shape.tied_head else Linear(shape.hidden_size, shape.vocab_size, bias=False)
         self.rotary = Rotary(shape)
+        self.recomputes = False
+        """Whether the backward pass computes each layer again instead of keeping what is inside of it."""
         if not self.norm.weight.is_meta:
             self.initialize()
 
@@ -197,7 +200,12 @@ class Decoder(nn.Module):
         if shape.embedding_scale != 1.0:
             hidden = hidden * shape.embedding_scale
         for layer in self.layers:
-            hidden = layer(hidden, angles, context)
+            if self.recomputes and torch.is_grad_enabled():
+                hidden = checkpoint(
+                    layer, hidden, angles, context, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                hidden = layer(hidden, angles, context)
         hidden = self.norm(hidden)
         return hidden if shape.logit_divisor == 1.0 else hidden / shape.logit_divisor
 

@@ -142,6 +142,62 @@ def training_memory(
     )
 
 
+@dataclass(frozen=True)
+class TunedWeights:
+    """Weights of a base while it is taught."""
+
+    held: int
+    """Bytes of the weights that do not change."""
+    trained: int
+    """Parameters that are trained, in float32."""
+
+
+def tuning_memory(
+    shape: ModelShape,
+    weights: TunedWeights,
+    batch_tokens: int,
+    longest: int,
+    members: int,
+    *,
+    recomputes: bool,
+) -> TrainingMemory:
+    """What teaching a base with AdamW takes, about, in batches of `batch_tokens` whose longest example has
+    `longest`.
+
+    `recomputes`: only the input of each layer is kept, and the `members` compute one layer again at a time.
+    """
+    inside = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
+    inside += shape.num_heads * min(longest, _LONGEST_KEPT_ROW)
+    per_token = shape.num_layers * shape.hidden_size + inside if recomputes else shape.num_layers * inside
+    copies = 1 + members + _OPTIMIZER_COPIES["adamw"]
+    return TrainingMemory(
+        states=weights.held + 4 * weights.trained * copies,
+        activations=4 * batch_tokens * per_token + logit_bytes(shape, batch_tokens, members),
+    )
+
+
+def require_tuning(
+    shape: ModelShape, weights: TunedWeights, batch_tokens: int, longest: int, members: int, free: int | None
+) -> bool:
+    """Whether activations have to be recomputed so that it fits. Raises: CapacityError where that is not
+    enough."""
+    available = available_memory(free)
+    kept, recomputed = (
+        tuning_memory(shape, weights, batch_tokens, longest, members, recomputes=recomputes)
+        for recomputes in (False, True)
+    )
+    if kept.total <= available:
+        return False
+    what = f"teaching a base of {num_parameters(shape):,} parameters in batches of {batch_tokens:,} tokens"
+    smaller = "a smaller base, or a machine with more memory"
+    if recomputed.states > available:
+        way_out = f"take --adapter lora, --frozen int8, {smaller}"
+    else:
+        way_out = f"lower batch_tokens or seq_len, or take {smaller}"
+    require(what, recomputed.total, available, way_out=way_out)
+    return True
+
+
 def require(what: str, need: int, free: int | None = None, *, way_out: str) -> None:
     """Refuse what is larger than the memory that is free, with both numbers. Raises: CapacityError."""
     available = available_memory(free)

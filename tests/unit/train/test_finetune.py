@@ -9,11 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tuition.core.errors import DataError, NotFoundError, SettingsError
+from tuition.core.errors import CapacityError, DataError, NotFoundError, SettingsError
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import ExampleSettings
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter import AdapterSettings, adaptable
 from tuition.model.folder import open_model
+from tuition.plan import memory
+from tuition.plan.memory import TunedWeights, tuning_memory
+from tuition.spec.counts import num_parameters
 from tuition.tokenizer.taught import taught_conversation
 from tuition.train.change import Measured, change
 from unit.train.base_home import BaseHome, conversations
@@ -155,3 +158,27 @@ def test_a_change_is_paired_by_item() -> None:
     assert found.before_stderr > 0.1
     with pytest.raises(ValueError, match="same items"):
         change(before, replace(after, sizes=(1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_activations_are_recomputed_where_memory_asks_for_it(
+    base_home: BaseHome, monkeypatch: pytest.MonkeyPatch, adapter: str
+) -> None:
+    """The same weights to the last bit, and it is said."""
+    kept = base_home.run(adapter=adapter)
+    shape, total = base_home.shape, num_parameters(base_home.shape)
+    pairs = AdapterSettings().rank * sum(map(sum, map(shape.tensor_shapes().get, adaptable(shape))))
+    weights = TunedWeights(0, total) if adapter == "none" else TunedWeights(2 * total, pairs)
+    most = tuning_memory(shape, weights, 256, 1, 1, recomputes=False).total
+    monkeypatch.setattr(memory, "available_memory", lambda free=None: most - 1)
+    recomputed = base_home.run(adapter=adapter)
+    assert any("computed twice" in line for line in base_home.heard.lines)
+    name = "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+    found = [load_file(result.version.path / name) for result in (kept, recomputed)]
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_a_base_that_does_not_fit_is_refused(base_home: BaseHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda free=None: 10_000)
+    with pytest.raises(CapacityError, match="--adapter lora"):
+        base_home.run()

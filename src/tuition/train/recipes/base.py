@@ -20,9 +20,11 @@ from tuition.model.derived import save_derived
 from tuition.model.folder import ModelFolder, open_model
 from tuition.model.load import load_decoder
 from tuition.model.lora import adapter_of, load_with_lora
+from tuition.plan.memory import TunedWeights, require_tuning
 from tuition.registry.lineage import Lineage
 from tuition.registry.names import parse_reference
 from tuition.registry.registry import Registry
+from tuition.runtime.memory import free_bytes
 from tuition.spec.counts import num_parameters
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.train.control import Control, control_texts
@@ -32,6 +34,7 @@ from tuition.train.settings import OptimizerSettings, wants
 
 FULL = OptimizerSettings(kind="adamw", lr=1e-4, muon_lr=1e-3, weight_decay=0.0)
 LORA = OptimizerSettings(kind="adamw", lr=1e-3, muon_lr=1e-3, weight_decay=0.0)
+_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 MOST_FULL = 500_000_000
 """Parameters of a base whose weights are all taught where nobody says."""
 
@@ -73,12 +76,37 @@ class Base:
         held = f"the base is held in {self.settings.frozen} and does not change"
         return [*lines, f"an adapter of rank {self.adapter.rank} is taught (--adapter lora); {held}"]
 
-    def load(self, context: RunContext) -> Decoder:
-        """The decoder: float32 where all is taught, else frozen with a new adapter."""
+    def load(self, context: RunContext, batch_tokens: int, longest: int) -> Decoder:
+        """The decoder for batches of so many tokens: float32 where all is taught, else frozen with a new
+        adapter. Raises: CapacityError; SettingsError for dropout where activations have to be recomputed."""
+        shape, members = self.folder.shape, context.pool.size
+        free = free_bytes(context.device)
+        recomputes = require_tuning(shape, self._weights(), batch_tokens, longest, members, free)
         if self.adapter is None:
-            return load_decoder(self.folder, torch.float32, context.device)
-        generator = torch.Generator().manual_seed(context.settings.seed)
-        return load_with_lora(self.folder, self.adapter, generator, self.settings.frozen).to(context.device)
+            decoder = load_decoder(self.folder, torch.float32, context.device)
+        else:
+            wants(
+                not (recomputes and self.adapter.dropout),
+                "lora.dropout",
+                self.adapter.dropout,
+                "0, or smaller batches: activations do not fit in memory, and would be recomputed without it",
+            )
+            generator = torch.Generator().manual_seed(context.settings.seed)
+            decoder = load_with_lora(self.folder, self.adapter, generator, self.settings.frozen)
+        decoder.recomputes = recomputes
+        if recomputes:
+            context.progress.say("activations do not fit in memory: each layer is computed twice in a step")
+        return decoder.to(context.device)
+
+    def _weights(self) -> TunedWeights:
+        """What is held and what is trained."""
+        shape = self.folder.shape
+        total = num_parameters(shape)
+        if self.adapter is None:
+            return TunedWeights(held=0, trained=total)
+        sizes, rank = shape.tensor_shapes(), self.adapter.rank
+        trained = sum(rank * sum(sizes[name]) for name in self.adapter.tensor_names(shape))
+        return TunedWeights(held=_BYTES[self.settings.frozen] * total, trained=trained)
 
     def control(self, tokenizer: Tokenizer) -> Control | None:
         """The control text in this model's tokens. Raises: DataError."""

@@ -80,7 +80,8 @@ class Continued:
 
     def build(self, context: RunContext, data: Prepared) -> "ContinuedTask":
         """The base's decoder. Raises: CapacityError."""
-        return ContinuedTask(self.settings, context, data, data.base.load(context))
+        model = data.base.load(context, self.settings.batch_size * data.seq_len, data.seq_len)
+        return ContinuedTask(self.settings, context, data, model)
 
 
 class ContinuedTask:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tuition.data.examples import kind_of_data
 from tuition.data.lessons import Lessons, prepare_lessons
-from tuition.data.packing import LessonBatch, LessonLoader, lesson_batch
+from tuition.data.packing import LessonBatch, LessonLoader, lesson_batch, num_inputs
 from tuition.model.decoder import Decoder
 from tuition.model.frozen import dropout_seeded
 from tuition.registry.lineage import Lineage
@@ -87,7 +87,9 @@ class Finetune:
 
     def build(self, context: RunContext, data: Prepared) -> "FinetuneTask":
         """The base's decoder. Raises: CapacityError."""
-        return FinetuneTask(self.settings, context, data, data.base.load(context))
+        longest = max(map(num_inputs, data.lessons.train))
+        model = data.base.load(context, max(self.settings.batch_tokens, longest), longest)
+        return FinetuneTask(self.settings, context, data, model)
 
 
 class FinetuneTask:

@@ -1,0 +1,96 @@
+"""`tuition train --from`: the recipe is chosen from the files and said; options that cannot hold are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from tuition.cli.machine import measured_for
+from tuition.cli.train import chosen_recipe, files_in, from_anywhere, values_of
+from tuition.core.errors import SettingsError
+from tuition.core.workspace import open_workspace
+from tuition.data.settings import ExampleSettings
+from tuition.runtime import speed
+from tuition.spec.settings import MachineSettings
+from tuition.train.recipes.finetune_settings import FinetuneSettings
+from tuition.train.settings import TrainSettings
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    examples, text = tmp_path / "rows.jsonl", tmp_path / "notes.txt"
+    examples.write_text('{"prompt": "2 + 2", "completion": "4"}\n{"prompt": "1 + 2", "completion": "3"}\n')
+    text.write_text("plain text\n")
+    return examples, text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--from base --data.paths {file} --budget 5min",
+        "--from=base --data.paths={file}",
+        "{file} --from base",
+        "--budget 5min --from base {file}",
+    ],
+)
+def test_the_recipe_follows_from_the_files(files: tuple[Path, Path], words: str) -> None:
+    examples, text = files
+    assert chosen_recipe(words.format(file=examples).split()).name == "finetune"
+    assert chosen_recipe(words.format(file=text).split()).name == "continue"
+
+
+def test_a_recipe_that_is_named_is_taken(files: tuple[Path, Path]) -> None:
+    words = f"--from base {files[0]} --recipe continue".split()
+    assert chosen_recipe(words).name == "continue"
+    assert chosen_recipe([str(files[0])]).name == "pretrain"
+
+
+def test_a_settings_file_with_a_base_chooses_too(files: tuple[Path, Path], tmp_path: Path) -> None:
+    table = tmp_path / "run.toml"
+    table.write_text(f'base = "tiny"\n[data]\npaths = ["{files[1]}"]\n')
+    assert chosen_recipe(["--settings", str(table)]).name == "continue"
+
+
+@pytest.mark.parametrize("option", ["--shape.hidden-size", "--vocab-size", "--tokenizer", "--first-weights"])
+def test_a_base_has_its_shape_and_tokenizer(files: tuple[Path, Path], option: str) -> None:
+    with pytest.raises(SettingsError, match=f"{option}: got .* no such option with --from"):
+        chosen_recipe(["--from", "base", str(files[0]), option, "64"])
+
+
+def test_words_before_they_are_parsed(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files[0].parent)
+    words = ["--control", "notes.txt", "rows.jsonl", "--name", "notes.txt", "--data.paths", "rows.jsonl", "notes.txt"]
+    assert files_in(words) == [Path("rows.jsonl"), Path("rows.jsonl"), Path("notes.txt")]
+    assert values_of("--name", ["--name", "a", "--name=b"]) == ["a", "b"]
+
+
+def test_a_peak_that_products_exceed_is_replaced_by_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And kept, so that all receipts of this machine have one peak."""
+    workspace = open_workspace(tmp_path).create()
+    speeds = iter((1.0, 1e15))
+    monkeypatch.setattr(speed, "product_flops_per_s", lambda *_: next(speeds))
+    assumed = measured_for(TrainSettings(), MachineSettings(), workspace)
+    assert assumed.provenance("peak_flops") != "measured"
+    for _ in range(2):
+        machine = measured_for(TrainSettings(), MachineSettings(), workspace)
+        assert (machine.peak_flops, machine.provenance("peak_flops")) == (1e15, "measured")
+    given = measured_for(TrainSettings(), MachineSettings(peak_flops=5.0), workspace)
+    assert given.peak_flops == 5.0
+
+
+def test_paths_are_kept_whole(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is resumed from any folder."""
+    home = files[0].parent
+    monkeypatch.chdir(home)
+    own = FinetuneSettings(
+        base="models/tiny",
+        control=Path("notes.txt"),
+        data=ExampleSettings(paths=(Path("rows.jsonl"),), heldout_paths=(Path("held.jsonl"),)),
+    )
+    whole = from_anywhere(own)
+    assert whole.base == str(home / "models/tiny")
+    assert whole.control == home / "notes.txt"
+    assert whole.data.paths == (home / "rows.jsonl",)
+    assert whole.data.heldout_paths == (home / "held.jsonl",)
+    assert from_anywhere(FinetuneSettings(base="tiny@1")).base == "tiny@1"
