@@ -1,4 +1,4 @@
-"""`tuition train --from`: the recipe is chosen from the files and said; options that cannot hold are refused."""
+"""`tuition train --from`: the recipe follows from the files; options that cannot hold are refused."""
 
 from pathlib import Path
 
@@ -58,8 +58,8 @@ def test_a_base_has_its_shape_and_tokenizer(files: tuple[Path, Path], option: st
 
 def test_words_before_they_are_parsed(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files[0].parent)
-    words = ["--control", "notes.txt", "rows.jsonl", "--name", "notes.txt", "--data.paths", "rows.jsonl", "notes.txt"]
-    assert files_in(words) == [Path("rows.jsonl"), Path("rows.jsonl"), Path("notes.txt")]
+    words = ["--control", "notes.txt", "rows.jsonl", "--name", "notes.txt", "--data.paths", "rows.jsonl"]
+    assert files_in([*words, "notes.txt"]) == [Path("rows.jsonl"), Path("rows.jsonl"), Path("notes.txt")]
     assert values_of("--name", ["--name", "a", "--name=b"]) == ["a", "b"]
 
 
