@@ -23,6 +23,7 @@ DESCRIPTION = """Answer over HTTP (OpenAI protocol), with a chat page. Every rep
 Examples:
   tuition serve                                  the model that was made or added last
   tuition serve bard smollm2-135m-instruct       two models, at http://127.0.0.1:8000
+  tuition serve smollm2 --adapters support,legal  a model and two adapters of it, each under its own name
   TUITION_API_KEY=... tuition serve --host 0.0.0.0"""
 NOTHING_TO_SERVE = (
     "no model was named and the workspace has none; teach one (tuition train, tuition demo), register one "
@@ -36,6 +37,8 @@ class Serve(Common):
 
     models: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names, name@version, folders or GGUF files; left out: the model that was made or added last."""
+    adapters: tuple[str, ...] = ()
+    """Registered adapters (name or name@version) of these models, with commas or spaces between."""
     serve: Annotated[ServeSettings, Flat] = field(default_factory=ServeSettings)
     """Where to listen, and limits."""
     page: bool = True
@@ -66,6 +69,7 @@ def run(argv: list[str]) -> int:
         listener = bind(arguments.serve)  # before the minutes that loading may take
         with open_served(
             references,
+            adapters=[name for part in arguments.adapters for name in part.split(",") if name],
             workspace=workspace,
             books=books,
             machine=machine,

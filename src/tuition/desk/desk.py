@@ -159,9 +159,10 @@ class Desk:
     @property
     def weights_digest(self) -> str | None:
         """The same, together with the adapter's where there is one: as receipts name it."""
-        return self._named(self.base_digest)
+        return self.digest_with(self.base_digest)
 
-    def _named(self, base: str | None) -> str | None:
+    def digest_with(self, base: str | None) -> str | None:
+        """What receipts name where these are the weights of the base."""
         if base is None or self._adapter_digest is None:
             return base
         return digest_of_pair(self._adapter_digest, base)
@@ -268,7 +269,7 @@ class Desk:
             cost=cost,
             model=self.model.name,
             version=self.model.version,
-            weights_digest=self._named(end.weights_digest or self.base_digest),
+            weights_digest=self.digest_with(end.weights_digest or self.base_digest),
             api_key_id=api_key_id,
             created_unix_ns=time.time_ns() - total_ns,
             prompt_tokens=prompt_tokens,

@@ -87,7 +87,7 @@ class Engine(plain.Engine):
             account.runs_on(self.runner.weight_bytes, self.runner.kv_bytes_per_value)
             self.loop.busy = account.engine_marks()
             self.desk.serves(self.runner.weights_digest)
-            self.base, self._weights = found.base, folder
+            self.base = found.base
             self._desks: dict[str | None, Desk] = {}
             if loaded is not None:
                 loaded.require_base(folder, self._has_digest)
@@ -136,8 +136,8 @@ class Engine(plain.Engine):
 
         Raises: NotFoundError, ModelError, SettingsError.
         """
-        loaded = load_adapter(self.registry.get(reference), self._weights)
-        loaded.require_base(self._weights, self._has_digest)
+        loaded = load_adapter(self.registry.get(reference), self.folder)
+        loaded.require_base(self.folder, self._has_digest)
         return loaded
 
     def admit_adapter(self, loaded: LoadedAdapter) -> Desk:
@@ -153,12 +153,10 @@ class Engine(plain.Engine):
 
     def _has_digest(self, digest: str) -> bool:
         """Whether these are the weights in use. A runner that rounds has another digest than their file."""
-        return digest == self.runner.weights_digest() or digest == self._weights.digest()
-
-    def swap_weights(self, model: ModelFolder) -> None:
-        """As the plain engine's; receipts name the digest of the new weights."""
-        super().swap_weights(model)
-        self._weights = model
+        swapped = self.loop.swapped_digest
+        if swapped is not None:
+            return digest == swapped
+        return digest == self.desk.base_digest or digest == self.folder.digest()
 
     def close(self) -> None:
         """Free the model, book the last period, close books that were opened here. Raises: BooksError."""

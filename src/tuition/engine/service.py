@@ -44,6 +44,8 @@ class ServiceStats:
     num_trace_errors: int
     """Steps whose cost the listener failed to record: it is missing from the ledger."""
     num_integrity_errors: int
+    swapped_digest: str | None
+    """Of the weights in use, once they were swapped."""
     step_started_ns: int | None
     """Start of the present step, monotonic; None between steps. A monitor can detect a hang by it."""
 
@@ -226,6 +228,7 @@ class EngineService:
                 num_preemptions=stats.num_preemptions,
                 num_trace_errors=self._num_trace_errors,
                 num_integrity_errors=self._num_integrity_errors,
+                swapped_digest=self.loop.swapped_digest,
                 step_started_ns=self._step_started_ns,
             )
 

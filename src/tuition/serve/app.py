@@ -25,6 +25,7 @@ from tuition.serve.access import (
     AccessMiddleware,
     sign_in_page,
 )
+from tuition.serve.adapters import adapter_routes
 from tuition.serve.context import ServeContext
 from tuition.serve.errors import ApiError, as_api_error, error_response
 from tuition.serve.lookups import lookup_routes
@@ -71,7 +72,12 @@ def create_app(context: ServeContext) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     pages = APIRouter()
     pages.add_api_route(SIGN_IN_PATH, _sign_in, methods=["POST"], response_model=None)
-    routers = generating_routes(context, metrics), lookup_routes(context, metrics), pages
+    routers = (
+        generating_routes(context, metrics),
+        lookup_routes(context, metrics),
+        adapter_routes(context),
+        pages,
+    )
     for router in routers:
         app.include_router(router)
     # Added last runs first: the rest of unread bodies, cross-origin rules, which errors need as well, then

@@ -38,7 +38,7 @@ class Service(Protocol):
     def submit(self, request: Request) -> EventStream: ...
 
     def stats(self) -> Any:
-        """A `ServiceStats`, or something with the figures of one that `metrics` and `lookups` look for."""
+        """A `ServiceStats`, or something with the figures of one that are looked for."""
         ...
 
 
@@ -59,19 +59,36 @@ class ServedModel:
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     """Sampling of calls that do not name their own."""
     created_unix_s: int = field(default_factory=lambda: int(time.time()))
+    engine: Engine | None = None
+    """What adapters can be added to."""
+    variant: str | None = None
+    """The adapter that its requests name."""
+    parent: str | None = None
+    """The base of an adapter."""
 
     @classmethod
-    def of(cls, engine: Engine, service: Service) -> "ServedModel":
-        """A loaded model, and its engine in a thread of its own."""
+    def of(cls, engine: Engine, service: Service, desk: Desk | None = None) -> "ServedModel":
+        """A loaded model, and its engine in a thread of its own. `desk`: of an adapter that was added."""
+        variant = engine.default_variant if desk is None else desk.model.name
+        desk = desk or engine.desk
         return cls(
-            desk=engine.desk,
+            desk=desk,
             service=service,
             tokenizer=engine.tokenizer,
             shape=engine.folder.shape,
-            weights_digest=engine.runner.weights_digest(),
+            weights_digest=desk.weights_digest or "",
             runner=engine.runner,
             defaults=engine.folder.generation,
+            engine=engine,
+            variant=variant,
+            parent=None if variant is None else engine.base.name,
         )
+
+    @property
+    def digest(self) -> str:
+        """Of the weights in use: those that were loaded, until others are swapped in."""
+        swapped = getattr(self.service.stats(), "swapped_digest", None)
+        return self.weights_digest if swapped is None else self.desk.digest_with(swapped) or ""
 
     @property
     def name(self) -> str:
@@ -157,3 +174,11 @@ class ServeContext:
             return self.models[name]
         except KeyError:
             raise NotFoundError("model", name, tuple(self.models)) from None
+
+    def add(self, model: ServedModel) -> None:
+        """Let calls name one more model. Readers in other threads keep the table that they have."""
+        self.models = {**self.models, model.name: model}
+
+    def remove(self, name: str) -> None:
+        """Let no further call name this model."""
+        self.models = {one: model for one, model in self.models.items() if one != name}

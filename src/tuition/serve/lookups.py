@@ -82,42 +82,24 @@ class Lookups:
 
     async def models(self) -> Response:
         """GET /v1/models."""
-        data = [self._describe(model) for model in self.context.models.values()]
+        data = [describe(model) for model in self.context.models.values()]
         return json_response({"object": "list", "data": data})
 
     async def model(self, model_id: str) -> Response:
         """GET /v1/models/{id}; ids may contain slashes."""
-        return json_response(self._describe(self.context.model(model_id)))
+        return json_response(describe(self.context.model(model_id)))
 
     async def digest(self, model_id: str) -> Response:
         """GET /v1/models/{id}/digest: of the weights as this process holds them, made anew at each call.
 
-        `recorded` was made when the model was loaded; equal digests say that using it changed nothing.
+        `recorded` was made when the weights were loaded; equal digests say that using them changed nothing.
+        Of an adapter, both are made of its digest as it was loaded and of that of its base.
         """
         model = self.context.model(model_id)
         if model.runner is None:
             raise ApiError(404, "this model has no weights in this process", code="no_weights")
-        recomputed = await asyncio.to_thread(model.runner.weights_digest)
-        return json_response({"id": model.name, "recorded": model.weights_digest, "recomputed": recomputed})
-
-    def _describe(self, model: ServedModel) -> dict[str, Any]:
-        return {
-            "id": model.name,
-            "object": "model",
-            "created": model.created_unix_s,
-            "owned_by": "tuition",
-            "context_length": model.context_length,
-            "version": model.desk.model.version,
-            "weights_digest": model.weights_digest,
-            "has_chat_template": model.tokenizer.chat is not None,
-            "runner": model.runner.name if model.runner is not None else None,
-            "sampling_defaults": dataclasses.asdict(model.defaults),
-            "cost_per_token": {
-                "usd": model.desk.spent.usd_per_token,
-                "basis": "mean of what was billed since this server started; null before the first reply",
-            },
-            "cost_per_busy_hour": busy_hour(model.desk.account),
-        }
+        recomputed = model.desk.digest_with(await asyncio.to_thread(model.runner.weights_digest))
+        return json_response({"id": model.name, "recorded": model.digest, "recomputed": recomputed})
 
     async def bill(self, request: Request) -> Response:
         """GET /v1/bill, of all models or of one (`?model=`): the statement as JSON."""
@@ -204,10 +186,32 @@ class Lookups:
         if body.get("model") is not None:
             return self.context.model(wanted_text(body, "model"))
         first, *others = self.context.models.values()
-        if others:
+        if any(model.parent is None for model in others):  # the adapters of one model have its tokenizer
             names = ", ".join(self.context.models)
             raise RequestError("model", f"is missing; wanted one of {names}")
         return first
+
+
+def describe(model: ServedModel) -> dict[str, Any]:
+    """A model as /v1/models lists it."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created_unix_s,
+        "owned_by": "tuition",
+        "parent": model.parent,
+        "context_length": model.context_length,
+        "version": model.desk.model.version,
+        "weights_digest": model.digest,
+        "has_chat_template": model.tokenizer.chat is not None,
+        "runner": model.runner.name if model.runner is not None else None,
+        "sampling_defaults": dataclasses.asdict(model.defaults),
+        "cost_per_token": {
+            "usd": model.desk.spent.usd_per_token,
+            "basis": "mean of what was billed since this server started; null before the first reply",
+        },
+        "cost_per_busy_hour": busy_hour(model.desk.account),
+    }
 
 
 def busy_hour(account: Account) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Figures for Prometheus.
 
-Labels are model names, routes and outcomes of ours; never a key, a user or a prompt.
+Labels are model names, routes and outcomes of ours; never a key, a user or a prompt. Adapters come and go, so
+the number of names is bounded.
 """
 
 from collections.abc import Iterable
@@ -18,11 +19,16 @@ from tuition.serve.errors import ApiError
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
+MOST_NAMES = 200
+"""Models with a label of their own; those that come later share one."""
+
+
 class Metrics:
     """The counters of one server, in a registry of its own."""
 
     def __init__(self, context: ServeContext) -> None:
         self.registry = CollectorRegistry()
+        self._names: set[str] = set()
         self.http = Counter(
             "tuition_http_requests", "HTTP requests", ("route", "status"), registry=self.registry
         )
@@ -58,6 +64,7 @@ class Metrics:
 
     def count(self, model: str, last: TokenEvent, bill: Bill) -> None:
         """Count one billed sequence."""
+        model = self._label(model)
         self.sequences.labels(model, last.finish_reason).inc()
         self.tokens.labels(model, "prompt").inc(last.num_prompt_tokens - last.num_cached_tokens)
         self.tokens.labels(model, "cached").inc(last.num_cached_tokens)
@@ -73,7 +80,12 @@ class Metrics:
     def failed(self, model: str, error: Exception) -> None:
         """Count one failure by its kind."""
         code = error.code if isinstance(error, ApiError) else type(error).__name__
-        self.failures.labels(model, code or "unknown").inc()
+        self.failures.labels(self._label(model), code or "unknown").inc()
+
+    def _label(self, model: str) -> str:
+        if len(self._names) < MOST_NAMES:
+            self._names.add(model)
+        return model if model in self._names else "other"
 
     def render(self) -> bytes:
         """The text that Prometheus reads."""
@@ -88,7 +100,11 @@ class _Engines:
 
     def collect(self) -> Iterable[Metric]:
         gauge = GaugeMetricFamily("tuition_engine", "State of each engine", labels=("model", "quantity"))
+        seen = set()
         for name, model in self.context.models.items():
+            if id(model.service) in seen:  # an adapter in the engine of its base
+                continue
+            seen.add(id(model.service))
             stats = model.service.stats()
             for quantity in ("num_waiting", "num_running", "num_blocks", "num_free_blocks"):
                 value = getattr(stats, quantity, None)

@@ -151,6 +151,7 @@ def _spread(body: Common, prompts: list[tuple[int, ...]], wish: _Wish, caller: C
                 prompt_logprobs=wish.prompt_logprobs,
                 cache_salt=caller.salt,
                 rules=rules,
+                variant=caller.model.variant,
             )
             requests.append(request)
     return Prepared(tuple(requests), num_choices)

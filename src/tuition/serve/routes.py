@@ -99,6 +99,7 @@ class Endpoints:
         else:
             prepared = await off_loop(context, lambda: prepare(body, caller), heavy)
         context.gate.admit()
+        context.model(body.model)  # it may have been removed meanwhile
         dialect = dialect_of(body, model, prepared)
         call = Call(context, self.metrics, model, prepared, request_id)
         call.start()
@@ -107,7 +108,7 @@ class Endpoints:
             "object": "",
             "created": int(time.time()),
             "model": model.name,
-            "system_fingerprint": f"fp_{model.weights_digest[:16]}",
+            "system_fingerprint": f"fp_{model.digest[:16]}",
         }
         if body.stream:
             return StreamedReply(call, dialect, head, body.stream_options or StreamOptions())

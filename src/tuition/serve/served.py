@@ -8,6 +8,7 @@ from tuition.core.progress import Progress
 from tuition.core.workspace import Workspace
 from tuition.desk.engine import open_engines
 from tuition.engine.settings import EngineSettings
+from tuition.serve.adapters import serve_adapter
 from tuition.serve.context import ServedModel
 from tuition.spec.machine import Machine
 
@@ -21,9 +22,11 @@ def open_served(
     machine: Machine,
     settings: EngineSettings,
     progress: Progress,
+    adapters: Sequence[str] = (),
 ) -> Iterator[dict[str, ServedModel]]:
     """Load models and start their engines; the cost of the machine is divided among them.
 
+    `adapters`: registered names; each is added to the engine of its base.
     Raises: TuitionError if two of them would answer to one name, and as `desk.engine.Engine`.
     """
     with ExitStack() as stack:
@@ -42,4 +45,7 @@ def open_served(
             service = engine.service()
             stack.callback(service.stop)
             served[engine.name] = ServedModel.of(engine, service)
+        for reference in adapters:
+            adapter = serve_adapter(served.values(), reference)
+            served[adapter.name] = adapter
         yield served

@@ -28,6 +28,8 @@ class ServeSettings:
     """Largest n of one prompt."""
     max_sequences: int = 256
     """Most prompts x n in one call."""
+    max_adapters: int = 32
+    """Most adapters that are served at a time."""
     books_timeout_seconds: float = 30.0
     """How long a finished reply waits for its row in the books before the call fails with 503, seconds."""
     cors_origins: tuple[str, ...] = ()
@@ -42,7 +44,7 @@ class ServeSettings:
             value = getattr(self, name)
             if not 0 <= value <= 86_400:
                 raise SettingsError(name, got=value, wanted="0 to 86400 seconds")
-        for name in ("max_body_bytes", "default_max_tokens", "max_choices", "max_sequences"):
+        for name in ("max_body_bytes", "default_max_tokens", "max_choices", "max_sequences", "max_adapters"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(name, got=value, wanted="at least 1")
