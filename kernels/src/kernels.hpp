@@ -73,7 +73,11 @@ struct Expansion {
     int64_t out_stride = 0;
 };
 
-enum class Ending { store, add, gate };  // gate: block 2j is SiLU'd and multiplied by block 2j + 1
+// store and add as they say, add after a scale; gelu: store what it makes of the sums. The gates: an activation
+// of block 2j is multiplied by block 2j + 1.
+enum class Ending { store, add, gelu, gate_silu, gate_gelu };
+
+constexpr bool is_gate(Ending ending) { return ending == Ending::gate_silu || ending == Ending::gate_gelu; }
 
 // out[row, n] = sum over k of left[row, k] weight[n, k] (+ bias), for blocks first <= b < last of 16 outputs.
 struct Product {
@@ -83,13 +87,14 @@ struct Product {
     float* out = nullptr;
     int64_t out_stride = 0;
     Ending ending = Ending::store;
-    int64_t first = 0, last = 0;  // with `gate` both are even
+    int64_t first = 0, last = 0;  // with a gate both are even
     uint8_t* scratch = nullptr;   // this thread's, scratch_bytes(columns) bytes
     bool from_memory = false;     // the caches do not hold the model's weights from step to step
     // What is added to rows of variants before the ending; null where the step has none.
     const int32_t* variants = nullptr;  // [row], -1: nothing is added to this row
     const float* added = nullptr;       // [row][added_stride]
     int64_t added_stride = 0;
+    float scale = 1.0f;  // of what is added
 };
 
 constexpr int64_t product_scratch_bytes(int64_t padded_columns) { return padded_columns * 32 * 4 + 65536; }
@@ -128,6 +133,9 @@ struct Kernels {
     void (*leave)();  // and put them back
     // x / rms(x) * weight over `size` (padded to 16 with zeros behind it)
     void (*norm)(const float* x, const float* weight, int size, float epsilon, float* out);
+    // (x - mean) / deviation * weight + bias, likewise
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, int size, float epsilon,
+                       float* out);
     // `alone`: the product will have this row only, and may take it on vector units.
     void (*prepare)(const float* x, int columns, Format format, Rows& rows, int row, bool alone);
     void (*multiply)(const Product& product);
@@ -135,7 +143,7 @@ struct Kernels {
     void (*shrink)(const LowRank& change, const float* x, int64_t stride, int num_rows, float* out,
                    int64_t out_stride);
     void (*expand)(const Expansion& expansion);
-    void (*rotate)(float* head, const float* cos, const float* sin, int head_dim);
+    void (*rotate)(float* head, const float* cos, const float* sin, int rotary_dim);
     void (*store_key)(const Cache& cache, int layer, int block, int head, int offset, const float* key,
                       int head_dim);
     void (*store_value)(const Cache& cache, int layer, int block, int head, int offset, const float* value,

@@ -20,8 +20,7 @@ constexpr int64_t kCacheBytes = 32 << 20;  // more weights than this come from m
 
 }  // namespace
 
-Model::Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin,
-             const Options& options)
+Model::Model(const Config& config, const uint8_t* weights, const Angles& angles, const Options& options)
     : config_(config),
       kernels_(choose_kernels(options.isa)),
       plan_(config),
@@ -38,6 +37,19 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
     if (options.rows_apart != 0 && options.rows_apart < 16)
         refuse("rows_apart", options.rows_apart, "0, or at least a tile of 16 rows");
     const Config& c = config_;
+    activation_ = c.gated_mlp ? (c.activation == Activation::gelu ? Ending::gate_gelu : Ending::gate_silu)
+                              : Ending::gelu;
+    attention_scale_ =
+        c.attention_scale > 0 ? c.attention_scale : 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+    const int64_t turns = c.context_length * (c.turning_dim() / 2);
+    const float* tables[2][2] = {{angles.cos, angles.sin}, {angles.local_cos, angles.local_sin}};
+    for (int kind = 0; kind < 2; ++kind) {
+        if (tables[kind][0] == nullptr) continue;
+        cos_[kind].assign(tables[kind][0], tables[kind][0] + turns);
+        sin_[kind].assign(tables[kind][1], tables[kind][1] + turns);
+        cos_[kind].resize(static_cast<size_t>(turns + 16));  // vector loads may look behind the end
+        sin_[kind].resize(static_cast<size_t>(turns + 16));
+    }
     for (int64_t i = 0; i < c.num_layers; ++i) {
         const int window = c.windows[static_cast<size_t>(i)];
         const auto kind = std::find(windows_.begin(), windows_.end(), window) - windows_.begin();
@@ -46,19 +58,21 @@ Model::Model(const Config& config, const uint8_t* weights, const float* cos, con
         auto linear = [this, i, &at](const std::string& name, ProductKind product) {
             return Linear{matrix(at + name, at + name + "_bias"), static_cast<int>(i), product};
         };
-        layers_.push_back({vector(at + "attention_norm"), vector(at + "mlp_norm"), vector(at + "query_norm"),
-                           vector(at + "key_norm"), linear("qkv", kQkvProduct),
-                           linear("output", kOutputProduct), linear("gate_up", kGateUpProduct),
-                           linear("down", kDownProduct), window, static_cast<int>(kind)});
+        const int rotation = c.rotation(i);
+        if (rotation != kUnrotated && cos_[rotation - 1].empty())
+            refuse("rotations", rotation, "a kind whose angles were given");
+        layers_.push_back({norm(at + "attention_norm"), norm(at + "attention_post_norm"),
+                           norm(at + "mlp_norm"), norm(at + "mlp_post_norm"), norm(at + "query_norm"),
+                           norm(at + "key_norm"), linear("qkv", kQkvProduct),
+                           linear("output", kOutputProduct), linear(c.gate_up_name(), kGateUpProduct),
+                           linear("down", kDownProduct), window, static_cast<int>(kind),
+                           rotation == kUnrotated ? nullptr : cos_[rotation - 1].data(),
+                           rotation == kUnrotated ? nullptr : sin_[rotation - 1].data()});
     }
     head_.weight = matrix("head", "");
     embedding_ = c.tied_head ? head_.weight : matrix("embedding", "");
-    final_norm_ = vector("norm");
-    const int64_t angles = c.context_length * (c.head_dim / 2);
-    cos_.assign(cos, cos + angles);
-    sin_.assign(sin, sin + angles);
-    cos_.resize(static_cast<size_t>(angles + 16));  // vector loads may look behind the end
-    sin_.resize(static_cast<size_t>(angles + 16));
+    if (c.learned_positions) positions_ = matrix("positions", "");
+    final_norm_ = norm("norm");
 
     cache_.half = c.format != Format::float32;
     cache_.num_layers = static_cast<int>(c.num_layers),
@@ -96,6 +110,8 @@ const float* Model::vector(const std::string& name) const {
     return plan_.has(name) ? reinterpret_cast<const float*>(weights_ + plan_.at(name).offset) : nullptr;
 }
 
+Model::Norm Model::norm(const std::string& name) const { return {vector(name), vector(name + "_bias")}; }
+
 Rows Model::make_rows(int64_t columns, int64_t rows, Buffer& memory) const {
     const bool integer = is_integer(config_.format) || is_integer(config_.head_format);
     const bool half = config_.format == Format::bf16 || config_.head_format == Format::bf16;
@@ -126,6 +142,7 @@ void Model::reserve(int num_rows) {
     capacity_ = static_cast<int>(round_up(num_rows, 64));
     const int64_t rows = capacity_ + kRowPadding;
     x_ = Buffer(rows * hidden_stride_ * 4);
+    if (config_.norm_place != NormPlace::before) result_ = Buffer(rows * hidden_stride_ * 4);
     qkv_ = Buffer(rows * qkv_stride_ * 4);
     attended_ = Buffer(rows * query_stride_ * 4);
     inner_ = Buffer(rows * mlp_stride_ * 4);
@@ -219,6 +236,10 @@ void Model::work(const Batch& batch, int thread) {
         mark(kPrepare);
         multiply(layer.qkv, normed, rows, qkv_.as<float>(), qkv_stride_, Ending::store, thread);
         team_->wait();
+        if (config_.qk_norm && config_.qk_norm_span == QkNormSpan::all_heads) {
+            norm_heads(layer, rows, thread);
+            team_->wait();
+        }
         mark(kQkv);
         if (!fused_) {
             store_cache(batch, layer, static_cast<int>(i), thread);
@@ -238,19 +259,17 @@ void Model::work(const Batch& batch, int thread) {
         const Rows& attended =
             prepare_rows(layer.output, attended_rows_, &Worker::attended, nullptr, 0, which, rows, thread);
         mark(kPrepare);
-        multiply(layer.output, attended, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
-        settle(rows);
+        join(layer.output, attended, rows, layer.attention_post_norm, thread);
         mark(kOutput);
         const Rows& again = norm_rows(layer.mlp_norm, layer.gate_up, rows, thread);
         mark(kPrepare);
-        multiply(layer.gate_up, again, rows, inner_.as<float>(), mlp_stride_, Ending::gate, thread);
+        multiply(layer.gate_up, again, rows, inner_.as<float>(), mlp_stride_, activation_, thread);
         settle(rows);
         mark(kGateUp);
         const Rows& inner = prepare_rows(layer.down, inner_rows_, &Worker::inner, inner_.as<float>(),
                                          mlp_stride_, nullptr, rows, thread);
         mark(kPrepare);
-        multiply(layer.down, inner, rows, x_.as<float>(), hidden_stride_, Ending::add, thread);
-        settle(rows);
+        join(layer.down, inner, rows, layer.mlp_post_norm, thread);
         mark(kDown);
     }
     const Rows& normed = norm_rows(final_norm_, head_, rows, thread);
@@ -283,16 +302,6 @@ void Model::settle(int num_rows) {
     if (!is_apart(num_rows)) team_->wait();
 }
 
-void Model::embed(const Batch& batch, int thread) {
-    const int count = batch.num_tokens;
-    const auto [first, last] = count == 1 ? std::pair(0, thread == 0 ? 1 : 0) : rows_of(count, thread);
-    for (int row = first; row < last; ++row) {
-        float* x = x_.as<float>() + row * hidden_stride_;
-        std::memset(x, 0, static_cast<size_t>(hidden_stride_) * 4);
-        unpack_row(embedding_, batch.token_ids[row], x);
-    }
-}
-
 // Move rows whose logits are wanted to the front of the residual stream.
 void Model::keep_wanted(const Batch& batch, int thread) {
     if (thread == 0)
@@ -303,22 +312,6 @@ void Model::keep_wanted(const Batch& batch, int thread) {
                             static_cast<size_t>(hidden_stride_) * 4);
     if (thread == 0 && variants_ != nullptr) variants_ = wanted_variants_.data();
     team_->wait();
-}
-
-// Rows as the left operand of `next`.
-Rows& Model::norm_rows(const float* weight, const Linear& next, int num_rows, int thread) {
-    Worker& me = workers_[static_cast<size_t>(thread)];
-    Rows& rows = num_rows == 1 ? me.hidden : hidden_rows_;
-    const int size = static_cast<int>(config_.hidden_size), padded = static_cast<int>(round_up(size, 16));
-    const auto [first, last] = rows_of(num_rows, thread);
-    for (int row = first; row < last; ++row) {
-        kernels_.norm(x_.as<float>() + row * hidden_stride_, weight, size, config_.norm_eps,
-                      me.normed.as<float>());
-        kernels_.prepare(me.normed.as<float>(), padded, next.weight.format, rows, row, num_rows == 1);
-        shrink(next, me.normed.as<float>(), row, num_rows, thread);
-    }
-    if (num_rows > 1) settle(num_rows);
-    return rows;
 }
 
 // `x` null: the result of attention, of rows `which` (null: all), collected from its spans on the way.
@@ -353,10 +346,11 @@ void Model::multiply(const Linear& linear, const Rows& left, int num_rows, float
         Product product{
             &weight, &own,        last - first, out + first * stride, stride, ending, 0, weight.num_blocks(),
             scratch, from_memory_};
+        product.scale = config_.residual_scale;
         expand(linear, product, first, num_rows, thread);
         return kernels_.multiply(product);
     }
-    const int64_t unit = ending == Ending::gate ? 2 : 1, units = weight.num_blocks() / unit,
+    const int64_t unit = is_gate(ending) ? 2 : 1, units = weight.num_blocks() / unit,
                   size = team_->size();
     Product product{&weight,
                     &left,
@@ -368,6 +362,7 @@ void Model::multiply(const Linear& linear, const Rows& left, int num_rows, float
                     units * (thread + 1) / size * unit,
                     scratch,
                     from_memory_};
+    product.scale = config_.residual_scale;
     expand(linear, product, 0, num_rows, thread);
     kernels_.multiply(product);
 }

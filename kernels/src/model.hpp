@@ -39,6 +39,12 @@ struct Burst {
     const Sampling* sampling = nullptr;    // [num_sequences]
 };
 
+// Tables of positions, [context_length][turning_dim / 2] each; those of kRotatedLocally where a layer has it.
+struct Angles {
+    const float *cos = nullptr, *sin = nullptr;
+    const float *local_cos = nullptr, *local_sin = nullptr;
+};
+
 struct Options {
     int num_blocks = 0, block_size = 32, num_threads = 1;
     bool pin = false;
@@ -50,10 +56,8 @@ enum Phase { kEmbed, kPrepare, kQkv, kStore, kAttend, kOutput, kGateUp, kDown, k
 
 class Model {
   public:
-    // `weights`: packed as Plan(config) says, kept alive by the caller. cos, sin: [context_length][head_dim /
-    // 2].
-    Model(const Config& config, const uint8_t* weights, const float* cos, const float* sin,
-          const Options& options);
+    // `weights`: packed as Plan(config) says, kept alive by the caller.
+    Model(const Config& config, const uint8_t* weights, const Angles& angles, const Options& options);
 
     // Returns logits [num_wanted][vocab_size], valid until the next call.
     // Throws std::invalid_argument if the batch does not fit the model or the cache.
@@ -86,10 +90,14 @@ class Model {
         int layer = -1;  // and the kind of product in it: where variants find what they add; -1: nothing
         ProductKind kind = kQkvProduct;
     };
+    struct Norm {  // weight null: there is none
+        const float *weight, *bias;
+    };
     struct Layer {
-        const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+        Norm attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, query_norm, key_norm;
         Linear qkv, output, gate_up, down;
         int window, window_kind;  // kind: its place in windows_
+        const float *cos, *sin;   // null: nothing turns
     };
     struct Segment {  // rows of one sequence whose positions share a tile of the cache: one thread stores
                       // them
@@ -108,6 +116,7 @@ class Model {
 
     Matrix matrix(const std::string& name, const std::string& bias) const;
     const float* vector(const std::string& name) const;
+    Norm norm(const std::string& name) const;
     void check(const Batch& batch) const;
     void reserve(int num_rows);
     void reserve_logits(int num_rows);
@@ -126,7 +135,11 @@ class Model {
                       Worker& me);
     void attend_partial(SpanOfQueries part, const Item& item, int first, int position, int window);
     void collect(int row, float* out) const;
-    Rows& norm_rows(const float* weight, const Linear& next, int num_rows, int thread);
+    void normalize(const Norm& norm, const float* x, int64_t size, float* out) const;
+    Rows& norm_rows(const Norm& norm, const Linear& next, int num_rows, int thread);
+    std::pair<int, int> single_owner_rows(int num_rows, int thread) const;
+    void norm_heads(const Layer& layer, int num_rows, int thread);
+    void join(const Linear& linear, const Rows& left, int num_rows, const Norm& post, int thread);
     Rows& prepare_rows(const Linear& next, Rows& shared, Rows Worker::* own, const float* x, int64_t stride,
                        const int32_t* which, int num_rows, int thread);
     void multiply(const Linear& linear, const Rows& left, int num_rows, float* out, int64_t stride,
@@ -148,11 +161,13 @@ class Model {
     const bool from_memory_;    // the weights, because they are more than caches hold
     std::vector<Layer> layers_;
     std::vector<int> windows_;  // those of the layers, each once
-    Matrix embedding_;
+    Matrix embedding_, positions_;
     Linear head_;
     Variants changes_;
-    const float* final_norm_;
-    std::vector<float> cos_, sin_;
+    Norm final_norm_;
+    Ending activation_;
+    float attention_scale_;
+    std::vector<float> cos_[2], sin_[2];  // of each kind of rotation
     Cache cache_;
     Buffer cache_memory_;
     std::unique_ptr<Team> team_;
@@ -161,7 +176,7 @@ class Model {
 
     int capacity_ = 0;  // rows that the buffers below hold
     int64_t hidden_stride_, query_stride_, mlp_stride_, qkv_stride_;
-    Buffer x_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_, attended_memory_,
+    Buffer x_, result_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_, attended_memory_,
         inner_memory_;
     std::vector<Buffer> retired_logits_;  // each at most half of the next
     Rows hidden_rows_, attended_rows_, inner_rows_;

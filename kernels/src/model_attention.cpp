@@ -102,24 +102,24 @@ void Model::store_piece(const Batch& batch, const Layer& layer, int index, const
     const Config& c = config_;
     const int dim = static_cast<int>(c.head_dim), padded = cache_.head_dim;
     const int group = static_cast<int>(c.num_heads / c.num_kv_heads);
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    const int turning = static_cast<int>(c.turning_dim());
+    const bool alone = c.qk_norm && c.qk_norm_span == QkNormSpan::head;
     for (int row = segment.first; row < segment.last; ++row) {
         const int position = batch.positions[row];
-        const float* cos = cos_.data() + int64_t{position} * (dim / 2);
-        const float* sin = sin_.data() + int64_t{position} * (dim / 2);
+        const int64_t turn = int64_t{position} * (turning / 2);
         float* qkv = qkv_.as<float>() + row * qkv_stride_;
         for (int head = kv * group; head < (kv + 1) * group; ++head) {
             float* query = qkv + head * dim;
-            if (layer.query_norm != nullptr) kernels_.norm(query, layer.query_norm, dim, c.norm_eps, query);
-            kernels_.rotate(query, cos, sin, dim);
+            if (alone) normalize(layer.query_norm, query, dim, query);
+            if (layer.cos != nullptr) kernels_.rotate(query, layer.cos + turn, layer.sin + turn, turning);
             const int64_t at = (row * c.num_heads + head) * padded;
-            kernels_.scale_query(query, scale, dim, padded, queries_.as<float>() + at,
+            kernels_.scale_query(query, attention_scale_, dim, padded, queries_.as<float>() + at,
                                  cache_.half ? query_halves_.as<uint16_t>() + at : nullptr);
         }
         float* key = qkv + c.query_size() + kv * dim;
         const float* value = qkv + c.query_size() + c.kv_size() + kv * dim;
-        if (layer.key_norm != nullptr) kernels_.norm(key, layer.key_norm, dim, c.norm_eps, key);
-        kernels_.rotate(key, cos, sin, dim);
+        if (alone) normalize(layer.key_norm, key, dim, key);
+        if (layer.cos != nullptr) kernels_.rotate(key, layer.cos + turn, layer.sin + turn, turning);
         const int block =
             batch.block_tables[int64_t{segment.sequence} * batch.table_width + position / cache_.block_size];
         kernels_.store_key(cache_, index, block, kv, position % cache_.block_size, key, dim);

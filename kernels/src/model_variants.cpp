@@ -63,7 +63,7 @@ void Model::expand(const Linear& linear, Product& product, int first, int num_ro
         if (variants[row] < 0) continue;
         product.variants = variants, product.added = added, product.added_stride = added_stride_;
         kernels_.expand({changes_.of(linear.layer, linear.kind) + variants[row], ranks + row * rank_stride_,
-                         rank_stride_, end - row, product.first, product.last, product.ending == Ending::gate,
+                         rank_stride_, end - row, product.first, product.last, is_gate(product.ending),
                          added + row * added_stride_, added_stride_});
     }
 }

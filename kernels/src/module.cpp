@@ -29,11 +29,20 @@ using Slots = std::optional<Vector<int32_t>>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WritableBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
+// The value of an enumeration whose names are listed in its order.
+template <typename T>
+T named(const char* what, const std::string& name, std::initializer_list<const char*> names) {
+    std::string wanted;
+    int value = 0;
+    for (const char* one : names) {
+        if (name == one) return static_cast<T>(value);
+        wanted += (value++ ? ", " : "") + std::string(one);
+    }
+    throw std::invalid_argument(std::string(what) + ": got '" + name + "', wanted one of " + wanted);
+}
+
 Format format_of(const std::string& name) {
-    const char* names[] = {"float32", "bf16", "int8", "int4", "int4min"};
-    for (int i = 0; i < 5; ++i)
-        if (name == names[i]) return static_cast<Format>(i);
-    throw std::invalid_argument("format: got '" + name + "', wanted float32, bf16, int8, int4 or int4min");
+    return named<Format>("format", name, {"float32", "bf16", "int8", "int4", "int4min"});
 }
 
 std::string name_of(Format format) {
@@ -139,20 +148,23 @@ struct Runner {
     Bytes weights;
     Model model;
 
-    Runner(const Config& config, Bytes buffer, Table<float> cos, Table<float> sin, const Options& options)
-        : weights(checked(config, buffer, cos, sin)),
-          model(config, weights.data(), cos.data(), sin.data(), options) {}
+    Runner(const Config& config, Bytes buffer, const std::vector<Table<float>>& angles,
+           const Options& options)
+        : weights(checked(config, buffer, angles)),
+          model(config, weights.data(),
+                {angles[0].data(), angles[1].data(), angles.size() > 2 ? angles[2].data() : nullptr,
+                 angles.size() > 2 ? angles[3].data() : nullptr},
+                options) {}
 
-    static Bytes checked(const Config& config, Bytes buffer, const Table<float>& cos,
-                         const Table<float>& sin) {
+    static Bytes checked(const Config& config, Bytes buffer, const std::vector<Table<float>>& angles) {
         want(static_cast<int64_t>(buffer.size()) >= Plan(config).bytes,
              "weights: the buffer is smaller than its plan");
         want(reinterpret_cast<uintptr_t>(buffer.data()) % kLine == 0,
              "weights: the buffer must begin at a multiple of 64 bytes");
-        for (const Table<float>* table : {&cos, &sin})
-            want(static_cast<int64_t>(table->shape(0)) == config.context_length &&
-                     static_cast<int64_t>(table->shape(1)) == config.head_dim / 2,
-                 "cos, sin: wanted (context_length, head_dim / 2)");
+        for (const Table<float>& table : angles)
+            want(static_cast<int64_t>(table.shape(0)) == config.context_length &&
+                     static_cast<int64_t>(table.shape(1)) == config.turning_dim() / 2,
+                 "cos, sin: wanted (context_length, half of the dimensions that turn)");
         return buffer;
     }
 
@@ -296,6 +308,27 @@ NB_MODULE(_native, m) {
             nb::kw_only(), "vocab_size"_a, "hidden_size"_a, "num_layers"_a, "num_heads"_a, "num_kv_heads"_a,
             "head_dim"_a, "mlp_size"_a, "context_length"_a, "tied_head"_a, "norm_eps"_a, "qk_norm"_a,
             "qkv_bias"_a, "output_bias"_a, "mlp_bias"_a, "windows"_a, "format"_a, "head_format"_a)
+        .def(
+            "set_features",
+            [](Config& self, const std::string& norm, const std::string& norm_place,
+               const std::string& qk_norm_span, const std::string& activation, bool gated_mlp,
+               bool learned_positions, float attention_scale, float embedding_scale, float residual_scale,
+               int64_t rotary_dim, const std::vector<int>& rotations) {
+                self.norm = named<NormKind>("norm", norm, {"rms", "layer"});
+                self.norm_place = named<NormPlace>("norm_place", norm_place, {"before", "after", "both"});
+                self.qk_norm_span = named<QkNormSpan>("qk_norm_span", qk_norm_span, {"head", "all heads"});
+                self.activation = named<Activation>("activation", activation, {"silu", "gelu_tanh"});
+                self.gated_mlp = gated_mlp, self.learned_positions = learned_positions;
+                self.attention_scale = attention_scale, self.embedding_scale = embedding_scale;
+                self.residual_scale = residual_scale, self.rotary_dim = rotary_dim;
+                self.rotations = rotations;
+                self.check();
+            },
+            nb::kw_only(), "norm"_a, "norm_place"_a, "qk_norm_span"_a, "activation"_a, "gated_mlp"_a,
+            "learned_positions"_a, "attention_scale"_a, "embedding_scale"_a, "residual_scale"_a,
+            "rotary_dim"_a, "rotations"_a,
+            "What a model has that Llama does not. attention_scale 0: that of the heads; rotary_dim 0: the "
+            "whole head; rotations, per layer: 0 none, 1 by cos and sin, 2 by local_cos and local_sin.")
         .def("parts", &parts_of,
              "(name, format, rows, columns, offset, bytes) of every packed part; columns 0: a vector of "
              "floats.")
@@ -306,12 +339,17 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](Runner* self, const Config& config, Bytes weights, Table<float> cos, Table<float> sin,
-               int num_blocks, int block_size, int num_threads, const std::string& isa, bool pin) {
+               int num_blocks, int block_size, int num_threads, const std::string& isa, bool pin,
+               std::optional<Table<float>> local_cos, std::optional<Table<float>> local_sin) {
+                want(local_cos.has_value() == local_sin.has_value(), "local_cos and local_sin go together");
+                std::vector<Table<float>> angles{cos, sin};
+                if (local_cos) angles.insert(angles.end(), {*local_cos, *local_sin});
                 new (self)
-                    Runner(config, weights, cos, sin, Options{num_blocks, block_size, num_threads, pin, isa});
+                    Runner(config, weights, angles, Options{num_blocks, block_size, num_threads, pin, isa});
             },
             "config"_a, "weights"_a, "cos"_a, "sin"_a, nb::kw_only(), "num_blocks"_a, "block_size"_a = 32,
-            "num_threads"_a = 1, "isa"_a = "auto", "pin"_a = false)
+            "num_threads"_a = 1, "isa"_a = "auto", "pin"_a = false, "local_cos"_a.none() = nb::none(),
+            "local_sin"_a.none() = nb::none())
         .def("step", &Runner::step, "token_ids"_a, "positions"_a, "starts"_a, "context_lengths"_a,
              "block_tables"_a, "logit_rows"_a, "variants"_a.none() = nb::none(),
              "Logits (num_wanted, vocab) float32; the array is overwritten by the next call.")

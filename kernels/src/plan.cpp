@@ -22,6 +22,14 @@ void Config::check() const {
         refuse("windows", static_cast<int64_t>(windows.size()), "one per layer, 0 for none");
     for (int window : windows)
         if (window < 0) refuse("windows", window, "0 or more");
+    if (rotary_dim != 0 && (rotary_dim < 2 || rotary_dim % 2 || rotary_dim > head_dim))
+        refuse("rotary_dim", rotary_dim, "an even number up to head_dim");
+    if (!rotations.empty() && static_cast<int64_t>(rotations.size()) != num_layers)
+        refuse("rotations", static_cast<int64_t>(rotations.size()), "one per layer");
+    for (int rotation : rotations)
+        if (rotation < kUnrotated || rotation > kRotatedLocally) refuse("rotations", rotation, "0, 1 or 2");
+    if (!gated_mlp && activation != Activation::gelu)
+        refuse("activation", static_cast<int>(activation), "gelu where the feed-forward has no gate");
 }
 
 void Plan::add(const std::string& name, Format format, int64_t rows, int64_t columns) {
@@ -31,24 +39,37 @@ void Plan::add(const std::string& name, Format format, int64_t rows, int64_t col
     bytes = round_up(bytes + size, kLine);
 }
 
+void Plan::add_norm(const Config& c, const std::string& name, int64_t size) {
+    add_vector(name, size);
+    if (c.norm == NormKind::layer) add_vector(name + "_bias", size);
+}
+
 Plan::Plan(const Config& c) {
     c.check();
     if (!c.tied_head) add("embedding", c.head_format, c.vocab_size, c.hidden_size);
+    if (c.learned_positions) add("positions", Format::float32, c.context_length, c.hidden_size);
+    const bool before = c.norm_place != NormPlace::after, after = c.norm_place != NormPlace::before;
+    const bool whole = c.qk_norm_span == QkNormSpan::all_heads;
     for (int64_t i = 0; i < c.num_layers; ++i) {
         const std::string at = "layers." + std::to_string(i) + ".";
-        add_vector(at + "attention_norm", c.hidden_size);
+        if (before) add_norm(c, at + "attention_norm", c.hidden_size);
         add(at + "qkv", c.format, c.qkv_size(), c.hidden_size);
         if (c.qkv_bias) add_vector(at + "qkv_bias", c.qkv_size());
-        if (c.qk_norm) add_vector(at + "query_norm", c.head_dim), add_vector(at + "key_norm", c.head_dim);
+        if (c.qk_norm) {
+            add_norm(c, at + "query_norm", whole ? c.query_size() : c.head_dim);
+            add_norm(c, at + "key_norm", whole ? c.kv_size() : c.head_dim);
+        }
         add(at + "output", c.format, c.hidden_size, c.query_size());
         if (c.output_bias) add_vector(at + "output_bias", c.hidden_size);
-        add_vector(at + "mlp_norm", c.hidden_size);
-        add(at + "gate_up", c.format, c.gate_up_size(), c.hidden_size);
-        if (c.mlp_bias) add_vector(at + "gate_up_bias", c.gate_up_size());
+        if (after) add_norm(c, at + "attention_post_norm", c.hidden_size);
+        if (before) add_norm(c, at + "mlp_norm", c.hidden_size);
+        add(at + c.gate_up_name(), c.format, c.gate_up_size(), c.hidden_size);
+        if (c.mlp_bias) add_vector(at + c.gate_up_name() + "_bias", c.gate_up_size());
         add(at + "down", c.format, c.hidden_size, c.mlp_size);
         if (c.mlp_bias) add_vector(at + "down_bias", c.hidden_size);
+        if (after) add_norm(c, at + "mlp_post_norm", c.hidden_size);
     }
-    add_vector("norm", c.hidden_size);
+    add_norm(c, "norm", c.hidden_size);
     add("head", c.head_format, c.vocab_size, c.hidden_size);
 }
 

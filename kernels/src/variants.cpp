@@ -39,8 +39,8 @@ Variants::Home Variants::home_of(const std::string& matrix) const {
     if (matrix == "key") return {kQkvProduct, 1, c.hidden_size, c.kv_size()};
     if (matrix == "value") return {kQkvProduct, 2, c.hidden_size, c.kv_size()};
     if (matrix == "output") return {kOutputProduct, 0, c.query_size(), c.hidden_size};
-    if (matrix == "gate") return {kGateUpProduct, 0, c.hidden_size, c.mlp_size};
-    if (matrix == "up") return {kGateUpProduct, 1, c.hidden_size, c.mlp_size};
+    if (matrix == "gate" && c.gated_mlp) return {kGateUpProduct, 0, c.hidden_size, c.mlp_size};
+    if (matrix == "up") return {kGateUpProduct, c.gated_mlp ? 1 : 0, c.hidden_size, c.mlp_size};
     if (matrix == "down") return {kDownProduct, 0, c.mlp_size, c.hidden_size};
     refuse("matrix", "'" + matrix + "'", "query, key, value, output, gate, up or down");
 }

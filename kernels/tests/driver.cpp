@@ -88,7 +88,7 @@ void try_apart(const Config& config, const Tiny& tiny, Options options, const st
     std::vector<int32_t> chosen[2];
     for (int way = 0; way < 2; ++way) {
         options.rows_apart = way == 0 ? 1 << 20 : 16;
-        Model model(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+        Model model(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
         std::vector<Sequence> sequences = fresh;
         logits[way].push_back(advance(model, sequences, begin, 2));
         for (int every : {1, 3, 56, 0, 1}) logits[way].push_back(advance(model, sequences, one, every));
@@ -118,7 +118,7 @@ void try_model(const Config& config, const std::string& label, bool quick) {
         options.num_blocks = count * ((length + block_size - 1) / block_size),
         options.block_size = block_size;
         options.num_threads = num_threads, options.isa = isa;
-        Model whole(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+        Model whole(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
         std::vector<Sequence> alone = fresh;
         for (size_t s = 0; s < alone.size(); ++s) {  // each sequence alone, in one chunk
             std::vector<int> counts(alone.size(), 0);
@@ -136,7 +136,7 @@ void try_model(const Config& config, const std::string& label, bool quick) {
         try_apart(config, tiny, options, label + " on " + isa);
         try_variants(config, tiny, options, label + " on " + isa, quick);
         options.rows_apart = 16;  // so that steps of few rows are taken that way too
-        Model mixed(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+        Model mixed(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
         std::vector<Sequence> together = fresh;
         while (true) {  // random mixtures of decodes and chunks
             std::vector<int> counts;
@@ -183,7 +183,7 @@ void try_refusals() {
     const Tiny tiny(config, 3);
     Options options;
     options.num_blocks = 2;
-    Model model(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+    Model model(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
     struct Bad {
         const char* what;
         int32_t token, position, start, context, block, wanted;

@@ -86,9 +86,9 @@ inline void try_variants(const Config& config, const Tiny& tiny, Options options
         third(config, {"up", "down"}, 33, 23);
     std::vector<Sequence> fresh = make_sequences(config, 6, length, options.block_size, random);
     options.num_blocks = 6 * each;
-    Model plain(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+    Model plain(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
     const std::vector<Sequence> base = taken_alone(plain, fresh);
-    Model model(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+    Model model(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
     const int slots[] = {model.add_variant(first.pairs), model.add_variant(second.pairs),
                          model.add_variant(third.pairs)};
     const int of[] = {slots[0], -1, slots[1], slots[2], -1, slots[0]};
@@ -108,7 +108,7 @@ inline void try_variants(const Config& config, const Tiny& tiny, Options options
     expect(!same_bits(alone[0].logits, base[0].logits), label + ": a variant changes nothing");
     for (int rows_apart : {16, 1 << 20}) {
         options.rows_apart = rows_apart;
-        Model mixed(config, tiny.packed.data(), tiny.cos.data(), tiny.sin.data(), options);
+        Model mixed(config, tiny.packed.data(), {tiny.cos.data(), tiny.sin.data()}, options);
         for (const Thin* one : {&third, &first, &second}) mixed.add_variant(one->pairs);  // other slots
         mixed.remove_variant(0);
         expect(mixed.add_variant(third.pairs) == 0, label + ": a free slot is not used again");

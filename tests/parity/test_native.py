@@ -12,6 +12,7 @@ pytest.importorskip("tuition_kernels", reason="tuition_kernels is not installed 
 
 import tuition_kernels
 
+from family_shapes import FAMILY_SHAPES
 from tuition.core.progress import SilentProgress
 from tuition.engine.batch import StepBatch
 from tuition.engine.native_runner import NativeRunner
@@ -44,6 +45,7 @@ SHAPES = {
         vocab_size=64, hidden_size=64, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=32, mlp_size=64,
         context_length=640, rope=RopeShape(kind="yarn", factor=4.0, original_context=160), qkv_bias=True,
     ),
+    **FAMILY_SHAPES,
 }  # fmt: skip
 
 
@@ -61,7 +63,8 @@ def make_decoder(shape: ModelShape) -> Decoder:
     for name, parameter in decoder.named_parameters():
         if parameter.dim() == 1:  # norms and biases that do something
             noise = torch.randn(parameter.shape, generator=generator) * 0.2
-            parameter.copy_(noise + (1 if "norm" in name else 0))
+            is_scale = name.endswith("norm.weight")
+            parameter.copy_(noise + (1 - shape.norm_offset if is_scale else 0))
     return decoder
 
 
@@ -183,6 +186,16 @@ def test_heads_of_any_even_size_are_filled_up(head_dim: int, format: str, bound:
     assert np.sqrt(np.mean((got - want) ** 2)) < bound * want.std()
 
 
+@pytest.mark.parametrize(("name", "head_dim"), [("phi3", 26), ("gpt2", 12), ("granite", 20)])
+def test_heads_of_families_are_filled_up(name: str, head_dim: int) -> None:
+    """Where only a part of a head turns, where nothing does, and where the scale is not that of the head."""
+    shape = replace(FAMILY_SHAPES[name], head_dim=head_dim)
+    decoder = make_decoder(shape)
+    tokens = draw_tokens(shape, 1)
+    got = alone(decoder, pack(decoder, "float32"), tokens)[0]
+    np.testing.assert_allclose(got, torch_logits(decoder, tokens[0]), rtol=0, atol=1e-3)
+
+
 def test_a_head_that_is_normed_by_itself_is_not_filled_up() -> None:
     with pytest.raises(ValueError, match="head_dim"):
         pack(make_decoder(replace(EVERYTHING, head_dim=8)), "float32")
@@ -257,6 +270,20 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(format: str, isa: str) -
         if any(counts.values()):
             sequences.advance(runner, counts)
     for index in range(4):
+        np.testing.assert_array_equal(sequences.whole(index), want[index])
+
+
+@pytest.mark.parametrize("format", ["float32", "bf16", "int8"])
+@pytest.mark.parametrize("name", FAMILY_SHAPES)
+def test_a_row_of_any_family_has_the_same_bits_alone_and_in_a_batch(name: str, format: str) -> None:
+    """Norms behind a block and over all heads have barriers of their own, and single rows another way."""
+    decoder = make_decoder(FAMILY_SHAPES[name])
+    tokens, packed = draw_tokens(decoder.shape, 3, length=90), pack(decoder, format)
+    want = alone(decoder, packed, tokens)
+    sequences, runner = Sequences(tokens, seed=9), make_runner(decoder, packed)
+    for counts in ((1, 0, 0), (1, 3, 0), (0, 40, 1), (88, 1, 1), (0, 46, 88)):
+        sequences.advance(runner, dict(enumerate(counts)))
+    for index in range(3):
         np.testing.assert_array_equal(sequences.whole(index), want[index])
 
 

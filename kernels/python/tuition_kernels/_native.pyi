@@ -71,6 +71,21 @@ class Config:
         format: str,
         head_format: str,
     ) -> None: ...
+    def set_features(
+        self,
+        *,
+        norm: str,
+        norm_place: str,
+        qk_norm_span: str,
+        activation: str,
+        gated_mlp: bool,
+        learned_positions: bool,
+        attention_scale: float,
+        embedding_scale: float,
+        residual_scale: float,
+        rotary_dim: int,
+        rotations: Sequence[int],
+    ) -> None: ...
     def parts(self) -> list[tuple[str, str, int, int, int, int]]: ...
     @property
     def num_bytes(self) -> int: ...
@@ -88,6 +103,8 @@ class Model:
         num_threads: int = 1,
         isa: str = "auto",
         pin: bool = False,
+        local_cos: NDArray[np.float32] | None = None,
+        local_sin: NDArray[np.float32] | None = None,
     ) -> None: ...
     def step(
         self,

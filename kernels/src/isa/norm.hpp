@@ -1,4 +1,4 @@
-// RMSNorm of one row, and rotation of one head.
+// Norms of one row, and rotation of one head.
 #pragma once
 
 #include "vec.hpp"
@@ -14,9 +14,26 @@ inline void norm(const float* x, const float* weight, int size, float epsilon, f
     for (int i = 0; i < size; i += 16) store(out + i, load(x + i) * factor * load(weight + i));
 }
 
+inline void layer_norm(const float* x, const float* weight, const float* bias, int size, float epsilon,
+                       float* out) {
+    F16 total = fill(0), squares = fill(0);
+    for (int i = 0; i < size; i += 16) total = total + load(x + i);
+    const float mean = sum(total) / static_cast<float>(size);
+    const int whole = size / 16 * 16;
+    for (int i = 0; i < whole; i += 16) {
+        const F16 distance = load(x + i) - fill(mean);
+        squares = fma(distance, distance, squares);
+    }
+    float square = sum(squares);
+    for (int i = whole; i < size; ++i) square += (x[i] - mean) * (x[i] - mean);
+    const F16 factor = fill(1.0f) / sqrt(fill(square / static_cast<float>(size) + epsilon));
+    for (int i = 0; i < size; i += 16)  // weight and bias are zero behind the end
+        store(out + i, (load(x + i) - fill(mean)) * factor * load(weight + i) + load(bias + i));
+}
+
 // Halves as in Llama checkpoints: (left, right) -> (left cos - right sin, right cos + left sin).
-inline void rotate(float* head, const float* cos, const float* sin, int head_dim) {
-    const int half = head_dim / 2;
+inline void rotate(float* head, const float* cos, const float* sin, int rotary_dim) {
+    const int half = rotary_dim / 2;
     int i = 0;
     for (; i + 16 <= half; i += 16) {
         const F16 left = load(head + i), right = load(head + half + i), c = load(cos + i), s = load(sin + i);

@@ -19,7 +19,7 @@ constexpr int64_t kLeftBytes =
 template <int kBlocks>
 inline void finish_tiles(const Product& p, int row, int rows, int64_t block, const float* tiles) {
     for (int r = 0; r < rows; ++r) {
-        if (p.ending == Ending::gate) {
+        if (is_gate(p.ending)) {
             for (int b = 0; b + 1 < kBlocks; b += 2)
                 finish_gate(p, row + r, block + b, load(tiles + b * 256 + r * 16),
                             load(tiles + (b + 1) * 256 + r * 16));
@@ -233,7 +233,7 @@ inline void multiply_integer_tiles_as(const Product& p) {
     int32_t* sums = reinterpret_cast<int32_t*>(p.scratch);    // two records: 4 KiB
     float* out = reinterpret_cast<float*>(p.scratch + 8192);  // two blocks: 2 KiB
     uint8_t* panels = p.scratch + 16384;
-    const bool gate = p.ending == Ending::gate;
+    const bool gate = is_gate(p.ending);
     const int chunk = smaller(p.num_rows, round_up(kLeftBytes / p.left->columns + 1, 16));
     for (int start = 0; start < p.num_rows; start += chunk) {
         const int stop = smaller(p.num_rows, start + chunk);

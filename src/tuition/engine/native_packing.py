@@ -35,13 +35,17 @@ class _Place:
 
 
 def _places(shape: ModelShape) -> dict[str, _Place]:
-    """Our tensor names -> their places. Query, key and value share a matrix; gate and up are interleaved."""
+    """Our tensor names -> their places. Query, key and value share a matrix; gate and up are interleaved
+    where there is a gate."""
     embedding = "head" if shape.tied_head else "embedding"
     places = {
         "embedding.weight": _Place(embedding),
+        "positions.weight": _Place("positions"),
         "norm.weight": _Place("norm"),
+        "norm.bias": _Place("norm_bias"),
         "head.weight": _Place("head"),
     }
+    gated = int(shape.gated_mlp)
     head = padded_head(shape)
     query, key = shape.num_heads * head // _BLOCK_ROWS, shape.num_kv_heads * head // _BLOCK_ROWS
     for layer in range(shape.num_layers):
@@ -49,15 +53,14 @@ def _places(shape: ModelShape) -> dict[str, _Place]:
         for ours, part, first, step in (
             ("attention.query", "qkv", 0, 1), ("attention.key", "qkv", query, 1),
             ("attention.value", "qkv", query + key, 1), ("attention.output", "output", 0, 1),
-            ("mlp.gate", "gate_up", 0, 2), ("mlp.up", "gate_up", 1, 2), ("mlp.down", "down", 0, 1),
+            ("mlp.gate", "gate_up", 0, 2), ("mlp.down", "down", 0, 1),
+            ("mlp.up", "gate_up" if gated else "up", gated, 1 + gated),
         ):  # fmt: skip
             places[f"{at}{ours}.weight"] = _Place(at + part, first, step)
             places[f"{at}{ours}.bias"] = _Place(f"{at}{part}_bias", first, step)
-        for ours, part in (
-            ("attention_norm", "attention_norm"), ("mlp_norm", "mlp_norm"),
-            ("attention.query_norm", "query_norm"), ("attention.key_norm", "key_norm"),
-        ):  # fmt: skip
-            places[f"{at}{ours}.weight"] = _Place(at + part)
+        for ours in shape.norms():
+            part = at + ours.removeprefix("attention.")
+            places[f"{at}{ours}.weight"], places[f"{at}{ours}.bias"] = _Place(part), _Place(part + "_bias")
     return places
 
 
@@ -77,7 +80,7 @@ def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: T
             format, offset, size = parts[place.part]
             if tensor.dim() == 1:
                 vector = buffer[offset : offset + size].view(np.float32)
-                _place_vector(vector, filled.float().numpy(), place)
+                _place_vector(vector, _as_computed(name, filled, folder.shape).numpy(), place)
             else:
                 kept = None if filled is not tensor else folder.quantised_rows(name)
                 _pack_matrix(buffer, offset, format, kept, filled, place)
@@ -87,11 +90,19 @@ def pack_into(buffer: np.ndarray, folder: ModelFolder, formats: Formats, task: T
     return weights_digest(packed())
 
 
+def _as_computed(name: str, vector: Tensor, shape: ModelShape) -> Tensor:
+    """A bias, or what a norm multiplies by: with its offset, and the last one with the divisor of logits."""
+    values = vector.float()
+    if name.endswith("norm.weight"):
+        values = values + shape.norm_offset
+    return values / shape.logit_divisor if name.startswith("norm.") else values
+
+
 def with_padded_heads(name: str, tensor: Tensor, shape: ModelShape) -> Tensor:
     """The tensor as it is, or with zeros in each head up to the size that the kernels take.
 
-    Query and key turn in pairs of their halves, so each half is filled up. The kernels scale scores by the
-    padded size; the query makes up for it.
+    Query and key turn in pairs of their halves, so each half is filled up, unless only the first dimensions
+    turn. The kernels scale scores by the padded size; the query makes up for it.
     """
     size, padded = shape.head_dim, padded_head(shape)
     part = name.rpartition(".attention.")[2]
@@ -100,16 +111,14 @@ def with_padded_heads(name: str, tensor: Tensor, shape: ModelShape) -> Tensor:
     values = tensor.float()
     if part == "output.weight":  # (hidden, heads * size): its columns are the values' rows
         return pad(values.unflatten(1, (-1, size)), (0, padded - size)).flatten(1)
-    if part.startswith("value."):
-        return (
-            pad(values.unflatten(0, (-1, size)).movedim(1, -1), (0, padded - size))
-            .movedim(-1, 1)
-            .flatten(0, 1)
-        )
-    if not part.startswith(("query.", "key.")):
+    if not part.startswith(("query.", "key.", "value.")):
         return tensor
-    halves = values.unflatten(0, (-1, 2, size // 2)).movedim(2, -1)  # (heads, 2, ..., size / 2)
-    filled = pad(halves, (0, (padded - size) // 2)).movedim(-1, 2).flatten(0, 2)
+    if part.startswith("value.") or shape.rope.rotary_dim is not None:
+        whole = values.unflatten(0, (-1, size)).movedim(1, -1)  # (heads, ..., size)
+        filled = pad(whole, (0, padded - size)).movedim(-1, 1).flatten(0, 1)
+    else:
+        halves = values.unflatten(0, (-1, 2, size // 2)).movedim(2, -1)  # (heads, 2, ..., size / 2)
+        filled = pad(halves, (0, (padded - size) // 2)).movedim(-1, 2).flatten(0, 2)
     return filled * (padded / size) ** 0.5 if part.startswith("query.") else filled
 
 

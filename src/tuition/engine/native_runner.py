@@ -27,14 +27,13 @@ from tuition.engine.native_weights import (
     choose_formats,
     kernel_config,
     load_packed,
-    padded_head,
+    padded_angles,
 )
 from tuition.engine.request import Sampling
 from tuition.engine.sampler import PoisonedLogitsError
 from tuition.engine.settings import EngineSettings
 from tuition.engine.variants import Variant
 from tuition.model.folder import ModelFolder
-from tuition.model.rope import angle_table
 from tuition.plan.memory import available_memory, cache_blocks, require_model
 from tuition.runtime.cores import usable_cores
 from tuition.spec.shape import ModelShape
@@ -86,10 +85,11 @@ class NativeRunner:
         self.kv_bytes_per_value = 4 if packed.formats.body == "float32" else 2
         self.threads = threads or usable_cores()
         self._packed: PackedWeights | None = packed
-        cos, sin = _padded_angles(shape)
+        (cos, sin), *others = (padded_angles(shape, rope) for rope in shape.ropes or (shape.rope,))
+        local = {"local_cos": others[0][0], "local_sin": others[0][1]} if others else {}
         self._model: tuition_kernels.Model | None = tuition_kernels.Model(
             packed.config, packed.buffer, cos, sin, num_blocks=num_blocks, block_size=block_size,
-            num_threads=self.threads, isa=isa, pin=pin,
+            num_threads=self.threads, isa=isa, pin=pin, **local,
         )  # fmt: skip
         self._variants = NativeVariants(self._model, shape)
         self.isa = self._model.isa
@@ -233,14 +233,6 @@ class NativeRunner:
         if self._packed is None:
             raise ValueError("the runner is closed")
         return self._packed
-
-
-def _padded_angles(shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
-    """The angles of all positions; those of zeros that fill up a head do not matter."""
-    missing = (padded_head(shape) - shape.head_dim) // 2
-    tables = angle_table(shape.rope, shape.head_dim, shape.context_length)
-    cos, sin = (np.pad(table, ((0, 0), (0, missing))) for table in tables)
-    return cos, sin
 
 
 def room_for_blocks(shape: ModelShape, settings: EngineSettings, formats: Formats, block_size: int) -> int:

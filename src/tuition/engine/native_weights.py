@@ -29,7 +29,8 @@ from tuition.core.progress import Progress
 from tuition.core.units import format_bytes, format_duration
 from tuition.model.folder import ModelFolder
 from tuition.model.formats import ROUNDING_VERSION
-from tuition.spec.shape import ModelShape
+from tuition.model.rope import angle_table
+from tuition.spec.shape import ModelShape, RopeShape
 
 HEAD_STEP = 16
 """Heads of the kernels are multiples of this."""
@@ -103,22 +104,9 @@ def padded_head(shape: ModelShape) -> int:
     return -(-shape.head_dim // HEAD_STEP) * HEAD_STEP
 
 
-def _beyond_llama(shape: ModelShape) -> str | None:
-    """The first field that asks for what the kernels lack."""
-    plain = ModelShape(1, 1, 1, 1, 1, 2, 1, 1)
-    same = ("norm", "norm_offset", "norm_place", "qk_norm_span", "attention_scale", "activation", "gated_mlp",
-            "embedding_scale", "residual_scale", "logit_divisor", "positions", "local_rope",
-            "unrotated_layers")  # fmt: skip
-    if shape.rope.rotary_dim is not None:
-        return "rope"
-    return next((name for name in same if getattr(shape, name) != getattr(plain, name)), None)
-
-
 def kernel_config(shape: ModelShape, formats: Formats) -> tuition_kernels.Config:
     """The shape as the kernels take it. Raises: ValueError with the reason if they cannot compute it."""
-    if beyond := _beyond_llama(shape):
-        raise ValueError(f"{beyond}: got {getattr(shape, beyond)!r}, the kernels compute Llama's alone")
-    return tuition_kernels.Config(
+    config = tuition_kernels.Config(
         vocab_size=shape.vocab_size, hidden_size=shape.hidden_size, num_layers=shape.num_layers,
         num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads, head_dim=padded_head(shape),
         mlp_size=shape.mlp_size, context_length=shape.context_length, tied_head=shape.tied_head,
@@ -127,6 +115,50 @@ def kernel_config(shape: ModelShape, formats: Formats) -> tuition_kernels.Config
         windows=[shape.window(layer) or 0 for layer in range(shape.num_layers)],
         format=formats.body, head_format=formats.head,
     )  # fmt: skip
+    features = _features(shape)
+    if features != _LLAMA:
+        if not hasattr(config, "set_features"):
+            raise ValueError("the installed kernels compute Llama alone; build those of this version")
+        config.set_features(**features)
+    return config
+
+
+def _features(shape: ModelShape) -> dict[str, Any]:
+    """What the model has that Llama does not, as the kernels take it. Offsets of norms and the divisor of
+    logits are in the packed weights."""
+    scale = shape.attention_scale
+    rotations = [_rotation(shape, layer) for layer in range(shape.num_layers)]
+    return {
+        "norm": shape.norm,
+        "norm_place": shape.norm_place,
+        "qk_norm_span": shape.qk_norm_span,
+        "activation": shape.activation,
+        "gated_mlp": shape.gated_mlp,
+        "learned_positions": shape.positions == "learned",
+        # the packed query makes up for heads that are filled up
+        "attention_scale": 0.0 if scale is None else scale * (shape.head_dim / padded_head(shape)) ** 0.5,
+        "embedding_scale": shape.embedding_scale,
+        "residual_scale": shape.residual_scale,
+        "rotary_dim": shape.rope.rotary_dim or 0,
+        "rotations": [] if set(rotations) == {1} or shape.positions == "learned" else rotations,
+    }
+
+
+def _rotation(shape: ModelShape, layer: int) -> int:
+    """0: nothing turns in this layer; else the number of its kind in `ModelShape.ropes`."""
+    rope = shape.layer_rope(layer)
+    return 0 if rope is None else 1 + shape.ropes.index(rope)
+
+
+_LLAMA = _features(ModelShape(1, 1, 1, 1, 1, 2, 1, 1))
+
+
+def padded_angles(shape: ModelShape, rope: RopeShape) -> tuple[np.ndarray, np.ndarray]:
+    """cos and sin of all positions; those of zeros that fill up a head do not matter."""
+    missing = 0 if rope.rotary_dim else (padded_head(shape) - shape.head_dim) // 2
+    tables = angle_table(rope, shape.head_dim, shape.context_length)
+    cos, sin = (np.pad(table, ((0, 0), (0, missing))) for table in tables)
+    return cos, sin
 
 
 def huge_buffer(num_bytes: int) -> np.ndarray:

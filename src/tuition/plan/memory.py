@@ -131,7 +131,8 @@ def training_memory(
     its own. Activations are counted as float32, rather too much than too little; scores of attention for the
     short rows that keep them. Logits are made for some rows at a time and never kept.
     """
-    kept = 6 * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
+    streams = 6 if shape.norm_place != "both" else 8  # a norm keeps what it reads
+    kept = streams * shape.hidden_size + 4 * shape.query_size + 4 * shape.kv_size + 4 * shape.mlp_size
     if seq_len <= _LONGEST_KEPT_ROW:
         kept += shape.num_heads * seq_len
     logits = logit_bytes(shape, batch_tokens, members)

@@ -138,7 +138,7 @@ class Registry:
                 if not Path(text).exists():
                     raise
         path = Path(text).expanduser()
-        if path.exists():
+        if text and path.exists():  # an empty path is the current folder
             return path
         raise NotFoundError("model or path", text[:200], self._known(None), if_none=NO_MODELS)
 

@@ -64,6 +64,8 @@ def test_an_unknown_name_is_refused_with_the_names_that_exist(registry: Registry
         registry.get("poet@7")
     with pytest.raises(NotFoundError):
         registry.resolve("no/such/path")
+    with pytest.raises(NotFoundError):
+        registry.resolve("")  # and not the current folder
 
 
 def test_a_removed_version_is_gone_from_disk_and_its_number_is_never_used_again(registry: Registry) -> None:
