@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from family_shapes import FAMILY_SHAPES
 from tuition.core.errors import BusyError, SettingsError
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling, complete
@@ -33,6 +34,8 @@ SHAPES = {
     "heads that are filled up": replace(SHAPE, head_dim=10),
     "normed heads": replace(SHAPE, qk_norm=True, tied_head=False),
     "biases": replace(SHAPE, qkv_bias=True),
+    "without a gate": replace(FAMILY_SHAPES["gpt2"], vocab_size=276, context_length=160),
+    "normed behind": replace(FAMILY_SHAPES["gemma3"], vocab_size=276, context_length=160),
 }
 REPLY = 24
 NAMES = tuple(f"v{i}" for i in range(8))

@@ -79,3 +79,10 @@ def test_one_part_of_several_is_refused_and_its_folder_taken(
     assert check_model(tmp_path / "parts").digest == check_model(tmp_path / "a.gguf").digest
     with pytest.raises(ModelError, match="give the folder"):
         check_model(next((tmp_path / "parts").iterdir()))
+
+
+def test_an_empty_path_is_not_the_current_folder(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model_folder)
+    open_model(".")
+    with pytest.raises(ModelError, match="empty path"):
+        open_model("")

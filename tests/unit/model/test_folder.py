@@ -41,13 +41,6 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any])
     save_file(tensors, folder / WEIGHTS)
 
 
-def test_an_empty_path_is_not_the_current_folder(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(model_folder)
-    open_model(".")
-    with pytest.raises(ModelError, match="empty path"):
-        open_model("")
-
-
 def test_what_was_saved_is_what_is_loaded(
     model_folder: Path, small_shape: ModelShape, bpe: Tokenizer
 ) -> None:
