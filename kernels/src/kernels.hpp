@@ -73,8 +73,8 @@ struct Expansion {
     int64_t out_stride = 0;
 };
 
-// store and add as they say, add after a scale; gelu: store what it makes of the sums. The gates: an activation
-// of block 2j is multiplied by block 2j + 1.
+// add: after a scale. gelu: store what it makes of the sums. Gates: an activation of block 2j is multiplied
+// by block 2j + 1.
 enum class Ending { store, add, gelu, gate_silu, gate_gelu };
 
 constexpr bool is_gate(Ending ending) { return ending == Ending::gate_silu || ending == Ending::gate_gelu; }

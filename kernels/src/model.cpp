@@ -350,8 +350,7 @@ void Model::multiply(const Linear& linear, const Rows& left, int num_rows, float
         expand(linear, product, first, num_rows, thread);
         return kernels_.multiply(product);
     }
-    const int64_t unit = is_gate(ending) ? 2 : 1, units = weight.num_blocks() / unit,
-                  size = team_->size();
+    const int64_t unit = is_gate(ending) ? 2 : 1, units = weight.num_blocks() / unit, size = team_->size();
     Product product{&weight,
                     &left,
                     num_rows,

@@ -176,8 +176,8 @@ class Model {
 
     int capacity_ = 0;  // rows that the buffers below hold
     int64_t hidden_stride_, query_stride_, mlp_stride_, qkv_stride_;
-    Buffer x_, result_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_, attended_memory_,
-        inner_memory_;
+    Buffer x_, result_, qkv_, attended_, inner_, queries_, query_halves_, logits_, hidden_memory_,
+        attended_memory_, inner_memory_;
     std::vector<Buffer> retired_logits_;  // each at most half of the next
     Rows hidden_rows_, attended_rows_, inner_rows_;
     std::vector<Segment> segments_;

@@ -48,8 +48,8 @@ inline Kernels table(const char* name) {
     Kernels k{};
     k.name = name, k.rows_apart = kRowsApart;
     k.enter = enter, k.leave = leave;
-    k.norm = norm, k.layer_norm = layer_norm, k.prepare = prepare, k.multiply = multiply, k.shrink = shrink, k.expand = expand,
-    k.rotate = rotate;
+    k.norm = norm, k.layer_norm = layer_norm;
+    k.prepare = prepare, k.multiply = multiply, k.shrink = shrink, k.expand = expand, k.rotate = rotate;
     k.store_key = store_key, k.store_value = store_value, k.scale_query = scale_query;
     k.attend_span = attend_span, k.merge_span = merge_span, k.divide = divide;
     k.survey = survey, k.weigh = weigh, k.add_up = add_up, k.gather = gather;
