@@ -23,11 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from peers.files import find
 from peers.process import Finished, run_process
 from peers.task import Task, hear
 
@@ -35,8 +38,10 @@ from tuition.core.durable import write_json
 from tuition.core.progress import SilentProgress
 from tuition.data.corpora import with_demo_titles
 from tuition.data.corpus import Corpus, prepare_corpus
+from tuition.data.lessons import prepare_lessons
 from tuition.data.sample import sample_texts
-from tuition.data.settings import DataSettings
+from tuition.data.settings import DataSettings, ExampleSettings
+from tuition.evals.tasks.files import write_family
 from tuition.model.folder import open_model
 from tuition.model.load import load_decoder
 from tuition.runtime.device import choose_precision, describe_machine
@@ -57,6 +62,9 @@ WORKER = Path(__file__).parent / "peers" / "trainer_worker.py"
 SEQ_LEN, BATCH = 512, 8
 DATA = with_demo_titles(DataSettings(demo="shakespeare"))
 SCORED_BYTES = 200_000
+EXAMPLES, EXAMPLES_A_STEP, LORA_RANK = 108, 8, 16
+IGNORED = -100
+"""Label of a token that is not taught."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +150,15 @@ class Bench:
             self._corpora[vocab] = tokenizer, corpus, rows
         return self._corpora[vocab]
 
-    def tuition(self, name: str, words: Sequence[str]) -> tuple[Finished, Path]:
-        """`tuition train` in a workspace of its own; the process and the workspace."""
+    def tuition(self, name: str, words: Sequence[str], base: Path | None = None) -> tuple[Finished, Path]:
+        """`tuition train` in a workspace of its own, where `base` is registered; its process and folder."""
         workspace = self.home / "spaces" / name
         shutil.rmtree(workspace, ignore_errors=True)
         main = "from tuition.cli.main import main; import sys; sys.exit(main())"
-        command = [sys.executable, "-c", main, "train", "--workspace", str(workspace), *words]
+        here = ["--workspace", str(workspace)]
+        if base is not None:
+            run_process([sys.executable, "-c", main, "models", "add", *here, "base", str(base), "--link"])
+        command = [sys.executable, "-c", main, "train", *here, *words]
         return run_process(command, {"OMP_WAIT_POLICY": "PASSIVE"}), workspace
 
     def peer(self, side: str, seed: int = 0, **options: Any) -> tuple[dict[str, Any], int]:
@@ -197,6 +208,56 @@ def pretrain_sides(bench: Bench, name: str) -> dict[str, Callable[[], Measured]]
         return measure
 
     return {"tuition": ours, "Trainer": peer("trainer"), "bare loop": peer("loop")}
+
+
+# ---- tokens per second and memory from a pretrained model
+
+
+def finetune_sides(bench: Bench) -> dict[str, Callable[[], Measured]]:
+    """One epoch over the same examples: full and LoRA, ours and the peers'."""
+    model = find("smollm2", None).folder()
+    write_family(bench.home, "orders", rows=EXAMPLES, heldout=1, seed=1)
+    settings = ExampleSettings(paths=(bench.home / "orders.jsonl",))
+    lessons = prepare_lessons(settings, open_model(model).tokenizer(), 2_048, SilentProgress())
+    rows = bench.home / "lessons.jsonl"
+    with rows.open("w") as lines:
+        for lesson in lessons.train:
+            labels = np.where(lesson.taught, lesson.ids, IGNORED).tolist()
+            lines.write(json.dumps({"ids": lesson.ids.tolist(), "labels": labels}) + "\n")
+    tokens = sum(len(lesson.ids) for lesson in lessons.train)
+    batch_tokens = EXAMPLES_A_STEP * tokens // len(lessons.train)
+    steps = len(lessons.train) // EXAMPLES_A_STEP
+
+    def ours(adapter: str, *words: str) -> Callable[[], Measured]:
+        def measure() -> Measured:
+            options = ["--from", "base", "--data.paths", str(settings.paths[0]), "--adapter", adapter]
+            options += ["--epochs", "1", "--batch-tokens", str(batch_tokens), "--control-bytes", "0"]
+            options += ["--evaluation.times", "0", "--evaluation.examples", "1", *words]
+            done, workspace = bench.tuition(f"finetune-{adapter}", options, model)
+            taken = steps_of(workspace)
+            seconds = sum(step["wall_ns"] for step in taken) / 1e9
+            return Measured(tokens / seconds, done.peak_bytes, taken[-1]["loss"], len(taken))
+
+        return measure
+
+    def peer(lora: dict[str, Any] | None) -> Callable[[], Measured]:
+        def measure() -> Measured:
+            row, peak = bench.peer(
+                "trainer", model=str(model), rows=str(rows), batch=EXAMPLES_A_STEP, steps=steps,
+                lr=2e-4 if lora else 5e-5, lora=lora,
+            )  # fmt: skip
+            return Measured(row["tokens"] / row["seconds"], peak, row["loss"], row["steps"])
+
+        return measure
+
+    lora = {"r": LORA_RANK, "lora_alpha": 2 * LORA_RANK, "lora_dropout": 0.0}
+    words = ["--lora.rank", str(LORA_RANK), "--lora.matrices", "all-linear"]
+    return {
+        "tuition, LoRA": ours("lora", *words),
+        "peft + Trainer, LoRA": peer(lora),
+        "tuition, full": ours("none"),
+        "Trainer, full": peer(None),
+    }
 
 
 # ---- held-out quality after equal time
@@ -345,6 +406,12 @@ def main() -> None:
                     found, {"tuition": "Trainer", "bare loop": "Trainer"}
                 ) | {"facts": facts(threads)}
                 write_json(chosen.out, table)
+        if not chosen.parts or "finetune" in chosen.parts:
+            found = interleaved(finetune_sides(bench), chosen.rounds)
+            against = {"tuition, LoRA": "peft + Trainer, LoRA", "tuition, full": "Trainer, full"}
+            versions = facts(threads) | {"peft": version("peft")}
+            table["finetune"] = summary(found, against) | {"facts": versions}
+            write_json(chosen.out, table)
         if not chosen.parts or "quality" in chosen.parts:
             rows = quality(bench, chosen.seconds, chosen.seeds)
             table["quality"] = {"rows": rows, "size": QUALITY_SIZE, "facts": facts(threads)}

@@ -58,8 +58,9 @@ def command_faults(found: list[tuple[str, list[str]]], capsys: pytest.CaptureFix
         if not words or words[0] not in program.VERBS:
             faults.append(f"{name}: no verb in: tuition {' '.join(words)}")
             continue
-        actions = {"models": ("list", "show", "add", "remove"), "machine": ("show", "probe")}
+        actions = {"models": ("list", "show", "add", "merge", "remove"), "machine": ("show", "probe")}
         actions["bill"] = ("statement", "run", "request", "check")
+        actions["data"] = ("show", "make")
         verb = (words[0], *(words[1:2] if words[1:2] and words[1] in actions.get(words[0], ()) else ()))
         if verb[0] in actions and len(verb) == 1:
             verb = (verb[0], {"models": "list", "bill": "statement", "machine": "show"}[verb[0]])
