@@ -24,6 +24,7 @@ from tuition.model.load import load_decoder
 from tuition.model.lora import merged_tensors
 from tuition.model.memory import model_in_memory
 from tuition.registry.registry import Registry
+from unit.ledger.life import change
 
 SETTINGS = EngineSettings(device="cpu", threads=1, precision="float32", cache_bytes="8MiB")
 
@@ -108,8 +109,7 @@ def test_a_receipt_under_the_name_of_an_adapter_that_did_not_make_it_is_a_fault(
 ) -> None:
     with opened(workspace, books) as engine:
         engine.generate([[5, 6]], max_tokens=1)
-    rename = update(requests).values(model="support")
-    books.write_now(lambda connection: connection.execute(rename).rowcount)
+    change(books, update(requests).values(model="support"))
     found = [finding.says for finding in reconcile(books).faults]
     assert "is of model support, and its meter was that of model base" in found
 
