@@ -53,11 +53,25 @@ def _decoder(many: bool) -> json.JSONDecoder:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MANY:
+        return _unique_of_many(pairs)
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise RequestError(_printable(twice), "is given twice")
+    return table
+
+
+def _unique_of_many(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Pair after pair, each given back at once: one call for all of them would hold the interpreter."""
+    table: dict[str, Any] = {}
+    pairs.reverse()
+    while pairs:
+        key, value = pairs.pop()
+        if key in table:
+            raise RequestError(_printable(key), "is given twice")
+        table[key] = value
     return table
 
 

@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,24 +39,31 @@ def url(tmp_path_factory: pytest.TempPathFactory, new_child: Callable[..., Any])
 
 
 @contextmanager
-def waits(url: str) -> Iterator[list[float]]:
-    """How long each of many small calls takes meanwhile, seconds."""
-    took, over = list[float](), threading.Event()
+def stream_gaps(url: str) -> Iterator[list[float]]:
+    """The time between two pieces of a reply that is streamed meanwhile, seconds."""
+    gaps, over = list[float](), threading.Event()
+    body = {"model": "tiny", "prompt": "To be", "max_tokens": 400, "ignore_eos": True, "stream": True}
 
-    def ask() -> None:
+    def listen() -> None:
         with httpx.Client(base_url=url, timeout=60) as http:
             while not over.is_set():
-                begin = time.perf_counter()
-                http.get("/health")
-                took.append(time.perf_counter() - begin)
+                with http.stream("POST", "/v1/completions", json=body) as reply:
+                    assert reply.status_code == 200
+                    last = None
+                    for line in reply.iter_lines():
+                        if line.startswith("data: {"):
+                            now = time.perf_counter()
+                            if last is not None:
+                                gaps.append(now - last)
+                            last = now
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=listen)
     thread.start()
-    while not took:  # the first call connects
+    while len(gaps) < 3:  # the first call connects
         time.sleep(0.01)
-    took.clear()
+    gaps.clear()
     try:
-        yield took
+        yield gaps
     finally:
         over.set()
         thread.join()
@@ -84,24 +93,35 @@ def parsing_s(raw: bytes) -> float:
     return took
 
 
+EXTRA_S = 0.05
+"""Most that a stream may wait longer between two pieces than without the large body."""
+QUIET = 1.5
+"""Load of the machine below which this is held; above it the server waits for a core at any time."""
+
+
 @pytest.mark.parametrize("kind", HUGE)
-def test_a_huge_request_is_refused_while_others_go_on(url: str, kind: str) -> None:
+def test_a_huge_request_is_refused_while_streams_keep_their_pace(url: str, kind: str) -> None:
     path, raw = body_of(kind)
-    longest, parsing = [], []
+    extra, parsing = [], []
     for _ in range(3):  # a busy machine may stop the server at any time, but hardly each time
-        with waits(url) as took:
+        with stream_gaps(url) as gaps:
+            time.sleep(0.3)
+            usual = statistics.median(gaps)
+            gaps.clear()
             reply = httpx.post(url + path, content=raw, headers=JSON, timeout=60)
-        longest.append(max(took, default=0.0))
+            time.sleep(0.1)
+        extra.append(max(gaps, default=0.0) - usual)
         parsing.append(parsing_s(raw))
         assert reply.status_code == 400
         code = "invalid_value" if kind in BY_COUNT else "context_length_exceeded"
         assert reply.json()["error"]["code"] == code, reply.text
+    is_quiet = os.getloadavg()[0] < QUIET
     print(
-        f"S10 {kind}: {len(raw):,} bytes, others waited {min(longest) * 1e3:.0f} ms, "
-        f"parsing took {min(parsing) * 1e3:.0f} ms"
+        f"S10 {kind}: {len(raw):,} bytes, a stream waited {min(extra) * 1e3:.0f} ms longer, "
+        f"parsing takes {min(parsing) * 1e3:.0f} ms, {'quiet' if is_quiet else 'loaded'}"
     )
-    # many times the parsing where a body is validated in one piece
-    assert min(longest) < max(0.25, 4 * min(parsing))
+    # loaded: many times the parsing where a body is validated in one piece
+    assert min(extra) < (EXTRA_S if is_quiet else max(0.25, 4 * min(parsing)))
 
 
 def test_a_small_chat_does_not_wait_behind_large_bodies(url: str) -> None:

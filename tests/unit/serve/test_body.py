@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import RequestError
-from tuition.serve.body import MAX_DEPTH, parse_body
+from tuition.serve.body import MANY, MAX_DEPTH, parse_body
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,15 @@ def test_a_key_given_twice_is_named() -> None:
     with pytest.raises(RequestError) as caught:
         parse_body(b'{"model": "m", "seed": 1, "seed": 2}')
     assert caught.value.field == "seed"
+
+
+def test_a_body_of_many_keys_is_read_like_a_small_one() -> None:
+    keys = {f"k{number}": number for number in range(MANY + 1)}
+    raw = json.dumps(keys)
+    assert list(parse_body(raw.encode()).items()) == list(keys.items())
+    with pytest.raises(RequestError, match="given twice") as caught:
+        parse_body(raw.replace('"k7":', '"k3":').encode())
+    assert caught.value.field == "k3"
 
 
 def test_whole_surrogate_pairs_are_text() -> None:
