@@ -64,6 +64,8 @@ def command_faults(found: list[tuple[str, list[str]]], capsys: pytest.CaptureFix
         verb = (words[0], *(words[1:2] if words[1:2] and words[1] in actions.get(words[0], ()) else ()))
         if verb[0] in actions and len(verb) == 1:
             verb = (verb[0], {"models": "list", "bill": "statement", "machine": "show"}[verb[0]])
+        if "--from" in words:  # it chooses the recipe, and with it the options
+            verb += tuple(words[(at := words.index("--from")) : at + 2])
         if verb not in known:
             known[verb] = help_of(verb, capsys)
         options = [word.split("=")[0] for word in words if word.startswith("--")]
