@@ -13,7 +13,8 @@ LAYERS = (
     ("core",),
     ("spec", "books"),
     ("runtime", "ledger", "tokenizer"),
-    ("model", "data", "plan", "registry"),
+    ("model", "data", "plan"),
+    ("registry",),
     ("train", "engine", "compress"),
     ("desk", "evals", "export"),
     ("serve", "client"),
@@ -35,7 +36,8 @@ UNSAFE_ATTRIBUTES = {
 }  # fmt: skip
 UNSAFE_KEYWORDS = {"allow_pickle", "trust_remote_code", "shell"}
 
-OPTIONAL_PACKAGES = {"pyarrow", "pynvml", "tuition_kernels", "tensorboardX", "matplotlib", "opentelemetry"}
+OPTIONAL_PACKAGES = {"pyarrow", "pynvml", "tuition_kernels", "tensorboardX", "matplotlib", "opentelemetry",
+                     "huggingface_hub"}  # fmt: skip
 """Libraries that may be imported inside a function: an extra, or a part that not every machine has."""
 RARE_IMPORTS = {"tuition.books.migrate.migrate"}
 """Ours that may be imported inside a function: needed once in a workspace's life, and slow (Alembic)."""

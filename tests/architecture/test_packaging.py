@@ -17,8 +17,8 @@ from architecture import rules
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "tuition"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"tuition-kernels", "pyarrow"}
-"""Imported where it is there: a part built on the machine, and an extra."""
+OPTIONAL = {"tuition-kernels", "pyarrow", "huggingface-hub"}
+"""Imported where it is there: a part built on the machine, and extras."""
 
 
 def pins(name: str) -> dict[str, str]:

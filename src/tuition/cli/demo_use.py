@@ -145,7 +145,7 @@ def register(registry: Registry, path: Path) -> Version:
     for version in registry.list():
         if version.name == PRETRAINED and version.digest == digest and version.path.exists():
             return version
-    return registry.add(PRETRAINED, path, digest=digest, link=True)
+    return registry.add(PRETRAINED, path, digest=digest, files="linked")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tyro
 
 from tuition.cli.arguments import Common, parse
 from tuition.cli.machine import detect_for
-from tuition.core.errors import NotFoundError, SettingsError
+from tuition.core.errors import SettingsError
 from tuition.core.units import format_duration, format_energy, format_usd
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import DataSettings
@@ -135,7 +135,7 @@ def on_text(arguments: Eval) -> int:
         check_text(arguments, version)
         meter = open_meter(detect_for(arguments.device, arguments.machine, workspace))
         start = meter.start()
-        folder = open_model(registry.resolve(arguments.model))
+        folder = open_model(registry.resolve(arguments.model) if version is None else version.path)
         tokenizer = folder.tokenizer()
         if not names_text(arguments) and version is not None:
             corpus = own_corpus(version.lineage, tokenizer, workspace.data, progress)
@@ -178,11 +178,8 @@ def on_text(arguments: Eval) -> int:
 
 def registered(registry: "Registry", reference: str) -> "Version | None":
     """The registered version, or None for a path. Raises: NotFoundError if it is neither."""
-    try:
-        return registry.get(reference)
-    except NotFoundError:
-        registry.resolve(reference)
-        return None
+    found = registry.find(reference)
+    return None if isinstance(found, Path) else found
 
 
 def names_text(arguments: Eval) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ACTIONS = {
     "list": "every model and adapter of the workspace: kind, size, context, score",
     "show": "one model or adapter: shape, lineage, scores",
-    "add": "register a Hugging Face folder, a GGUF file or an adapter of peft under a name",
+    "add": "register a folder, a GGUF file, an adapter of peft, or a model of the hub (hf:ORG/NAME)",
     "merge": "make a plain model of an adapter and its base",
     "remove": "remove one version (name@version) or, with --yes, all of a name; bills stay",
 }
@@ -49,10 +49,11 @@ class ShowModel(Common):
 @dataclass(frozen=True, kw_only=True)
 class AddModel(Common):
     name: Name
-    """What to call it: letters a-z, digits, dot, dash, underscore."""
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file, or a folder that peft
-    wrote (adapter_config.json, adapter_model.safetensors)."""
+    """What to call it: letters a-z, digits, dot, dash, underscore. A model of the Hugging Face hub may stand
+    alone and is then called as its repository: tuition models add hf:ORG/NAME"""
+    path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")] = None
+    """A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file, a folder that peft
+    wrote (adapter_config.json, adapter_model.safetensors), or hf:ORG/NAME[:FILE][@REVISION] on the hub."""
     base: str | None = None
     """For an adapter: the registered model that it was trained on. Left out: the one that the adapter
     names."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tuition.books.books import open_books
 from tuition.cli.models import AddModel, RemoveModel
+from tuition.cli.terminal import open_progress
 from tuition.core.errors import SettingsError
 from tuition.core.workspace import open_workspace
 from tuition.model.adapter_folder import (
@@ -17,6 +18,8 @@ from tuition.model.adapter_folder import (
 )
 from tuition.model.check import check_model, check_unchanged
 from tuition.model.folder import ModelFolder, open_model
+from tuition.registry.hub import fetch
+from tuition.registry.hub_files import HubReference, parse_hub
 from tuition.registry.lineage import Lineage, read_lineage
 from tuition.registry.names import check_name
 from tuition.registry.registry import Registry, Version
@@ -24,7 +27,14 @@ from tuition.registry.registry import Registry, Version
 
 def add(arguments: AddModel) -> int:
     """Register what is at a path; what cannot be used is refused now, not at its first use."""
+    on_hub = parse_hub(str(arguments.path) if arguments.path is not None else arguments.name)
+    if on_hub is not None:
+        return add_from_hub(arguments, on_hub)
     check_name(arguments.name)
+    if arguments.path is None:
+        raise SettingsError(
+            "PATH", got=None, wanted=f"what to call {arguments.name!r}: a folder, a file or hf:"
+        )
     workspace = open_workspace(arguments.workspace).create()
     path = arguments.path.expanduser()
     with open_books(workspace) as books:
@@ -36,9 +46,29 @@ def add(arguments: AddModel) -> int:
                 wanted = f"nothing: {path} holds a model, and only an adapter has a base"
                 raise SettingsError("base", got=arguments.base, wanted=wanted)
             digest, lineage = check_model(path).digest, None
-        version = registry.add(arguments.name, path, digest=digest, lineage=lineage, link=arguments.link)
+        version = registry.add(
+            arguments.name,
+            path,
+            digest=digest,
+            lineage=lineage,
+            files="linked" if arguments.link else "copied",
+        )
     of = f", an adapter of {version.lineage.parent}," if version.kind == "adapter" else ""
     print(f"{version.reference}{of} is registered: {version.path}")
+    return 0
+
+
+def add_from_hub(arguments: AddModel, reference: HubReference) -> int:
+    """Download and register; without a name of its own it is called as its repository."""
+    for option in ("base", "link"):
+        if getattr(arguments, option):
+            raise SettingsError(option, got=getattr(arguments, option), wanted=f"nothing with {reference}")
+    name = None if arguments.path is None else check_name(arguments.name)
+    workspace = open_workspace(arguments.workspace).create()
+    with open_books(workspace) as books:
+        registry = Registry(workspace, books)
+        version = fetch(registry, reference, open_progress(), name, lambda path: check_model(path).digest)
+    print(f"{version.reference} is registered: {version.path}")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from tuition.books.books import open_books
 from tuition.cli.models import ShowModel, when
 from tuition.core.amount import Amount
-from tuition.core.errors import ModelError, NotFoundError
+from tuition.core.errors import ModelError
 from tuition.core.records import Score
 from tuition.core.units import format_bytes, format_count
 from tuition.core.workspace import open_workspace
@@ -27,11 +27,8 @@ def show(arguments: ShowModel) -> int:
     base: Version | ModelError | None = None
     with open_books(workspace) as books:
         registry = Registry(workspace, books)
-        try:
-            version = registry.get(arguments.model)
-        except NotFoundError:
-            version = None
-        path = registry.resolve(arguments.model)
+        found = registry.find(arguments.model)
+        version, path = (found, found.path) if isinstance(found, Version) else (None, found)
         scores = registry.scores(version) if version else ()
         if version is not None and version.kind == "adapter":
             try:

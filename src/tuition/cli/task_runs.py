@@ -102,15 +102,13 @@ def subject_of(reference: str, registry: "Registry") -> Subject:
     """The model that a reference names. Raises: NotFoundError, ModelError."""
     from tuition.model.folder import open_model
 
-    try:
-        version = registry.get(reference)
-    except NotFoundError:
-        version = None
+    found = registry.find(reference)
+    version, path = (None, found) if isinstance(found, Path) else (found, found.path)
     if version is not None and version.kind == "adapter":
         base = registry.base_of(version)
         folder, digest = open_model(base.path), f"{version.digest} {base.digest}"
     else:
-        folder = open_model(registry.resolve(reference))
+        folder = open_model(path)
         digest = folder.digest() if version is None else version.digest
     tokenizer = folder.tokenizer()
     template = "" if tokenizer.chat is None else tokenizer.chat.source

@@ -39,6 +39,11 @@ class Workspace:
         return self.root / "cache"
 
     @property
+    def downloads(self) -> Path:
+        """Files that come from the Hugging Face hub, until they are whole and become a version."""
+        return self.root / "downloads"
+
+    @property
     def books(self) -> Path:
         """The SQLite database of everything that was paid for."""
         return self.root / "books.sqlite"

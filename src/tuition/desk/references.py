@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tuition.core.errors import ModelError, NotFoundError, SettingsError
+from tuition.core.errors import ModelError, SettingsError
 from tuition.desk.desk import ModelIdentity
 from tuition.engine.variants import Variant
 from tuition.model.adapter_folder import is_adapter, open_adapter
@@ -55,14 +55,12 @@ def find_reference(model: str | Path | ModelFolder, registry: Registry) -> Refer
         return Reference(ModelIdentity(_name_of(model.path), None), model)
     path = Path(model).expanduser()
     if not isinstance(model, Path) and not (path.exists() and len(path.parts) > 1):
-        try:
-            found = registry.get(model)
-        except NotFoundError:
-            path = registry.resolve(model)
-        else:
+        found = registry.find(model)
+        if isinstance(found, Version):
             base = found if found.kind == "model" else registry.base_of(found)
             identity = ModelIdentity(base.name, base.version)
             return Reference(identity, open_model(base.path), None if found is base else found)
+        path = found
     if is_adapter(path):
         way_out = "register it, then name it: tuition models add NAME PATH"
         raise ModelError(path, "is an adapter, which is used by its registered name", way_out=way_out)

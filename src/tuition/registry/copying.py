@@ -37,7 +37,7 @@ def files_of(source: Path) -> list[Path]:
     return found
 
 
-def copy_model(source: Path, target: Path) -> None:
-    """Copy the files of `source` into the folder `target`, which exists."""
+def copy_model(source: Path, target: Path, *, move: bool = False) -> None:
+    """Copy or move the files of `source` into the folder `target`, which exists."""
     for path in files_of(source):
-        shutil.copyfile(path, target / path.name)
+        (shutil.move if move else shutil.copyfile)(path, target / path.name)

@@ -41,7 +41,9 @@ class Lineage:
     evaluation: Mapping[str, Any] | None = None
     """Its score when it was published, such as bits per byte with the standard error."""
     source: str | None = None
-    """For models that were added: the folder or file they were added from."""
+    """For models that were added: the folder or file they were added from, or `hf:ORG/NAME@COMMIT`."""
+    files: Mapping[str, str] | None = None
+    """For models that were downloaded: SHA-256 of each file."""
     bill: Mapping[str, Any] | None = None
     """For models that were added: the cost of their training, from their `tuition.json`. The bill of a model
     that was taught here is in the books, under `run_id`."""
@@ -87,7 +89,7 @@ def _problem(lineage: Lineage) -> str | None:
     for name, value in vars(lineage).items():
         if value is None:
             continue
-        if name in ("evaluation", "bill"):
+        if name in ("evaluation", "bill", "files"):
             if not isinstance(value, dict):
                 return f"has a lineage whose {name} is not a table"
         elif not isinstance(value, str) or len(value) > _LONGEST_TEXT or not _is_plain(value):

@@ -20,9 +20,12 @@ from tuition.books.schema import evaluations, models
 from tuition.books.scores import insert_score, score_of
 from tuition.core.durable import publish_folder
 from tuition.core.errors import ModelError, NotFoundError, SettingsError
+from tuition.core.progress import LineProgress, Progress
 from tuition.core.records import Score
 from tuition.core.workspace import Workspace
 from tuition.registry.copying import copy_model, files_of
+from tuition.registry.hub import fetch
+from tuition.registry.hub_files import parse_hub
 from tuition.registry.lineage import MANIFEST, Lineage, read_lineage
 from tuition.registry.names import check_name, parse_reference
 from tuition.registry.paths import to_path, to_text
@@ -81,25 +84,31 @@ class Registry:
         return self._register(name, folder, folder, digest, lineage or Lineage(), owned=True)
 
     def add(
-        self, name: str, source: Path, *, digest: str, lineage: Lineage | None = None, link: bool = False
+        self,
+        name: str,
+        source: Path,
+        *,
+        digest: str,
+        lineage: Lineage | None = None,
+        files: Literal["copied", "moved", "linked"] = "copied",
     ) -> Version:
         """Register a model that exists: a Hugging Face folder or a GGUF file.
 
-        `digest`: of its weights (`open_model(source).digest()`, which also checks the files). `link`: leave
-        the files where they are; else they are copied into the workspace. `lineage`: left out, it is what
+        `digest`: of its weights (`open_model(source).digest()`, which also checks the files). `files`: they
+        are copied or moved into the workspace, or left where they are. `lineage`: left out, it is what
         the model's own `tuition.json` says, see `read_lineage`.
         Raises: SettingsError for the name; ModelError when there is no model at `source`, or its
         `tuition.json` is not its own.
         """
         check_name(name)
         source = source.expanduser().absolute()
-        files = files_of(source)
+        found = files_of(source)
         lineage = lineage or read_lineage(source, digest)
         folder = self._next_folder(name)
-        if link:
+        if files == "linked":
             return self._register(name, folder, source, digest, lineage, owned=False)
-        publish_folder(folder, lambda staging: copy_model(source, staging))
-        path = folder / files[0].name if source.is_file() else folder
+        publish_folder(folder, lambda staging: copy_model(source, staging, move=files == "moved"))
+        path = folder / found[0].name if source.is_file() else folder
         return self._register(name, folder, path, digest, lineage, owned=True)
 
     def list(self) -> tuple[Version, ...]:
@@ -125,15 +134,24 @@ class Registry:
         )
 
     def resolve(self, name_or_path: str | Path) -> Path:
-        """The path of a registered model, or `name_or_path` itself where it is a path that exists.
+        """The path of what `find` finds."""
+        found = self.find(name_or_path)
+        return found.path if isinstance(found, Version) else found
+
+    def find(self, name_or_path: str | Path, progress: Progress | None = None) -> Version | Path:
+        """A registered version, or a path that exists. `hf:ORG/NAME[:FILE][@REVISION]` is downloaded from the
+        Hugging Face hub and registered, unless it is here.
 
         A name wins over a file of the same name; a separator makes it a path. For people at a command line
-        only: what comes over the network goes through `get`. Raises: NotFoundError.
+        only: what comes over the network goes through `get`. Raises: NotFoundError, ModelError.
         """
         text = str(name_or_path)
+        on_hub = parse_hub(text)
+        if on_hub is not None:
+            return fetch(self, on_hub, progress or LineProgress())
         if parse_reference(text) is not None:
             try:
-                return self.get(text).path
+                return self.get(text)
             except NotFoundError:
                 if not Path(text).exists():
                     raise

@@ -115,7 +115,7 @@ def test_wrong_fields_are_refused_by_name(engine: Engine) -> None:
 
 def test_a_registered_name_finds_its_model(folder: Path, workspace: Workspace) -> None:
     with open_books(workspace) as books:
-        Registry(workspace, books).add("tiny", folder, digest=open_model(folder).digest(), link=True)
+        Registry(workspace, books).add("tiny", folder, digest=open_model(folder).digest(), files="linked")
     with Engine("tiny", settings=SETTINGS) as engine:
         assert engine.generate("to be", max_tokens=2)[0].num_generated == 2
     with pytest.raises(NotFoundError, match="did you mean 'tiny'"):

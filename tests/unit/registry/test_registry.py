@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -87,7 +88,7 @@ def test_a_linked_model_stays_where_it_is_and_a_copied_one_does_not_need_its_sou
     write_folder(source)
     (source / "modeling_evil.py").write_text("raise SystemExit")
     (source / "pytorch_model.bin").write_bytes(b"pickle")
-    linked = registry.add("theirs", source, digest=DIGEST, link=True)
+    linked = registry.add("theirs", source, digest=DIGEST, files="linked")
     copied = registry.add("theirs", source, digest=DIGEST)
     assert (linked.path, linked.owned, linked.version) == (source, False, 1)
     assert sorted(path.name for path in copied.path.iterdir()) == [
@@ -111,13 +112,13 @@ def write_manifest(folder: Path, **changes: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("files", ["copied", "linked", "moved"])
 def test_a_model_of_ours_keeps_its_lineage_and_its_bill(
-    registry: Registry, tmp_path: Path, link: bool
+    registry: Registry, tmp_path: Path, files: Literal["copied", "linked", "moved"]
 ) -> None:
     source = tmp_path / "ours"
     write_folder(source)
-    added = registry.add("ours", write_manifest(source), digest=DIGEST, link=link)
+    added = registry.add("ours", write_manifest(source), digest=DIGEST, files=files)
     assert added.lineage == Lineage(**LINEAGE, bill=BILL, source=str(source))
     assert registry.get("ours").lineage == added.lineage
 
@@ -206,8 +207,8 @@ def test_a_moved_workspace_finds_its_models_and_a_copy_never_touches_the_origina
     with open_books(Workspace(root)) as books:
         registry = Registry(Workspace(root), books)
         registry.publish("poet", write_folder)
-        registry.add("small", inside, digest=DIGEST, link=True)
-        registry.add("other", beside, digest=DIGEST, link=True)
+        registry.add("small", inside, digest=DIGEST, files="linked")
+        registry.add("other", beside, digest=DIGEST, files="linked")
     shutil.copytree(root, tmp_path / "copy")
     root.rename(tmp_path / "moved")
     for name in ("moved", "copy"):

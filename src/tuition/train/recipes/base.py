@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tuition.core.errors import NotFoundError, SettingsError
+from tuition.core.errors import SettingsError
 from tuition.core.units import format_bytes
 from tuition.model.adapter import AdapterSettings
 from tuition.model.adapter_folder import save_adapter
@@ -22,7 +22,6 @@ from tuition.model.load import load_decoder
 from tuition.model.lora import adapter_of, load_with_lora
 from tuition.plan.memory import TunedWeights, require_tuning
 from tuition.registry.lineage import Lineage
-from tuition.registry.names import parse_reference
 from tuition.registry.registry import Registry
 from tuition.runtime.memory import free_bytes
 from tuition.spec.counts import num_parameters
@@ -138,14 +137,9 @@ def open_base(settings: BaseSettings, registry: Registry) -> Base:
     name = settings.base
     if not name:
         raise SettingsError("from", got=name, wanted="the model to begin from: a registered name or a path")
-    found, path, digest = None, None, None
-    if parse_reference(name) is not None:
-        try:
-            found = registry.get(name)
-        except NotFoundError:
-            pass  # it may be a path
-    if found is None:
-        path = registry.resolve(name).absolute()
+    found, path = registry.find(name), None
+    if isinstance(found, Path):
+        path = found.absolute()
         folder = open_model(path)
         digest = folder.digest()
         found = next((known for known in registry.list() if known.digest == digest), None)
