@@ -45,13 +45,27 @@ def _is_whole(arrow: Any, batch: Any) -> bool:
         batch.validate(full=True)
         return True
     except arrow.ArrowException:
-        types = {arrow.string(): arrow.binary(), arrow.large_string(): arrow.large_binary()}
         for column in batch.columns:
             is_dictionary = arrow.types.is_dictionary(column.type)
             column.indices.validate(full=True) if is_dictionary else None
             values = column.dictionary if is_dictionary else column
-            values.view(types.get(values.type, values.type)).validate(full=True)
+            values.view(_as_binary(arrow, values.type)).validate(full=True)
         return False
+
+
+def _as_binary(arrow: Any, kind: Any) -> Any:
+    """The same type with bytes in place of texts, also inside of lists and structs."""
+    types = arrow.types
+    if types.is_string(kind):
+        return arrow.binary()
+    if types.is_large_string(kind):
+        return arrow.large_binary()
+    if types.is_struct(kind):
+        return arrow.struct([part.with_type(_as_binary(arrow, part.type)) for part in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        part = kind.value_field.with_type(_as_binary(arrow, kind.value_type))
+        return arrow.list_(part) if types.is_list(kind) else arrow.large_list(part)
+    return kind
 
 
 def _single_rows(batch: Any, first: int) -> Iterator[Row | BadInput]:

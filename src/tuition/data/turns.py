@@ -93,7 +93,7 @@ def _message(turn: Any, field: str) -> Message:
         ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
     )
     role = turn.get(role_name)
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         problem = f"the field '{field}.{role_name}' is {str(role)[:40]!r}" if role_name in turn else (
             f"the field {field!r} has no role"
         )  # fmt: skip

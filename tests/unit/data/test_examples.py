@@ -345,6 +345,20 @@ def test_absent_fields_of_a_table_are_not_taken_for_values(tmp_path: Path) -> No
     assert calls == [{"name": "f", "arguments": {"city": "x"}}, {"name": "g", "arguments": {"day": "x"}}]
 
 
+def test_a_row_of_a_table_whose_turns_are_no_utf8_is_named(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    rows = [{"messages": [{name: text.encode() for name, text in turn.items()} for turn in talk("a", "b")]}
+            for _ in range(3)]  # fmt: skip
+    rows[1]["messages"][1]["content"] = b"\xff"
+    texts = arrow.list_(arrow.struct([("role", arrow.string()), ("content", arrow.string())]))
+    column = arrow.Table.from_pylist(rows).column("messages").combine_chunks().view(texts)
+    path = tmp_path / "rows.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"messages": column}), path)
+    with pytest.raises(DataError, match=r"line 2: holds text that is no UTF-8 \(byte 0xff\)"):
+        read(path)
+    assert [example.line for example in read(path, on_bad="skip")] == [1, 3]
+
+
 def test_a_folder_gives_its_files_of_examples(tmp_path: Path, write_jsonl: Write) -> None:
     write_jsonl([{"prompt": "a", "completion": "b"}], "data/a.jsonl")
     (tmp_path / "data/b.csv").write_text("prompt,completion\nc,d\n")
