@@ -130,7 +130,7 @@ FORMS = {
         Form("conversations", "conversations", lambda row: any(_has(row, name) for name in _TURNS),
              lambda row: _conversation(_turns_field(row), row)),
         Form("pairs", "prompt, completion", lambda row: _has(row, "prompt", "completion"), _pair),
-        Form("instructions", "instruction, input, output (or context, response)",
+        Form("instructions", "instruction, input or context, output or response",
              lambda row: _has(row, "instruction") and any(_has(row, name) for name in _REPLIES),
              _instruction),
         Form("calls", "query, tools, answers", lambda row: _has(row, "query", "tools", "answers"), _calls),

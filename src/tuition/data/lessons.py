@@ -134,9 +134,10 @@ class Lessons:
         if counts.num_leaked:
             named = "; ".join(counts.leaked) + (", ..." if counts.num_leaked > len(counts.leaked) else "")
             lines.append(f"{counts.num_leaked:,} examples are also held out and are not taught: {named}")
-        first = next(iter(self.log.counts.examples), "")
-        for reason, number in sorted(self.log.counts.skipped.items()):
-            lines.append(f"left out: {number:,} rows ({reason}); the first of all: {first}")
+        skipped = self.log.counts
+        if skipped.num_skipped:
+            reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(skipped.skipped.items()))
+            lines.append(f"left out: {skipped.num_skipped:,} rows ({reasons}), like {skipped.examples[0]}")
         return lines
 
 
@@ -272,8 +273,8 @@ def _split(settings: ExampleSettings, maker: _Maker) -> tuple[list[Lesson], list
     plan = tally.choose(share * tally.distinct_bytes, 0)
     field_name = settings.group_field
     if plan is None:
-        what = "different examples" if field_name is None else f"groups by {field_name!r}"
-        problem = f"holds {tally.num_distinct} {what}, too few to hold some out"
+        what = "different examples" if field_name is None else f"different values of {field_name!r}"
+        problem = f"too few to hold some out ({what}: {tally.num_distinct})"
         way_out = "add examples, or name others to hold out with --data.heldout-paths"
         raise DataError(_shown(settings.paths), problem, way_out=way_out)
     parts: dict[Part, list[Lesson]] = {part: [] for part in PARTS}

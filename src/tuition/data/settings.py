@@ -30,7 +30,8 @@ class DataSettings:
     """Which text is taught and which is held out."""
 
     paths: tuple[Path, ...] = ()
-    """Text files, .jsonl or .parquet files, folders of them, or Hugging Face dataset folders."""
+    """Text files, files of rows (.jsonl, .parquet, .json, .csv, .tsv), folders of text, .jsonl and .parquet
+    files, or Hugging Face dataset folders."""
     demo: Literal["shakespeare", "stdlib"] | None = None
     """A demo corpus instead of paths: Shakespeare's plays, or the standard library of the running Python."""
     include: tuple[str, ...] = ()
@@ -39,7 +40,7 @@ class DataSettings:
     exclude: tuple[str, ...] = ()
     """In folders: no file that matches one of these patterns."""
     field: str = "text"
-    """Where rows have fields (.jsonl, .parquet): the one that holds the text."""
+    """Where rows have fields (.jsonl, .csv, .parquet and so on): the one that holds the text."""
     title_field: str | None = None
     """Where rows have fields: the one that names a document; left out: file and line name it."""
     dataset_split: str = "train"

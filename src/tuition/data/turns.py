@@ -64,7 +64,8 @@ def text_of(value: Any, field: str) -> str:
     if isinstance(value, Sequence):
         return "\n".join(_part(part, f"{field}[{index}]") for index, part in enumerate(value))
     kind = "null" if value is None else type(value).__name__
-    raise BadInput("not a text", f"the field {field!r} is {kind}, not a text")
+    way_out = "write it as a text" if isinstance(value, int | float) else "mend it"
+    raise BadInput("not a text", f"the field {field!r} is {kind}, not a text", way_out=way_out)
 
 
 def parsed_list(value: Any, field: str) -> list[Any]:

@@ -115,7 +115,7 @@ def test_groups_are_never_torn_apart(write_jsonl: Write, chat: Tokenizer) -> Non
     assert not train & heldout
     assert len(train | heldout) == 12
     assert "chosen by a hash of their field 'customer'" in lessons.split
-    with pytest.raises(DataError, match="holds 1 groups by 'customer', too few to hold some out"):
+    with pytest.raises(DataError, match=r"too few to hold some out \(different values of 'customer': 1\)"):
         prepare(
             write_jsonl([row(n, customer="x") for n in range(9)], "b.jsonl"), chat, group_field="customer"
         )
@@ -179,8 +179,8 @@ def test_what_has_no_turn_that_fits_is_left_out_or_refused_whole(write_jsonl: Wr
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([row(1)], "holds 1 different examples, too few to hold some out; add examples, or name others"),
-        ([row(1)] * 50, "holds 1 different examples, too few"),
+        ([row(1)], r"too few to hold some out \(different examples: 1\); add examples, or name others"),
+        ([row(1)] * 50, r"too few to hold some out \(different examples: 1\)"),
         (
             [{"messages": []}] * 3,
             r"holds no example that can be used \(.*line 1: the field 'messages' holds no turns",
@@ -216,7 +216,7 @@ def test_what_the_template_refuses_is_named_with_its_line(write_jsonl: Write) ->
         prepare(path, strict)
     lessons = prepare(path, strict, on_bad="skip")
     assert lessons.counts.num_examples == 20
-    assert any("1 rows (refused by the template)" in line for line in lessons.describe())
+    assert any("left out: 1 rows (refused by the template 1), like " in line for line in lessons.describe())
     assert prepare(path, templated(CHAT)).counts.num_examples == 21
 
 
