@@ -47,6 +47,9 @@ class Train(Common):
     resume: Annotated[str | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Continue a run, named by its id or its model; its settings need not be given again. Without a name: the
     newest unfinished run that has a checkpoint. Settings that are given must be those of the run."""
+    check: tuple[Path, ...] = ()
+    """With --from: task files (.task.jsonl) that base and result answer at the end, for right answers before
+    and after."""
     train: Annotated[TrainSettings, Flat] = field(default_factory=TrainSettings)
     """The run."""
     machine: MachineSettings = field(default_factory=MachineSettings)
@@ -90,11 +93,20 @@ def run(argv: list[str]) -> int:
         )
     from tuition.books.books import open_books
     from tuition.cli.changes import change_table
+    from tuition.cli.task_runs import TaskRuns, before_and_after
     from tuition.cli.terminal import open_progress
+    from tuition.engine.settings import EngineSettings
+    from tuition.evals.task_file import read_task
     from tuition.ledger.render import render
     from tuition.ledger.statements import training_receipt
     from tuition.train.run import Host, run_training
 
+    if arguments.check and getattr(own, "base", None) is None:
+        wanted = (
+            "nothing without --from: there is no model before; afterwards: tuition eval MODEL --tasks FILE"
+        )
+        raise SettingsError("check", got=[str(path) for path in arguments.check], wanted=wanted)
+    tasks = [read_task(path) for path in arguments.check]
     workspace.create()
     machine = measured_for(settings, arguments.machine, workspace)
     with open_books(workspace) as books:
@@ -104,6 +116,10 @@ def run(argv: list[str]) -> int:
         result = run_training(settings, entry.make(own), host, resume=resume)
         receipt = training_receipt(books, result.run_id)
         print(render(receipt))
+        if tasks and result.status == "finished":
+            runs = TaskRuns(workspace, books, machine, EngineSettings(), host.progress)
+            parent = result.version.lineage.parent or own.base
+            print(before_and_after(runs, parent, result.version.reference, tasks))
     score = result.probes[-1].score if result.probes else None
     if result.changes:
         print(f"{change_table(result.changes, receipt.total)}\n{result.split}")
