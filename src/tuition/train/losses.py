@@ -85,7 +85,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         inputs = rows.detach().to(dtype)
         total = torch.zeros((), dtype=torch.float32, device=rows.device)
         rows_gradient = torch.empty_like(inputs)
-        head_gradient = torch.zeros_like(head_weight, dtype=torch.float32)
+        head_gradient = None  # of a frozen head there is none
+        if ctx.needs_input_grad[1]:
+            head_gradient = torch.zeros_like(head_weight, dtype=torch.float32)
         with torch.autocast(rows.device.type, enabled=False):
             for start in range(0, len(inputs), CHUNK_ROWS):
                 part = slice(start, start + CHUNK_ROWS)
@@ -98,7 +100,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 residual = probs.scatter_add_(1, index, probs.new_full(index.shape, -1.0))
                 residual = residual.to(dtype)  # softmax minus one-hot: the gradient of the logits
                 torch.mm(residual, head, out=rows_gradient[part])
-                head_gradient += residual.t() @ inputs[part]
+                if head_gradient is not None:
+                    head_gradient += residual.t() @ inputs[part]
         ctx.save_for_backward(rows_gradient, head_gradient)
         ctx.scale, ctx.rows_dtype, ctx.head_dtype = scale, rows.dtype, head_weight.dtype
         return total * scale
@@ -106,13 +109,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(  # pyrefly: ignore[bad-override]
         ctx: Any, upstream: Tensor
-    ) -> tuple[Tensor, Tensor, None, None, None]:
+    ) -> tuple[Tensor, Tensor | None, None, None, None]:
         rows_gradient, head_gradient = ctx.saved_tensors
         factor = upstream * ctx.scale
         # the scale is applied in float32: 1 / targets would push small bfloat16 residuals out of their digits
         return (
             (rows_gradient.float() * factor).to(ctx.rows_dtype),
-            (head_gradient * factor).to(ctx.head_dtype),
+            None if head_gradient is None else (head_gradient * factor).to(ctx.head_dtype),
             None,
             None,
             None,

@@ -7,6 +7,7 @@ last save and can be resumed; one that is stopped by Ctrl-C or SIGTERM still bec
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ import torch
 
 from tuition.books.books import Books
 from tuition.core.durable import write_json
-from tuition.core.errors import NotFoundError, SettingsError
+from tuition.core.errors import NotFoundError, SettingsError, TuitionError
 from tuition.core.lock import FileLock
 from tuition.core.progress import Progress
 from tuition.core.settings import table_to_toml, to_table
@@ -37,6 +38,7 @@ from tuition.train.change import Change
 from tuition.train.folder import RunFolder
 from tuition.train.header import OtherDataError, check_same_data, make_header, settings_table, why_not_exact
 from tuition.train.listeners import JsonLog, Listener, TensorBoardLog
+from tuition.train.loop import peak_lr
 from tuition.train.probe import Probe, described
 from tuition.train.recipe import Recipe, RunContext, TrainingTask
 from tuition.train.resume import OtherSettings, newest_run, require_same_settings, span_left
@@ -170,6 +172,10 @@ def _execute(run: _Run, found: RunFolder | None) -> TrainResult:
         except OtherDataError as error:  # it ends as it was, and no step of it failed
             bill.close("stopped", str(error))
             raise
+        except TuitionError:
+            if found is None:  # there is nothing that could be resumed; the books keep what it cost
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
         try:
             result = _train_and_publish(run, session)
         finally:
@@ -243,8 +249,11 @@ def _prepare(run: _Run, folder: RunFolder, bill: TrainingBill) -> Session:
         session.not_exact += why_not_exact(checkpoint.state["header"], header)
         session.remember(checkpoint)
         _say_resumed(checkpoint, session)
-    size = f"{num_parameters:,} parameters on {device.type}"
+    num_trained = sum(value.numel() for value in task.model.parameters() if value.requires_grad)
+    trained = "" if num_trained == num_parameters else f", {num_trained:,} of them trained,"
+    size = f"{num_parameters:,} parameters{trained} on {device.type}"
     host.progress.say(f"{size}, matrix products in {context.precision.reason}")
+    host.progress.say(f"{settings.optimizer.kind}, peak learning rate {peak_lr(settings):g}")
     return session
 
 

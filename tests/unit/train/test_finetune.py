@@ -144,6 +144,14 @@ def test_plain_text_is_not_fine_tuned(base_home: BaseHome) -> None:
         base_home.run(data=ExampleSettings(paths=(base_home.text(),)))
 
 
+def test_nothing_of_a_run_with_bad_examples_is_left(base_home: BaseHome) -> None:
+    rows = conversations()
+    rows[4]["messages"][1]["content"] = ""
+    with pytest.raises(DataError, match=r"line 5"):
+        base_home.run(data=ExampleSettings(paths=(base_home.write("bad.jsonl", rows),)))
+    assert not list(base_home.workspace.runs.iterdir())
+
+
 def test_a_change_is_paired_by_item() -> None:
     """Two models that differ by a tenth on every item: the items' spread is not noise."""
     sizes = (10, 20, 30, 40)
