@@ -47,7 +47,6 @@ RESULTS = Path(__file__).parent / "results" / "sweep_finetune.json"
 SCRATCH = Path(__file__).parent / "out" / "sweep_finetune"
 BASE = "smollm2"
 FAMILIES = ("orders", "tools", "canonical")
-NUM_TAUGHT, NUM_ASKED = 200, 100
 
 
 @dataclass(frozen=True)
@@ -138,12 +137,17 @@ def package_file() -> Path:
     return next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
 
 
-def run(chosen: Row, family: str, seed: int, workspace: Workspace, books: Books) -> dict[str, Any]:
-    """Teach once, ask once."""
-    files = write_family(workspace.data / family, family, rows=NUM_TAUGHT, heldout=NUM_ASKED, seed=seed)
+def run(
+    chosen: Row, family: str, seed: int, amount: tuple[int, int], workspace: Workspace, books: Books
+) -> dict[str, Any]:
+    """Teach once, ask once. `amount`: examples that are taught, items that are asked."""
+    rows, heldout = amount
+    files = write_family(workspace.data / family, family, rows=rows, heldout=heldout, seed=seed)
     own = replace(chosen.own, data=ExampleSettings(paths=(files.teaching.absolute(),)))
     host = Host(workspace, books, detect_machine(), SilentProgress())
     result = run_training(replace(chosen.train, seed=seed), Finetune(own), host)
+    if result.status == "stopped":
+        raise SystemExit("stopped; the rows that are done are in the file")
     runs = TaskRuns(workspace, books, host.machine, EngineSettings(), SilentProgress())
     (asked,) = runs.results(result.version.reference, [read_task(files.task)])
     heldout, control = result.changes
@@ -171,6 +175,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--families", nargs="*", default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[1])
+    parser.add_argument("--taught", type=int, default=200, help="examples")
+    parser.add_argument("--asked", type=int, default=100, help="held-out items")
     parser.add_argument("--again", action="store_true", help="make rows again that are in the file")
     parser.add_argument("--out", type=Path, default=RESULTS)
     chosen = parser.parse_args()
@@ -195,9 +201,9 @@ def one(
     found = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {"rows": {}}
     if key in found["rows"] and not chosen.again:
         return
-    made = run(ROWS[name], family, seed, workspace, books)
+    made = run(ROWS[name], family, seed, (chosen.taught, chosen.asked), workspace, books)
     settings = {"train": to_table(ROWS[name].train), "own": to_table(ROWS[name].own)}
-    found["rows"][key] = made | {"settings": settings}
+    found["rows"][key] = made | {"examples": chosen.taught, "settings": settings}
     found["machine"] = {key: value for key, value in describe_machine().items() if key != "cpu_flags"}
     found["versions"] = {"python": platform.python_version(), "torch": torch.__version__}
     write_json(chosen.out, found)
