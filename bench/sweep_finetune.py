@@ -125,6 +125,7 @@ ROWS: dict[str, Row] = {
     "lora dropout 0.05": lora(dropout=0.05),
     "lora frozen float32": lora(frozen="float32"),
     "lora frozen int8": lora(frozen="int8"),
+    "lora epochs 1": lora(epochs=1),
     "lora epochs 6": lora(epochs=6),
     "lora warmup 0.1": lora(warmup=0.1),
 }
