@@ -25,12 +25,12 @@ class Make(Common):
     """What `tuition data make` takes."""
 
     family: tyro.conf.Positional[str]
-    """orders: mails to JSON. problems: word problems. tools: requests to calls. canonical: dates, amounts and
-    units to one form."""
+    """orders: mails to JSON. problems: word problems. tools: requests to calls. canonical: dates, money and
+    measures to one form."""
     rows: int = 400
     """Examples to teach."""
     heldout: int = 400
-    """Items of the held-out task; no template, name, product or number of theirs is in the examples."""
+    """Items of the held-out task; no template, name, product, date or number of theirs is in the examples."""
     seed: int = 1
     """The same seed gives the same rows."""
     out: Path = Path(".")

@@ -70,11 +70,6 @@ def price(draws: Draws) -> tuple[int, int]:
     return whole, cents if cents % 10 else 0
 
 
-def date(draws: Draws) -> tuple[int, int, int]:
-    """Year, month and day."""
-    return draws.number(2010, 2039), draws.number(1, 12), draws.number(1, 28)
-
-
 def iso(day: tuple[int, int, int]) -> str:
     """YYYY-MM-DD."""
     return "{:04}-{:02}-{:02}".format(*day)

@@ -1,8 +1,9 @@
 """What a task family is, and how its rows are drawn.
 
 In: a name, a number of rows, a seed and a part.  Out: `Row`s, each a conversation with its target.
-The parts `train` and `heldout` have no template, name, product, place or number in common. Three kinds of
-words belong to both: numbers below ten, months and days of the week, and the names that an instruction lists.
+The parts `train` and `heldout` have no template, name, product, place, date, time or number in common. Short
+lists belong to both: numbers below ten, the parts of a date and of a time of day, days of the week, and the
+names that an instruction lists.
 """
 
 import random
@@ -34,7 +35,7 @@ class Row:
     """What a checker compares a reply with."""
     template: str
     entities: frozenset[str]
-    """Every name, product, place and number from ten on that was drawn."""
+    """Every name, product, place, date, time and number from ten on that was drawn."""
 
     @property
     def prompt(self) -> list[dict[str, str]]:
@@ -67,16 +68,33 @@ class Draws:
 
     def number(self, low: int, high: int) -> int:
         """An integer from `low` to `high`; from ten on, one of the part's ranges."""
-        value = self.random.randint(low, high)
-        while not self.allows(value):
-            value = self.random.randint(low, high)
+        value = self._allowed(low, high)
         if value >= 10:
             self.chosen.add(str(value))
         return value
 
+    def date(self) -> tuple[int, int, int]:
+        """Year, month and day; the years of the parts are different."""
+        day = self.number(1990, 2049), self.random.randint(1, 12), self.random.randint(1, 28)
+        self.chosen.add("{:04}-{:02}-{:02}".format(*day))
+        return day
+
+    def time(self) -> tuple[int, int]:
+        """Hour and minute, from 00:10 to 23:59."""
+        hour, minute = divmod(self._allowed(10, 24 * 60 - 1), 60)
+        self.chosen.add(f"{hour:02}:{minute:02}")
+        return hour, minute
+
+    def _allowed(self, low: int, high: int) -> int:
+        value = self.random.randint(low, high)
+        while not self.allows(value):
+            value = self.random.randint(low, high)
+        return value
+
     def allows(self, number: int) -> bool:
-        """Every third range of ten (20 to 29, 50 to 59, ...) is held out; numbers below ten are shared."""
-        return number < 10 or (number // 10 % 3 == 2) == (self.part == "heldout")
+        """Of the ranges of three numbers (12 to 14, 15 to 17, ...) every third is held out; numbers below ten
+        are shared. The ranges are short, so that every digit is taught at every place."""
+        return number < 10 or (number // 3 % 3 == 2) == (self.part == "heldout")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 
-from tuition.evals.tasks.entities import PRODUCTS, date, full_name, iso, price, written_date
+from tuition.evals.tasks.entities import PRODUCTS, full_name, iso, price, written_date
 from tuition.evals.tasks.family import Drawn, Draws, Family, Part
 
 SYSTEM = (
@@ -116,7 +116,7 @@ DISTRACTORS: dict[Part, tuple[str, ...]] = {
 def draw(body: str, draws: Draws) -> Drawn:
     """A mail: the order between or beside one or two sentences about other things."""
     customer, item, quantity = full_name(draws), draws.pick(PRODUCTS), draws.number(10, 199)
-    (whole, cents), day = price(draws), date(draws)
+    (whole, cents), day = price(draws), draws.date()
     facts = {
         "customer": customer,
         "item": item,
@@ -143,7 +143,7 @@ def distractions(draws: Draws) -> dict[str, object]:
     return {
         "other": full_name(draws),
         "other_item": draws.pick(PRODUCTS),
-        "other_date": written_date(draws, date(draws)),
+        "other_date": written_date(draws, draws.date()),
         "other_price": written_price(draws, *price(draws)),
         "count": draws.number(10, 199),
         "phone": f"{draws.number(200, 999)}-{draws.number(1000, 9999)}",

@@ -203,11 +203,11 @@ def on_day(day: str) -> str:
 
 
 def clock(draws: Draws) -> tuple[str, str]:
-    """A time as HH:MM, and as people say it."""
-    hour, minute, half = draws.number(1, 12), draws.number(0, 59), draws.one_of(["am", "pm"])
-    full = hour % 12 + (12 if half == "pm" else 0)
-    said = f"{hour} {half}" if minute == 0 else f"{hour}:{minute:02} {half}"
-    return f"{full:02}:{minute:02}", said
+    """A time as HH:MM, and as people write it."""
+    hour, minute = draws.time()
+    time = f"{hour:02}:{minute:02}"
+    half, short = "am" if hour < 12 else "pm", (hour + 11) % 12 + 1
+    return time, draws.one_of([time, f"{short}:{minute:02} {half}"])
 
 
 TOOLS = Family(
