@@ -74,8 +74,10 @@ def run(argv: list[str]) -> int:
     print(aligned([SIDE_HEAD, *(row for each in found for row in side_rows(each))], left=(0, 1)))
     print()
     print(aligned([DIFFERENCE_HEAD, *(row for each in found for row in difference_rows(each))], left=(0, 4)))
-    for line in [*notes([*a, *b]), *(line for each in found for line in changes(each, arguments.show))]:
-        print(line)
+    print("\n".join(notes([*a, *b])))
+    for each, task in zip(found, tasks, strict=True):
+        for line in changes(each, task, arguments.show):
+            print(line)
     if arguments.keep is not None:
         keep(arguments.keep, [*a, *b])
         print(f"replies: {arguments.keep}")

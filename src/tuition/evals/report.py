@@ -3,6 +3,7 @@
 In: `TaskResult`s and `Comparison`s.  Out: tuples of cells; each row has as many as the heading above it.
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from tuition.core.units import format_duration, format_time, format_usd
 from tuition.evals.compare import Comparison
 from tuition.evals.result import ItemResult, TaskResult
 from tuition.evals.statistics import Difference, Estimate
+from tuition.evals.task_file import Item, Task
 
 RESULT_HEAD = ("task", "items", "right %", "95 % interval", "fields %", "tokens in", "out", "per item",
                "per right answer")  # fmt: skip
@@ -19,7 +21,7 @@ DIFFERENCE_HEAD = ("task", "b - a, points", "95 % interval", "p", "test", "b alo
 BEFORE_AFTER_HEAD = ("task", "items", "before %", "95 % interval", "after %", "95 % interval", "points",
                      "95 % interval", "p")  # fmt: skip
 UNKNOWN = "-"
-MOST_SHOWN = 100
+MOST_SHOWN = 200
 
 
 def result_row(result: TaskResult) -> tuple[str, ...]:
@@ -119,17 +121,35 @@ def notes(results: Sequence[TaskResult]) -> list[str]:
     return lines
 
 
-def changes(comparison: Comparison, most: int) -> list[str]:
+def changes(comparison: Comparison, task: Task, most: int) -> list[str]:
     """The items that only one side has right, at most so many of each kind."""
     lines = []
+    items = {item.id: item for item in task.items}
     for change, title in (("gained", "only b has right"), ("lost", "only a has right")):
         pairs = comparison.changed(change)
         if pairs and most:
-            lines.append(f"\n{comparison.a.task}: {title} {len(pairs):,} items")
+            lines.append(f"\n{task.name}: {title} {len(pairs):,} items")
         for pair in pairs[:most]:
-            lines += [f"  {pair.a.id}  a: {shortened(pair.a.reply)}", f"  {' ' * len(pair.a.id)}  b: "
-                      f"{shortened(pair.b.reply)}"]  # fmt: skip
+            item = items[pair.a.id]
+            lines.append(f"  {item.id}  {shortened(question(item))}")
+            wanted = wanted_of(item)
+            lines += [f"      {name}: {shortened(text)}" for name, text in (
+                ("a", pair.a.reply), ("b", pair.b.reply), *wanted)]  # fmt: skip
     return lines
+
+
+def question(item: Item) -> str:
+    """The prompt, or the last message."""
+    return item.prompt if isinstance(item.prompt, str) else str(item.prompt[-1].get("content"))
+
+
+def wanted_of(item: Item) -> list[tuple[str, str]]:
+    """What a right reply is, where the item says it."""
+    if item.choices:
+        return [("wanted", item.choices[item.right])]
+    if item.target is None:
+        return []
+    return [("wanted", item.target if isinstance(item.target, str) else json.dumps(item.target))]
 
 
 def shortened(text: str) -> str:

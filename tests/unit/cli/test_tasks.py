@@ -116,7 +116,7 @@ def test_items_that_changed_are_shown_with_both_replies(tuition, home: Path, tmp
     status, out, err = tuition("compare", str(other), "tiny", "--tasks", task, *ENGINE, "--show", "2")
     assert status == 0, err
     assert "changed: only b has right 4 items" in out
-    assert len(re.findall(r"^  \d  a: ", out, re.M)) == 2
+    assert len(re.findall(r"^      a: ", out, re.M)) == 2
     assert f"b: {' '.join(said[0].split())}" in out
     assert re.search(r"^changed +\+100\.0 .* 0\.1250 +exact McNemar +4 +0$", out, re.M)
 

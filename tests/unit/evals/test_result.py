@@ -10,6 +10,7 @@ from tuition.core.errors import SettingsError
 from tuition.evals.compare import compare
 from tuition.evals.report import before_after_row, changes, difference_rows, notes, result_row
 from tuition.evals.result import ItemResult, TaskResult, read_result, result_key, write_result
+from tuition.evals.task_file import Header, Item, Task
 
 
 def item(id: str, score: float, **changed: Any) -> ItemResult:
@@ -87,10 +88,21 @@ def test_a_comparison_pairs_items_and_names_what_changed() -> None:
     assert found.score.value == 0.25
     assert [row[0] for row in difference_rows(found)] == ["orders", "orders, fields"]
     assert difference_rows(found)[0][-2:] == ("2", "1")
-    shown = changes(found, 1)
-    assert "orders: only b has right 2 items" in shown[0]
-    assert "  1  a: said 1" in shown
-    assert changes(found, 0) == []
+    items = tuple(Item(str(number), f"Order {number}, please.", {"n": number}) for number in range(4))
+    task = Task(Header("orders", "json"), items, "d", Path("orders.jsonl"))
+    assert changes(found, task, 1) == [
+        "\norders: only b has right 2 items",
+        "  1  Order 1, please.",
+        "      a: said 1",
+        "      b: said 1",
+        '      wanted: {"n": 1}',
+        "\norders: only a has right 1 items",
+        "  0  Order 0, please.",
+        "      a: said 0",
+        "      b: said 0",
+        '      wanted: {"n": 0}',
+    ]
+    assert changes(found, task, 0) == []
     assert before_after_row(found)[:3] == ("orders", "4", "25.0")
 
 
