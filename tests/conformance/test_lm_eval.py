@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from tuition.desk.engine import Engine
 from tuition.engine.request import Request, Sampling
 from tuition.engine.settings import EngineSettings
 from tuition.evals.result import TaskResult
-from tuition.evals.run import Respondent, run_task
-from tuition.evals.task_file import Header, Normalization, read_task, task_text
+from tuition.evals.run import Respondent, most_likely, run_task
+from tuition.evals.statistics import estimate
+from tuition.evals.task_file import Header, Normalization, Task, read_task, task_text
 from tuition.evals.tasks.table import make_family
 from tuition.model.decoder import Decoder
 from tuition.model.save import save_model
@@ -44,7 +46,7 @@ pytestmark = [
     pytest.mark.skipif(PYTHON is None, reason="TUITION_LM_EVAL names no environment with lm-eval"),
 ]
 ITEMS, CHOICES = 400, 3
-SETTINGS = EngineSettings(device="cpu", precision="float32", threads=2)
+SETTINGS = EngineSettings(device="cpu", precision="float32", threads=2, cache_bytes="512MiB")
 TEXTS = sorted((Path(__file__).parents[2] / "docs").rglob("*.md"))
 TASK = """
 task: ours
@@ -206,26 +208,21 @@ def arc_rows() -> list[dict[str, Any]]:
     return found
 
 
-def own_results(path: Path, folder: Path, rows: list[dict[str, Any]]) -> dict[str, TaskResult]:
-    """Our kind `choice` over the same rows, by lm-eval's names."""
-    found = {}
+def own_result(path: Path, folder: Path, rows: list[dict[str, Any]]) -> tuple[Task, TaskResult]:
+    """Our kind `choice` over the same rows."""
+    asked = [
+        {
+            "id": row["id"],
+            "prompt": f"Question: {row['question']}\nAnswer:",
+            "choices": row["choices"]["text"],
+            "right": row["choices"]["label"].index(row["answerKey"]),
+        }
+        for row in rows
+    ]
+    (folder / "arc.jsonl").write_text(task_text(Header("arc", "choice"), asked), encoding="utf-8")
+    task = read_task(folder / "arc.jsonl")
     with Engine(path, settings=SETTINGS, workspace=open_workspace(folder / "own").create()) as engine:
-        for metric, normalize in NORMALIZED.items():
-            asked = [
-                {
-                    "id": row["id"],
-                    "prompt": f"Question: {row['question']}\nAnswer:",
-                    "choices": row["choices"]["text"],
-                    "right": row["choices"]["label"].index(row["answerKey"]),
-                }
-                for row in rows
-            ]
-            text = task_text(Header("arc", "choice", normalize=normalize), asked)
-            (folder / "arc.jsonl").write_text(text, encoding="utf-8")
-            found[metric] = run_task(
-                read_task(folder / "arc.jsonl"), Respondent(engine, engine.cost_of, "own")
-            )
-    return found
+        return task, run_task(task, Respondent(engine, engine.cost_of, "own"))
 
 
 def test_choices_are_scored_as_lm_eval_scores_them(served: tuple[str, Any, Path], tmp_path: Path) -> None:
@@ -233,20 +230,28 @@ def test_choices_are_scored_as_lm_eval_scores_them(served: tuple[str, Any, Path]
     url, model, path = served
     rows = arc_rows()
     samples = {sample["doc"]["id"]: sample for sample in run_lm_eval(url, model, tmp_path, 8, ARC, rows)}
-    own = own_results(path, tmp_path, rows)
+    task, own = own_result(path, tmp_path, rows)
     (written,) = (tmp_path / "out-8").rglob("results_*.json")
     sums = json.loads(written.read_text())["results"]["ours"]
-    assert len(samples) == ITEMS
-    for metric, result in own.items():
-        for item in result.items:
-            sample = samples[item.id]
-            told = [float(reply[0][0]) for reply in sample["resps"]]
-            assert told == list(item.logprobs), item.id
-            assert sample[metric] == item.score, (metric, item.id)
-        assert sums[f"{metric},none"] == result.accuracy.value
-    print(f"{model.name}: { ({metric: result.accuracy.value for metric, result in own.items()}) }")
-    picks = {tuple(item.reply for item in result.items) for result in own.values()}
-    assert len(picks) == len(own), "else one of the three says what another says"
+    assert len(samples) == len(own.items) == ITEMS
+    for item in own.items:
+        told = [float(reply[0][0]) for reply in samples[item.id]["resps"]]
+        assert told == list(item.logprobs), item.id
+    picks = {}
+    for metric, normalize in NORMALIZED.items():
+        header = replace(task.header, normalize=normalize)
+        found = [most_likely(header, *both) for both in zip(task.items, logprobs(own), strict=True)]
+        right = [float(pick == item.right) for pick, item in zip(found, task.items, strict=True)]
+        assert right == [samples[item.id][metric] for item in own.items], metric
+        assert sums[f"{metric},none"] == estimate(right).value, metric
+        picks[metric] = tuple(found)
+    print(f"{model.name}: {own.accuracy.value} right, {sums}")
+    assert own.accuracy.value == sums["acc,none"]
+    assert len(set(picks.values())) == 3, "else one of the three says what another says"
+
+
+def logprobs(result: TaskResult) -> list[tuple[float, ...]]:
+    return [item.logprobs for item in result.items]
 
 
 def is_end_next(model: Any, begin: str, end: str) -> bool:
