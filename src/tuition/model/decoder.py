@@ -211,7 +211,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token: (..., hidden) -> (..., vocab)."""
-        return F.linear(hidden, self.head_weight)
+        return F.linear(hidden, self.head_weight.to(hidden.dtype))  # a frozen head may be held in bfloat16
 
     @property
     def head_weight(self) -> Tensor:

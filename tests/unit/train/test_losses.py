@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from tuition.core.errors import ShapeError
 from tuition.data.rows import IGNORED
@@ -35,6 +36,19 @@ def test_value_and_gradients_are_those_of_the_textbook() -> None:
     torch.testing.assert_close(linear_cross_entropy(hidden, head, targets, 0.25), loss)
     torch.testing.assert_close(ours[0], hidden.grad)
     torch.testing.assert_close(ours[1], head.grad)
+
+
+def test_a_frozen_head_costs_no_gradient() -> None:
+    """Two products instead of three, and the same gradient of the rows."""
+    hidden, head, targets = parts(ignored=False)
+    found = []
+    for weight in (head, head.detach()):
+        with FlopCounterMode(display=False) as counter:
+            (gradient,) = torch.autograd.grad(linear_cross_entropy(hidden, weight, targets), hidden)
+        found.append((gradient, counter.get_total_flops()))
+    (trained, all_flops), (frozen, flops) = found
+    assert torch.equal(trained, frozen)
+    assert 3 * flops == 2 * all_flops
 
 
 def test_an_ignored_target_teaches_nothing() -> None:
