@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tuition.model.context import Context
-from tuition.model.gradients import rms_norm, rotate
+from tuition.model.gradients import gated_silu, rms_norm, rotate
 from tuition.model.rotary import Angles, Rotary
 from tuition.spec.shape import ModelShape
 
@@ -134,6 +134,8 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self._activate(self.up(hidden)))
+        if self.activation == "silu":
+            return self.down(gated_silu(self.gate(hidden), self.up(hidden)))
         return self.down(self._activate(self.gate(hidden)) * self.up(hidden))
 
     def _activate(self, inner: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ torch is loaded when a tensor is first read.
 
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +70,8 @@ class ModelFolder:
     """How the model's own files want tokens drawn, where a request does not say."""
     has_chat_template: bool = False
     """Whether its own files say how messages become a prompt."""
+    release: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Give back the memory of the weights that were read from files; they can be read again."""
     in_memory: bool = False
     """It has no files (model/memory); its weights may be others at the next reading."""
 
@@ -167,7 +169,13 @@ def _open_file(path: Path) -> ModelFolder:
         read_tensor=lambda name: _tensors().gguf_tensor(model, name),
         read_tokenizer=lambda: gguf_tokenizer(model.file.metadata, str(path)),
         read_rows=model.quantised_rows,
+        release=lambda: _release(model.file.files),
     )
+
+
+def _release(files: Iterable[MappedFile]) -> None:
+    for file in files:
+        file.release()
 
 
 def _head(path: Path) -> bytes:
@@ -229,6 +237,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         files=tuple(shard.file.path for shard in shards.values()),
         read_tensor=read_tensor,
         read_tokenizer=read_tokenizer,
+        release=lambda: _release(shard.file for shard in shards.values()),
     )
 
 

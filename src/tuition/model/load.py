@@ -22,4 +22,5 @@ def load_decoder(
         decoder = Decoder(folder.shape)
     state = {name: tensor.to(device, dtype, copy=True) for name, tensor in folder.tensors()}
     decoder.load_state_dict(state, strict=True, assign=True)
+    folder.release()
     return decoder

@@ -44,6 +44,7 @@ def load_with_lora(
         else:
             setattr(module, last, nn.Parameter(_held(name, tensor, frozen), requires_grad=False))
     decoder.set_submodule("embedding", FrozenEmbedding(decoder.embedding.weight.detach()))
+    source.release()
     return _with_pairs(decoder, settings, generator)
 
 

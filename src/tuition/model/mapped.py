@@ -50,6 +50,11 @@ class MappedFile:
         """SHA-256 of the content, 64 hex digits."""
         return hashlib.sha256(self.memory).hexdigest()
 
+    def release(self) -> None:
+        """Give back the memory of what was read; it is read from the disk again where it is needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.memory.madvise(mmap.MADV_DONTNEED)
+
     def json_object(self) -> dict[str, Any]:
         """The content as a JSON object. Raises: ModelError."""
         if self.size > MAX_JSON_BYTES:

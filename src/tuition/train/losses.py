@@ -15,6 +15,9 @@ from tuition.data.rows import IGNORED
 
 CHUNK_ROWS = 256
 """Rows whose logits are in memory at once: with a vocabulary of thousands they stay in a core's cache."""
+MOST_LOGITS = 6 * 2**20
+"""Logits in memory at once: with a vocabulary of tens of thousands each of its copies is tens of megabytes,
+in each thread."""
 
 _LEAST_PROBABILITY = 1e-37  # a normal float32: smaller ones may count as zero, see runtime.device
 
@@ -89,8 +92,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             head_gradient = torch.zeros_like(head_weight, dtype=torch.float32)
         with torch.autocast(rows.device.type, enabled=False):
-            for start in range(0, len(inputs), CHUNK_ROWS):
-                part = slice(start, start + CHUNK_ROWS)
+            chunk = max(1, min(CHUNK_ROWS, MOST_LOGITS // len(head)))
+            for start in range(0, len(inputs), chunk):
+                part = slice(start, start + chunk)
                 wanted = targets[part]
                 probs = torch.softmax((inputs[part] @ head.t()).float(), dim=-1)
                 index = wanted[:, None]

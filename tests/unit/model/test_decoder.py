@@ -9,7 +9,7 @@ import torch
 from tuition.core.errors import ShapeError
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
-from tuition.model.gradients import rms_norm, rotate
+from tuition.model.gradients import gated_silu, rms_norm, rotate
 from tuition.model.rope import rope_frequencies, yarn_attention_factor
 from tuition.model.rotary import Rotary
 from tuition.spec.counts import num_parameters
@@ -137,6 +137,7 @@ def test_hand_written_gradients_are_those_of_autograd() -> None:
     generator = torch.Generator().manual_seed(4)
     heads = torch.randn(2, 5, 3, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(8, generator=generator, dtype=torch.float64, requires_grad=True)
+    up = torch.randn(heads.shape, generator=generator, dtype=torch.float64, requires_grad=True)
     [angles] = Rotary(SHAPE).angles(torch.arange(5)[None])
     cos, sin = (1.3 * part for part in angles)
     left, right = heads.chunk(2, dim=-1)
@@ -145,11 +146,12 @@ def test_hand_written_gradients_are_those_of_autograd() -> None:
     pairs = [
         (rotate(heads, cos, sin), plain_turn),
         (rms_norm(heads, weight, 1e-5, torch.float64), plain_norm),
+        (gated_silu(heads, up), torch.nn.functional.silu(heads) * up),
     ]
     for ours, plain in pairs:
         upstream = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)  # the norm computes in float32
-        leaves = [heads, weight]
+        leaves = [heads, weight, up]
         got = torch.autograd.grad(ours, leaves, upstream, allow_unused=True)
         wanted = torch.autograd.grad(plain, leaves, upstream, allow_unused=True)
         for one, other in zip(got, wanted, strict=True):

@@ -15,6 +15,7 @@ from tuition.core.errors import SettingsError
 from tuition.core.units import format_bytes
 from tuition.model.adapter import AdapterSettings
 from tuition.model.adapter_folder import save_adapter
+from tuition.model.check import check_unchanged
 from tuition.model.decoder import Decoder
 from tuition.model.derived import save_derived
 from tuition.model.folder import ModelFolder, open_model
@@ -146,6 +147,8 @@ def open_base(settings: BaseSettings, registry: Registry) -> Base:
     else:
         wants(found.kind == "model", "from", name, "a model; merge the adapter first: tuition models merge")
         folder, digest = open_model(found.path), found.digest
+        if not found.owned:
+            check_unchanged(folder, digest)
     adapter = _adapter(settings, folder)
     if adapter is not None and found is None:
         wanted = "a registered model, beside which the adapter can be used: tuition models add NAME PATH"
