@@ -133,6 +133,10 @@ def run(argv: list[str]) -> int:
     return 0 if result.status == "finished" else 130
 
 
+OF_EXAMPLES = ("form", "prompt_field", "completion_field", "messages_field")
+"""Data settings that say that the files hold examples."""
+
+
 def chosen_recipe(argv: Sequence[str]) -> Entry:
     """The recipe that is named on the command line, else in the settings file, else the one for these files:
     its options are parsed then.
@@ -153,11 +157,14 @@ def chosen_recipe(argv: Sequence[str]) -> Entry:
     from tuition.data.examples import kind_of_data
     from tuition.data.settings import ExampleSettings
 
-    paths = files_in(argv) or [Path(path) for path in table.get("data", {}).get("paths", [])]
-    if not paths:
+    in_file = table.get("data", {})
+    paths = files_in(argv) or [Path(path) for path in in_file.get("paths", [])]
+    words = {word.partition("=")[0].replace("-", "_") for word in argv}
+    if not paths or any(f"__data.{name}" in words or name in in_file for name in OF_EXAMPLES):
         return find_recipe("finetune")
-    data = ExampleSettings(paths=tuple(map(whole, paths)))
-    return find_recipe("finetune" if kind_of_data(data) == "examples" else "continue")
+    text_field = [str(in_file.get("field", "text")), *values_of("--data.field", argv)][-1]
+    kind = kind_of_data(ExampleSettings(paths=tuple(map(whole, paths))), text_field)
+    return find_recipe("finetune" if kind == "examples" else "continue")
 
 
 def values_of(option: str, argv: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from tuition.cli.machine import measured_for
 from tuition.cli.train import chosen_recipe, files_in, from_anywhere, values_of
-from tuition.core.errors import SettingsError
+from tuition.core.errors import DataError, SettingsError
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import ExampleSettings
 from tuition.runtime import speed
@@ -36,6 +36,23 @@ def test_the_recipe_follows_from_the_files(files: tuple[Path, Path], words: str)
     examples, text = files
     assert chosen_recipe(words.format(file=examples).split()).name == "finetune"
     assert chosen_recipe(words.format(file=text).split()).name == "continue"
+
+
+def test_columns_that_are_named_choose_too(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """A file of no known form holds examples where its fields are named as such, and text where that is."""
+    faq = tmp_path / "faq.csv"
+    faq.write_text("question,answer\n2 + 2,4\n")
+    words = ["--from", "base", str(faq)]
+    with pytest.raises(DataError, match=r"--data\.prompt-field question --data\.completion-field answer"):
+        chosen_recipe(words)
+    named = ["--data.prompt-field", "question", "--data.completion_field=answer"]
+    assert chosen_recipe([*words, *named]).name == "finetune"
+    assert chosen_recipe([*words, "--data.field", "answer"]).name == "continue"
+    table = tmp_path / "run.toml"
+    table.write_text(f'base = "tiny"\n[data]\npaths = ["{faq}"]\nfield = "question"\n')
+    assert chosen_recipe(["--settings", str(table)]).name == "continue"
+    table.write_text(f'base = "tiny"\n[data]\npaths = ["{faq}"]\nprompt_field = "question"\n')
+    assert chosen_recipe(["--settings", str(table)]).name == "finetune"
 
 
 def test_a_recipe_that_is_named_is_taken(files: tuple[Path, Path]) -> None:
