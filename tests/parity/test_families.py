@@ -89,6 +89,8 @@ ROTATED_APART = {"rope_parameters": {
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}}  # fmt: skip
 FACTORS = {"embedding_multiplier": 12.0, "logits_scaling": 0.3, "residual_multiplier": 0.22,
            "attention_multiplier": 0.2}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 48,
+            "short_factor": [1.0, 1.2, 1.5, 3.0], "long_factor": [2.0, 3.0, 5.0, 9.0]}  # fmt: skip
 GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 CASES |= {
     "smollm3": ("smollm3", {"num_hidden_layers": 5}),
@@ -103,6 +105,10 @@ CASES |= {
         "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
     "phi3-uneven-part": ("phi3", {"head_dim": 24, "tie_word_embeddings": True, "rope_parameters": {
         "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.76}}),
+    "phi3-longrope": ("phi3", {"original_max_position_embeddings": 48, "rope_parameters": LONGROPE}),
+    "phi3-longrope-part": ("phi3", {
+        "hidden_size": 64, "original_max_position_embeddings": 48,
+        "rope_parameters": {**LONGROPE, "partial_rotary_factor": 0.5, "attention_factor": 1.2}}),
     "granite": ("granite", FACTORS),
     "granite-biases": ("granite", {**FACTORS, "attention_bias": True, "mlp_bias": True,
                                    "tie_word_embeddings": True, **rope(LLAMA3)}),

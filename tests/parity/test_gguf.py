@@ -112,6 +112,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "smollm3": {"num_layers": 5, "unrotated_layers": (3,)},
     "olmo2": {"norm_place": "after", "qk_norm": True, "qk_norm_span": "all heads"},
     "phi3": {"rope": RopeShape(rotary_dim=8)},
+    "phi3-longrope": {"context_length": 48, "rope": RopeShape(
+        kind="longrope", factor=4.0, original_context=48, full_context=192, attention_factor=1.5,
+        short_factors=(1.0, 1.5, 2.0, 1.25, 1.0, 3.0, 2.0, 4.0), long_factors=(1.0,) * 4 + (8.0,) * 4)},
     "granite": {"embedding_scale": 12.0, "residual_scale": 0.25, "logit_divisor": 8.0,
                 "attention_scale": 0.125, "qkv_bias": True, "output_bias": True},
     "gemma3": {"num_layers": 7, "norm_offset": 1.0, "norm_place": "both", "qk_norm": True, "head_dim": 32,
@@ -181,7 +184,14 @@ def test_what_llama_cpp_would_compute_differently_is_not_written(
 ) -> None:
     window = replace(SHAPE, sliding_window=8, window_layers=(0, 1))
     exact = replace(SHAPE, rope=RopeShape(kind="yarn", factor=4.0, original_context=16, truncate=False))
-    for number, shape in enumerate((window, exact)):
+    families = (
+        {"norm_place": "after", "qk_norm": True, "qk_norm_span": "all heads", "head_dim": 32},
+        {"num_layers": 5, "unrotated_layers": (2,)},
+        {**VARIANTS["phi3"], "sliding_window": 9, "window_layers": (0, 1)},
+        {**VARIANTS["gemma3"], "window_layers": (0, 5)},
+        {**VARIANTS["gemma3"], "attention_scale": 16**-0.5},
+    )
+    for number, shape in enumerate((window, exact, *(replace(SHAPE, **changes) for changes in families))):
         source = saved(tmp_path / str(number), shape, tokenizer)
         with pytest.raises(ModelError, match="cannot write"):
             export_gguf(source, tmp_path / "model.gguf", "f32")

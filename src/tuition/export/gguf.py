@@ -25,6 +25,7 @@ from tuition.export.gguf_metadata import shape_metadata, tokenizer_metadata
 from tuition.model.families import Family
 from tuition.model.folder import ModelFolder
 from tuition.model.gguf_model import permute
+from tuition.model.gguf_shape import FREQUENCY_FACTORS, LONGROPE_FACTORS
 from tuition.model.rope import plain_frequencies, rope_frequencies
 from tuition.spec.counts import num_parameters
 from tuition.spec.shape import ModelShape
@@ -113,15 +114,15 @@ def _write(
     writer = GGUFWriter(path, family.gguf_architecture)
     try:
         _add_metadata(writer, metadata)
-        factors = _frequency_factors(shape)
-        if factors is not None:
-            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+        tables = _frequency_factors(shape)
+        for name, factors in tables.items():
+            writer.add_tensor_info(name, factors.shape, factors.dtype, factors.nbytes)
         for name, one in stored.items():
             _add_tensor_info(writer, name, one.shape, types[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if factors is not None:
+        for factors in tables.values():
             writer.write_tensor_data(factors)
         squared_error = squared = 0.0
         with progress.task("write", total=num_parameters(shape), unit="weights") as task:
@@ -181,12 +182,15 @@ def _add_tensor_info(
     writer.add_tensor_info(name, size, np.dtype(np.float32), num_bytes, raw_dtype=kind)
 
 
-def _frequency_factors(shape: ModelShape) -> np.ndarray | None:
-    """How much slower each pair turns than plain rotary positions: the table that llama.cpp divides by."""
+def _frequency_factors(shape: ModelShape) -> dict[str, np.ndarray]:
+    """How much slower each pair turns than plain rotary positions: the tables that llama.cpp divides by."""
+    if shape.rope.kind == "longrope":
+        return {name: np.array(getattr(shape.rope, field), np.float32)
+                for field, name in LONGROPE_FACTORS.items()}  # fmt: skip
     if shape.rope.kind != "llama3":
-        return None
+        return {}
     stretched, _ = rope_frequencies(shape.rope, shape.head_dim)
-    return plain_frequencies(shape.rope.theta, shape.head_dim) / stretched
+    return {FREQUENCY_FACTORS: plain_frequencies(shape.rope.theta, shape.head_dim) / stretched}
 
 
 def _add_metadata(writer: GGUFWriter, metadata: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import tokenizers
 from tuition.core.errors import ModelError
 from tuition.model.families import Family
 from tuition.model.gguf_shape import FACTOR_KEYS, LLAMA3_KEYS, PATTERN, UNROTATED_STEP, fixed_scale
-from tuition.model.rope import yarn_attention_factor
+from tuition.model.rope import longrope_attention_factor, yarn_attention_factor
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.pretokenizers import PRE_TOKENIZERS
 from tuition.tokenizer.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def shape_metadata(shape: ModelShape, family: Family) -> dict[str, Any]:
     _refuse_other_computation(shape, family)
     keys: dict[str, Any] = {
         "block_count": shape.num_layers,
-        "context_length": shape.context_length,
+        "context_length": shape.rope.full_context or shape.context_length,
         "embedding_length": shape.hidden_size,
         "feed_forward_length": shape.mlp_size,
         "attention.head_count": shape.num_heads,
@@ -84,6 +84,8 @@ def _refuse_other_computation(shape: ModelShape, family: Family) -> None:
         raise _refused("stretched positions of layers with windows", "llama.cpp has none")
     if family.attention_scale == "query_pre_attn_scalar" and shape.attention_scale != fixed_scale(shape):
         raise _refused("this query_pre_attn_scalar", f"llama.cpp takes that of the heads, {shape.head_dim}")
+    if architecture in ("olmo2", "phi3") and shape.query_size != shape.hidden_size:
+        raise _refused("heads of this width", f"llama.cpp wants {shape.hidden_size} for all of them")
     if shape.rope.kind == "llama3" and architecture not in ("llama", "granite", "smollm3"):
         raise _refused("llama3 rotary positions", f"llama.cpp has none for {architecture}")
     if shape.rope.kind == "yarn" and not shape.rope.truncate:
@@ -94,6 +96,11 @@ def _refuse_other_computation(shape: ModelShape, family: Family) -> None:
 
 def _rope_keys(shape: ModelShape) -> dict[str, Any]:
     rope = shape.rope
+    if rope.kind == "longrope":
+        return {
+            "rope.scaling.original_context_length": rope.original_context,
+            "rope.scaling.attn_factor": longrope_attention_factor(rope),
+        }
     if rope.kind not in ("linear", "yarn"):
         return {}
     keys: dict[str, Any] = {"rope.scaling.type": rope.kind, "rope.scaling.factor": float(rope.factor)}

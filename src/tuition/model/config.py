@@ -71,14 +71,17 @@ def shape_from_config(table: Mapping[str, Any], path: Path) -> tuple[Family, Mod
     attention_bias = family.biases == "attention_bias" and fields.flag("attention_bias", False)
     window, window_layers = read_windows(fields, family, num_layers)
     sizes = _sizes(config)
+    rope = _rope(fields, family, context_length, sizes["head_dim"])
     told: dict[str, Any] = {
         "num_layers": num_layers,
-        "context_length": context_length,
+        "context_length": min(context_length, rope.original_context) if rope.long_factors else context_length,
         "vocab_size": fields.count("vocab_size"),
         "tied_head": fields.flag("tie_word_embeddings", family.defaults.get("tie_word_embeddings", False)),
         "norm_eps": fields.positive(config.key("rms_norm_eps"), family.defaults.get("rms_norm_eps", 1e-6)),
-        "rope": _rope(fields, family, context_length, sizes["head_dim"]),
-        "local_rope": local_rope(fields, context_length) if family.windows == "pattern" else None,
+        "rope": rope,
+        "local_rope": local_rope(fields, context_length, sizes["head_dim"])
+        if family.windows == "pattern"
+        else None,
         "unrotated_layers": _unrotated(fields, num_layers) if family.unrotated else (),
         "qkv_bias": attention_bias,
         "output_bias": attention_bias,
@@ -117,9 +120,8 @@ def _rope(fields: Fields, family: Family, context_length: int, head_dim: int) ->
     if family.fixed.get("positions") == "learned":
         return RopeShape()
     rope = rope_from_config(
-        fields, context_length,
-        default_theta=family.defaults.get("rope_theta", 10_000.0),
-        head_dim=head_dim if family.partial_rotary else None,
+        fields, context_length, head_dim,
+        default_theta=family.defaults.get("rope_theta", 10_000.0), may_be_partial=family.partial_rotary,
     )  # fmt: skip
     if rope.kind not in family.rope_kinds:
         raise fields.fail("rope_scaling", f"null: {family.name} models stretch otherwise than by {rope.kind}")
@@ -190,7 +192,7 @@ def config_from_shape(shape: ModelShape, family: Family) -> dict[str, Any]:
         "intermediate_size": shape.mlp_size,
         "num_hidden_layers": shape.num_layers,
         "num_attention_heads": shape.num_heads,
-        "max_position_embeddings": shape.context_length,
+        "max_position_embeddings": shape.rope.full_context or shape.context_length,
         "rms_norm_eps": shape.norm_eps,
         "hidden_act": _WRITTEN_ACTIVATIONS[shape.activation, shape.gated_mlp],
     }

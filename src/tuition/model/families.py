@@ -128,7 +128,7 @@ FAMILIES: tuple[Family, ...] = (
         defaults={"max_position_embeddings": 4_096, "rms_norm_eps": 1e-5, "sliding_window": None},
         windows="every layer",
         partial_rotary=True,
-        rope_kinds=("none",),
+        rope_kinds=("none", "longrope"),
         layout=FOLDER.changed(
             {_HEAD + part: "model.layers.{}.self_attn.qkv_proj" for part in ("query", "key", "value")}
             | {f"layers.{{}}.mlp.{part}": "model.layers.{}.mlp.gate_up_proj" for part in ("gate", "up")}

@@ -11,7 +11,7 @@ import numpy as np
 from tuition.core.errors import ModelError, ShapeError
 from tuition.model.families import FAMILIES, Family, choose_family
 from tuition.model.gguf_file import GgufFile, GgufTensor
-from tuition.model.gguf_shape import FREQUENCY_FACTORS, read_shape
+from tuition.model.gguf_shape import FREQUENCY_FACTORS, LONGROPE_FACTORS, read_shape
 from tuition.model.names import GGUF, Layout, Place
 
 _JOINED = "blk.{}.attn_qkv"
@@ -84,7 +84,8 @@ class GgufModel:
 
     def _check_tensors(self, layout: Layout) -> None:
         found = dict(self.file.tensors)
-        found.pop(FREQUENCY_FACTORS, None)
+        for name in (FREQUENCY_FACTORS, *(LONGROPE_FACTORS.values() if self.shape.rope.long_factors else ())):
+            found.pop(name, None)
         for name, wanted in layout.stored(self.shape).items():
             entry = found.pop(name, None)
             if entry is None:

@@ -19,7 +19,8 @@ from tuition.model.rope import rope_frequencies
 from tuition.spec.shape import ModelShape, RopeShape
 
 FREQUENCY_FACTORS = "rope_freqs.weight"
-_LONGROPE_FACTORS = "rope_factors_long.weight"
+LONGROPE_FACTORS = {"short_factors": "rope_factors_short.weight", "long_factors": "rope_factors_long.weight"}
+"""Field of `RopeShape` -> tensor."""
 _LLAMA3_ORIGINAL_CONTEXT = 8_192
 LLAMA3_KEYS = {
     name: f"tuition.rope.{name}"
@@ -57,10 +58,6 @@ def read_shape(file: GgufFile, family: Family) -> ModelShape:
     table, tensors = source.table, file.tensors
     if table.table.get("expert_count") not in (None, 0):
         raise source.refused("is a mixture of experts", "dense models are supported so far")
-    if _LONGROPE_FACTORS in tensors:
-        raise source.refused(
-            "has rotary positions of kind longrope", "use a file of a model with a short context"
-        )
     embedding = tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise source.refused("has no token_embd.weight of two dimensions", "use the file of a whole model")
@@ -102,10 +99,13 @@ def _positions(source: _Source, shape: ModelShape) -> dict[str, Any]:
     turning = table.count("rope.dimension_count", shape.head_dim)
     if turning != shape.head_dim and not family.partial_rotary:
         raise table.fail("rope.dimension_count", f"the size of a head, {shape.head_dim}")
-    rope = _rope(table, shape.context_length)
+    is_longrope = LONGROPE_FACTORS["long_factors"] in source.file.tensors
+    rope = _longrope(source, shape, turning) if is_longrope else _rope(table, shape.context_length)
     if turning != shape.head_dim:
         rope = replace(rope, rotary_dim=turning)
     found: dict[str, Any] = {"rope": rope}
+    if is_longrope:
+        found["context_length"] = min(shape.context_length, rope.original_context)
     has_window = table.table.get("attention.sliding_window") not in (None, 0)
     if (
         has_window
@@ -155,6 +155,30 @@ def fixed_scale(shape: ModelShape) -> float | None:
     if shape.num_layers == _GEMMA3_27B_LAYERS and shape.hidden_size // shape.num_heads != shape.head_dim:
         return (shape.hidden_size // shape.num_heads) ** -0.5
     return None
+
+
+def _longrope(source: _Source, shape: ModelShape, turning: int) -> RopeShape:
+    """The factors of short and long sequences, which the file holds as tensors."""
+    table, file = source.table, source.file
+    if "longrope" not in source.family.rope_kinds:
+        raise source.refused("has rotary positions of kind longrope, unknown in this architecture")
+    factors: dict[str, tuple[float, ...]] = {}
+    for field, name in LONGROPE_FACTORS.items():
+        entry = file.tensors.get(name)
+        if entry is None or entry.type.name != "F32" or entry.shape != (turning // 2,):
+            raise source.refused(f"{name} does not fit the model")
+        values = file.rows(name).view(np.float32)[0]
+        if not (np.isfinite(values).all() and (values > 0).all()):
+            raise source.refused(f"{name} holds what is no factor")
+        factors[field] = tuple(values.tolist())
+    original = table.count("rope.scaling.original_context_length", shape.context_length)
+    return RopeShape(
+        theta=table.positive("rope.freq_base", _DEFAULT_THETA), kind="longrope",
+        factor=shape.context_length / original, original_context=original,
+        full_context=shape.context_length,
+        attention_factor=table.positive("rope.scaling.attn_factor", 1.0),
+        short_factors=factors["short_factors"], long_factors=factors["long_factors"],
+    )  # fmt: skip
 
 
 def _llama3_rope(source: _Source, shape: ModelShape) -> RopeShape:

@@ -1,7 +1,8 @@
 """Rotary positions: how fast each pair of dimensions turns, plain or stretched to a longer context. No torch.
 
 Sources: RoFormer, arXiv:2104.09864; linear: arXiv:2306.15595; llama3: the Llama 3.1 release, `scale_freqs`;
-yarn: arXiv:2309.00071. Halves are split as in Llama checkpoints: dimension i turns with i + head_dim / 2.
+yarn: arXiv:2309.00071; longrope: arXiv:2402.13753. Halves are split as in Llama checkpoints: dimension i
+turns with i + head_dim / 2.
 """
 
 import math
@@ -15,6 +16,9 @@ def rope_frequencies(rope: RopeShape, head_dim: int) -> tuple[np.ndarray, float]
     """Radians per position of each pair that turns, (rotary_dim / 2,) float32, and the factor on cos and
     sin."""
     dim = rope.rotary_dim or head_dim
+    if rope.kind == "longrope":
+        slower = np.array(rope.short_factors, np.float32)
+        return np.float32(1) / (slower * _wavelengths(rope.theta, dim)), longrope_attention_factor(rope)
     plain = plain_frequencies(rope.theta, dim)
     if rope.kind == "linear":
         return plain / rope.factor, 1.0
@@ -28,8 +32,13 @@ def rope_frequencies(rope: RopeShape, head_dim: int) -> tuple[np.ndarray, float]
 def plain_frequencies(theta: float, dim: int) -> np.ndarray:
     """Frequencies without any stretch. The powers are rounded from float64: float32's own are not the same on
     every processor, and far positions multiply the difference."""
+    return np.float32(1) / _wavelengths(theta, dim)
+
+
+def _wavelengths(theta: float, dim: int) -> np.ndarray:
+    """Positions per radian of each pair."""
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    return np.float32(1) / np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
+    return np.power(np.float64(theta), exponents.astype(np.float64)).astype(np.float32)
 
 
 def _llama3(plain: np.ndarray, rope: RopeShape) -> np.ndarray:
@@ -72,6 +81,15 @@ def yarn_attention_factor(rope: RopeShape) -> float:
     if rope.mscale and rope.mscale_all_dim:
         return scale(rope.mscale) / scale(rope.mscale_all_dim)
     return scale(1.0)
+
+
+def longrope_attention_factor(rope: RopeShape) -> float:
+    """What longrope multiplies cos and sin by."""
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    return (
+        1.0 if rope.factor <= 1.0 else math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_context))
+    )
 
 
 def angle_table(rope: RopeShape, head_dim: int, num_positions: int) -> tuple[np.ndarray, np.ndarray]:

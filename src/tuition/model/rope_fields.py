@@ -14,18 +14,17 @@ from tuition.model.fields import Fields
 from tuition.spec.shape import RopeKind, RopeShape
 
 _KINDS: dict[str | None, RopeKind] = {
-    None: "none",
-    "default": "none",
-    "linear": "linear",
-    "llama3": "llama3",
-    "yarn": "yarn",
-}
+    None: "none", "default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn",
+    "longrope": "longrope", "su": "longrope",
+}  # fmt: skip
 _KNOWN_KEYS: dict[RopeKind, set[str]] = {
     "none": set(),
     "linear": {"factor"},
     "llama3": {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"},
     "yarn": {"factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow",
              "mscale", "mscale_all_dim", "truncate", "finetuned"},
+    "longrope": {"factor", "original_max_position_embeddings", "attention_factor", "short_factor",
+                 "long_factor"},
 }  # fmt: skip
 _COMMON_KEYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _DEFAULT_THETA = 10_000.0
@@ -33,11 +32,12 @@ _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 
 def rope_from_config(
-    config: Fields, context_length: int, *, default_theta: float = _DEFAULT_THETA, head_dim: int | None = None
-) -> RopeShape:
+    config: Fields, context_length: int, head_dim: int, *,
+    default_theta: float = _DEFAULT_THETA, may_be_partial: bool = False,
+) -> RopeShape:  # fmt: skip
     """Rotary settings of a config; of its full layers, where it has others beside them.
 
-    `head_dim`: given where a part of a head may turn alone. Raises:
+    `may_be_partial`: whether the first dimensions of a head may turn alone. Raises:
     ModelError for kinds and parameters that would have to be ignored.
     """
     table = config.table.get("rope_scaling") or config.table.get("rope_parameters") or {}
@@ -46,21 +46,25 @@ def rope_from_config(
     if not isinstance(table, dict):
         raise config.fail("rope_parameters", "an object")
     theta = config.positive("rope_theta", default_theta)
-    return _rope(config, table, theta, context_length, head_dim)
+    sizes = (context_length, head_dim, head_dim if may_be_partial else None)
+    return _rope(config, table, theta, sizes)
 
 
-def local_rope(config: Fields, context_length: int) -> RopeShape:
+def local_rope(config: Fields, context_length: int, head_dim: int) -> RopeShape:
     """Rotary settings of the layers with windows. Raises: as `rope_from_config`."""
     table = config.table.get("rope_parameters") or {}
     table = table.get(_LOCAL) or {} if isinstance(table, dict) else table
     if not isinstance(table, dict):
         raise config.fail("rope_parameters", f"an object with {_FULL} and {_LOCAL}")
-    return _rope(config, table, config.positive("rope_local_base_freq", _DEFAULT_THETA), context_length, None)
+    theta = config.positive("rope_local_base_freq", _DEFAULT_THETA)
+    return _rope(config, table, theta, (context_length, head_dim, None))
 
 
 def _rope(
-    config: Fields, table: dict[str, Any], theta: float, context_length: int, head_dim: int | None
+    config: Fields, table: dict[str, Any], theta: float, sizes: tuple[int, int, int | None]
 ) -> RopeShape:
+    """`sizes`: context length, head_dim, and head_dim again where a part of it may turn alone."""
+    context_length, whole_head, head_dim = sizes
     rope = Fields(config.path, table)
     kind = rope.table.get("rope_type", rope.table.get("type"))
     if not isinstance(kind, (str, type(None))) or kind not in _KINDS:
@@ -88,6 +92,13 @@ def _rope(
             raise rope.fail("high_freq_factor", f"a number above low_freq_factor ({low})")
         return replace(shape, factor=rope.positive("factor"), original_context=original,
                        low_freq_factor=low, high_freq_factor=high)  # fmt: skip
+    if name == "longrope":
+        pairs = (shape.rotary_dim or whole_head) // 2
+        return replace(shape, factor=rope.positive("factor", context_length / original),
+                       original_context=original, full_context=context_length,
+                       attention_factor=rope.optional_positive("attention_factor"),
+                       short_factors=_factors(rope, "short_factor", pairs),
+                       long_factors=_factors(rope, "long_factor", pairs))  # fmt: skip
     if shape.theta == 1.0:
         raise config.fail("rope_theta", "a number other than 1 for yarn")
     return replace(
@@ -101,6 +112,14 @@ def _rope(
         mscale_all_dim=rope.optional_positive("mscale_all_dim"),
         truncate=rope.flag("truncate", True),
     )
+
+
+def _factors(rope: Fields, key: str, count: int) -> tuple[float, ...]:
+    """One number above 0 for each pair of dimensions that turns."""
+    found = rope.table.get(key)
+    if not isinstance(found, list) or len(found) != count:
+        raise rope.fail(key, f"a list of {count} numbers")
+    return tuple(Fields(rope.path, {key: one}).positive(key) for one in found)
 
 
 def _turning(rope: Fields, config: Fields, head_dim: int | None) -> int | None:
@@ -138,6 +157,8 @@ def _both_spellings(rope: RopeShape) -> dict[str, Any]:
     if rope.kind == "none":
         plain = {"rope_type": "default", "rope_theta": rope.theta}
         return {"rope_theta": rope.theta, "rope_scaling": None, "rope_parameters": plain}
+    if rope.kind == "longrope":
+        return _longrope_to_config(rope)
     scaling: dict[str, Any] = {"rope_type": rope.kind, "factor": rope.factor}
     if rope.kind in ("llama3", "yarn"):
         scaling["original_max_position_embeddings"] = rope.original_context
@@ -152,6 +173,22 @@ def _both_spellings(rope: RopeShape) -> dict[str, Any]:
             scaling["truncate"] = False
     together = {**scaling, "rope_theta": rope.theta}
     return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": together}
+
+
+def _longrope_to_config(rope: RopeShape) -> dict[str, Any]:
+    """Old readers of Phi-3 take no other key beside the kind and the two lists."""
+    scaling: dict[str, Any] = {
+        "type": "longrope",
+        "short_factor": list(rope.short_factors),
+        "long_factor": list(rope.long_factors),
+    }
+    if rope.factor != rope.full_context / rope.original_context:
+        scaling["factor"] = rope.factor
+    if rope.attention_factor is not None:
+        scaling["attention_factor"] = rope.attention_factor
+    original = {"original_max_position_embeddings": rope.original_context}
+    together = {**scaling, **original, "rope_type": "longrope", "rope_theta": rope.theta}
+    return {"rope_theta": rope.theta, "rope_scaling": scaling, "rope_parameters": together, **original}
 
 
 def _refusal(path: Path, what: str, why: str) -> ModelError:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tuition.core.errors import ShapeError
 
-RopeKind = Literal["none", "linear", "llama3", "yarn"]
+RopeKind = Literal["none", "linear", "llama3", "yarn", "longrope"]
 NormKind = Literal["rms", "layer"]
 NormPlace = Literal["before", "after", "both"]
 QkNormSpan = Literal["head", "all heads"]
@@ -25,7 +25,7 @@ class RopeShape:
     factor: float = 1.0
     """How many times the original context the stretched one is."""
     original_context: int = 0
-    """Context of pretraining, tokens; used by llama3 and yarn."""
+    """Context of pretraining, tokens; used by llama3, yarn and longrope."""
     low_freq_factor: float = 1.0
     """llama3 only."""
     high_freq_factor: float = 4.0
@@ -35,11 +35,18 @@ class RopeShape:
     beta_slow: float = 1.0
     """yarn only."""
     attention_factor: float | None = None
-    """yarn only: multiplies cos and sin; None: 0.1 ln(factor) + 1, or as mscale and mscale_all_dim say."""
+    """yarn and longrope: multiplies cos and sin; None: as their papers (or mscale, mscale_all_dim) say."""
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
     """yarn only: round the bounds of the ramp to whole dimensions."""
+    short_factors: tuple[float, ...] = ()
+    """longrope only: how much slower each pair turns in sequences up to original_context."""
+    long_factors: tuple[float, ...] = ()
+    """longrope only: the same in longer ones. Kept for files, and not computed: keys that are cached already
+    would have to turn again when a sequence grows longer than original_context."""
+    full_context: int = 0
+    """longrope only: the longest context with long_factors."""
     rotary_dim: int | None = None
     """How many dimensions of a head turn, the first ones; None: all of them."""
 

@@ -109,9 +109,16 @@ def shapes_of_families(draw: st.DrawFn) -> tuple[Family, ModelShape]:
         told["local_rope"] = draw(plain)
     if family.unrotated:
         told["unrotated_layers"] = some
-    rope = RopeShape() if hidden else draw(plain if family.rope_kinds == ("none",) else ropes)
+    rope = RopeShape() if hidden else draw(ropes if "linear" in family.rope_kinds else plain)
     if family.partial_rotary and draw(st.booleans()) and head_dim > 2:
         rope = replace(rope, rotary_dim=2 * draw(st.integers(1, head_dim // 2 - 1)))
+    if "longrope" in family.rope_kinds and draw(st.booleans()):
+        count = (rope.rotary_dim or head_dim) // 2
+        factors = st.lists(positive, min_size=count, max_size=count).map(tuple)
+        rope = replace(rope, kind="longrope", original_context=90, full_context=360,
+                       short_factors=draw(factors), long_factors=draw(factors),
+                       factor=draw(st.sampled_from([4.0, 3.0])),
+                       attention_factor=draw(st.none() | positive))  # fmt: skip
     told |= dict(
         vocab_size=50, hidden_size=heads * head_dim, num_layers=num_layers, num_heads=heads,
         num_kv_heads=heads if hidden else 1, head_dim=head_dim, mlp_size=70, context_length=90, rope=rope,
