@@ -174,6 +174,19 @@ def test_float32_is_the_torch_decoder(name: str) -> None:
         np.testing.assert_allclose(alone(decoder, packed, tokens, isa)[0], want, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["every feature", "gemma3", "gpt2"])
+def test_activations_of_any_size_are_those_of_torch(name: str, isa: str) -> None:
+    """SiLU and GELU go to 0 on one side, where e^-x goes beyond float32."""
+    decoder = make_decoder(SHAPES[name])
+    inner = [layer.mlp.up if layer.mlp.gate is None else layer.mlp.gate for layer in decoder.layers]
+    for matrix in inner:
+        matrix.weight *= torch.logspace(0, 3, len(matrix.weight))[:, None]  # sums up to some thousand
+    tokens = draw_tokens(decoder.shape, 1, 40)
+    got, want = alone(decoder, pack(decoder, "float32"), tokens, isa)[0], torch_logits(decoder, tokens[0])
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-4 * np.abs(want).max())
+
+
 @pytest.mark.parametrize(("format", "bound"), [("float32", 1e-4), ("bf16", 2e-2), ("int8", 6e-2)])
 @pytest.mark.parametrize("head_dim", [2, 8, 20, 24])
 def test_heads_of_any_even_size_are_filled_up(head_dim: int, format: str, bound: float) -> None:

@@ -17,8 +17,8 @@ inline F16 with_bias(const Product& p, int row, int64_t block, F16 value) {
 // 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) is x / (1 + e^-steep(x)).
 inline F16 steep(F16 x) { return x * (fill(1.5957691216057308f) + fill(0.07135481627260025f) * x * x); }
 
-// 1 / (1 + e^-x), kept finite.
-inline F16 sigmoid(F16 x) { return reciprocal(fill(1.0f) + exp(fill(0) - max(x, fill(-88.0f)))); }
+// 1 / (1 + e^-x). Beyond e^87 `reciprocal` has no guess to begin with.
+inline F16 sigmoid(F16 x) { return reciprocal(fill(1.0f) + exp(fill(0) - max(x, fill(-87.0f)))); }
 
 inline void finish(const Product& p, int row, int64_t block, F16 value) {
     float* at = p.out + row * p.out_stride + block * kBlockRows;
