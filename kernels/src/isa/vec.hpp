@@ -322,8 +322,8 @@ inline F16 exp(F16 x) {
     return p * power_of_two(n);
 }
 
-// 1 / x for 1 <= x <= 8e37 by Newton's method from a guess in the exponent: a fifth of the time of a division, the
-// same bits wherever sums are fused, relative error below 1e-7.
+// 1 / x for 1 <= x <= 8e37 by Newton's method from a guess in the exponent: a fifth of the time of a
+// division, the same bits wherever sums are fused, relative error below 1e-7.
 inline F16 reciprocal(F16 x) {
     F16 y = as_float(fill_int(0x7ef311c7) - bits(x));
     for (int i = 0; i < 3; ++i) y = fma(y, fma(fill(0) - x, y, fill(1.0f)), y);
