@@ -162,6 +162,11 @@ class ChatTemplate:
         }
         with self._lock:
             reply = self._ask(job)
+            if reply.get("error") == "failed" and any(message.get("tool_calls") for message in checked):
+                # Some templates join the arguments of a call to other text, as DeepSeek's do.
+                as_text = variables | {"messages": [_with_text_arguments(message) for message in checked]}
+                again = self._ask(job | {"variables": as_text})
+                reply = again if "texts" in again else reply
         if "texts" in reply:
             return reply["texts"]
         raise self._error(reply)
@@ -260,6 +265,10 @@ class GuardedChat:
             )
         return self._cut(head)
 
+    def cut_reply(self, text: str) -> list[Span]:
+        """A text that the assistant says, cut at the tokens that it may write."""
+        return self._cut(self._reply_marks.in_text(text))
+
     def _cut(self, text: str) -> list[Span]:
         spans, end = [], 0
         for match in self._marks.matches(text):
@@ -322,6 +331,15 @@ def _check_calls(field: str, calls: Any) -> list[dict[str, Any]]:
                 raise RequestError(f"{place}.function.arguments", "is not valid JSON") from None
         checked.append({**call, "function": {**function, "arguments": arguments}})
     return checked
+
+
+def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"],
+                                                                          ensure_ascii=False)}}
+        for call in message.get("tool_calls") or ()
+    ]  # fmt: skip
+    return {**message, "tool_calls": calls} if calls else dict(message)
 
 
 def _part_text(field: str, part: Any) -> str:

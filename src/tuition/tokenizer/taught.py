@@ -23,6 +23,7 @@ from tuition.tokenizer.chat import REPLY_TOKENS, GuardedChat, Span
 from tuition.tokenizer.tokenizer import Tokenizer
 
 _THINKING = re.compile("|".join(map(re.escape, REPLY_TOKENS)))
+_OPENED, _CLOSED = "<think>", "</think>"
 _SHOWN = 40
 """Characters of a text in a message."""
 
@@ -65,7 +66,7 @@ def taught_conversation(
 
     One sequence, unless the template shows an earlier reply otherwise than it was generated, as those do
     that leave out earlier thinking: then each such reply has a sequence of its own. Messages after the last
-    reply are left out. A reply whose `weight` is 0, as in OpenAI's files, is not taught; later ones see it.
+    reply are left out; a first message of the assistant answers nothing and is not taught. A reply whose `weight` is 0, as in OpenAI's files, is not taught; later ones see it.
     `now`: the time that the template may write.
     Raises: ModelError if the template cannot be masked exactly, RequestError if it refuses the messages or
     does not show a part of what the assistant says.
@@ -74,10 +75,10 @@ def taught_conversation(
     weights = [message.get("weight", 1) for message in messages]
     shown = [{name: value for name, value in each.items() if name != "weight"} for each in messages]
     chat = tokenizer.guarded_chat(shown, variables, now or datetime.now())
-    replies = [index for index, message in enumerate(chat.messages)
-               if message["role"] == "assistant" and weights[index] != 0]  # fmt: skip
+    replies = [place for place, message in enumerate(chat.messages)
+               if place and message["role"] == "assistant" and weights[place] != 0]  # fmt: skip
     if not replies:
-        raise RequestError("messages", "has no message of the assistant that is taught")
+        raise RequestError("messages", "holds no reply that is taught, after a message that it answers")
     try:
         return _sequences(_turns(tokenizer, chat, replies, tools or ()))
     except _NotExactError as error:
@@ -129,11 +130,48 @@ def _turn(
     rest = _after(prompt, whole)
     if rest is None and chat.messages[index - 1]["role"] != "assistant":
         rest = _after_same_header(tokenizer, prompt, whole)
-    if rest is None:
+    reply = None if rest is None else _to_end(tokenizer, prompt, rest, index)
+    if (reply is None or _CLOSED not in _text(reply)) and _CLOSED in (chat.messages[index]["content"] or ""):
+        reply = _with_thinking(tokenizer, chat, index, prompt, whole)
+    if reply is None:
         raise _NotExactError(index, _difference(prompt, whole))
-    reply = _to_end(tokenizer, prompt, rest, index)
     _check_shown(chat.messages[index], _text(reply), f"messages[{index}]")
     return _Turn(tokenizer.encode_spans(prompt), _reply_ids(tokenizer, prompt, reply))
+
+
+def _with_thinking(
+    tokenizer: Tokenizer, chat: GuardedChat, index: int, prompt: list[Span], whole: list[Span]
+) -> list[Span] | None:
+    """A reply whose thinking the template leaves out in every turn, as DeepSeek-R1's does, or opens in the
+    prompt: what is generated is the message's own text. None where the template shows other text."""
+    content = chat.messages[index]["content"]
+    thinking, _, answer = content.rpartition(_CLOSED)
+    header, is_opened = _without_opening(prompt)
+    rest = _after(header, whole) or _after_same_header(tokenizer, header, whole)
+    if rest is None:
+        return None
+    shown = _to_end(tokenizer, header, rest, index)
+    if _text(shown[:-1]).strip() != answer.strip():
+        return None
+    if is_opened and thinking.lstrip().startswith(_OPENED):
+        thinking = thinking.lstrip().removeprefix(_OPENED).lstrip("\n")
+    if _text(shown[:-1]) != answer:
+        answer = answer.rstrip()
+    return [*chat.cut_reply(f"{thinking}{_CLOSED}{answer}"), shown[-1]]
+
+
+def _without_opening(prompt: list[Span]) -> tuple[list[Span], bool]:
+    """The prompt without a `<think>` at its end, and whether there was one."""
+    text = _text(prompt)
+    if not text.rstrip().endswith(_OPENED):
+        return prompt, False
+    kept = len(text.rstrip()) - len(_OPENED)
+    header: list[Span] = []
+    for span in prompt:
+        if kept > 0:
+            header.append(Span(span.text[:kept], span.is_token))
+        kept -= len(span.text)
+    return header, True
 
 
 def _after(prompt: list[Span], whole: list[Span]) -> list[Span] | None:
@@ -170,10 +208,12 @@ def _difference(prompt: list[Span], whole: list[Span]) -> str:
     pairs = zip_longest(wanted, got)
     same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(wanted))
     begin = max(0, same - _SHOWN // 2)
+    _, is_opened = _without_opening(prompt)
+    hint = f"; write the thinking into the reply, as {_OPENED}...{_CLOSED}" if is_opened else ""
     return (
         "the model's chat template does not write the reply after its own prompt, so it cannot be taught as "
         f"it would be generated: the prompt has {wanted[begin : begin + _SHOWN]!r} where the conversation "
-        f"with the reply has {got[begin : begin + _SHOWN]!r}"
+        f"with the reply has {got[begin : begin + _SHOWN]!r}{hint}"
     )
 
 

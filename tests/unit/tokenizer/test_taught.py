@@ -179,6 +179,48 @@ def test_a_reply_begins_after_what_the_prompt_has_written_of_it(trained: Tokeniz
     check_as_served(tokenizer, TALK, enable_thinking=False)
 
 
+DROPS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+    "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+)
+"""No turn shows its thinking, as in DeepSeek-R1's template."""
+OPENS = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+
+
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ()])
+def test_thinking_that_no_turn_shows_is_taught_as_it_is_generated(
+    trained: Tokenizer, tags: tuple[str, ...]
+) -> None:
+    thought = "<think>\nhm\n</think>\n\nHello."
+    messages = [user("hi"), assistant(thought), user("more"), assistant(thought)]
+    tokenizer = templated(trained, DROPS + PROMPT, *tags)
+    assert taught_text(tokenizer, taught_conversation(tokenizer, messages)) == [f"{thought}<|im_end|>"] * 2
+    check_as_served(tokenizer, messages)
+    opening = templated(trained, DROPS + OPENS, *tags)
+    rest = "hm\n</think>\n\nHello.<|im_end|>"
+    assert taught_text(opening, taught_conversation(opening, messages)) == [rest] * 2
+    check_as_served(opening, messages)
+    if tags:
+        (ids, _) = (s.ids[s.taught].tolist() for s in taught_conversation(opening, messages))
+        assert opening.token_id("</think>") in ids
+
+
+def test_a_first_message_of_the_assistant_is_read_and_not_taught(trained: Tokenizer) -> None:
+    tokenizer = templated(trained, TURNS + PROMPT)
+    messages = [assistant("Welcome!"), *TALK]
+    (runs,) = said(tokenizer, taught_conversation(tokenizer, messages))
+    assert [text for _, text in runs] == ["Hello.<|im_end|>", "Yes, more. <|im_end|>"]
+    assert "Welcome!" in runs[0][0]
+
+
+def test_arguments_are_text_where_a_template_joins_them_to_text(trained: Tokenizer) -> None:
+    joined = TOOLS.replace("{{ c.function | tojson }}", "{{ c.function.name + ' ' + c.function.arguments }}")
+    tokenizer = templated(trained, joined)
+    messages = [user("w"), assistant(None, tool_calls=[CALL])]
+    (text,) = taught_text(tokenizer, taught_conversation(tokenizer, messages))
+    assert text == '<tool_call>weather {"city": "Rome"}</tool_call><|im_end|>'
+
+
 LAST_ONLY = (
     "{% set ns = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"
     "{% set ns.system = m.content + ' ' %}{% elif m.role == 'user' %}<|im_start|>"
