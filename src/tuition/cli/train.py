@@ -15,6 +15,7 @@ from tuition.cli.machine import measured_for
 from tuition.core.errors import SettingsError
 from tuition.core.settings import read_table
 from tuition.core.workspace import Workspace, open_workspace
+from tuition.registry.hub_files import PREFIX as HUB
 from tuition.spec.settings import MachineSettings
 from tuition.train.recipes.table import RECIPES, Entry, find_recipe
 from tuition.train.settings import TrainSettings
@@ -234,7 +235,7 @@ def from_anywhere(own: Any) -> Any:
             changed[part.name] = whole(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], Path):
             changed[part.name] = tuple(map(whole, value))
-        elif part.name == "base" and value is not None and os.sep in value:
+        elif part.name == "base" and value and os.sep in value and not value.startswith(HUB):
             changed[part.name] = str(whole(Path(value)))
     return replace(own, **changed)
 

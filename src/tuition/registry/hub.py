@@ -66,7 +66,7 @@ def fetch(
             lineage=Lineage(source=model.source, files=dict(files)),
         )  # fmt: skip
         shutil.rmtree(folder)
-    progress.say(f"{version.reference} is registered")
+    progress.say(f"kept as {version.reference}")
     return version
 
 

@@ -66,7 +66,8 @@ def taught_conversation(
 
     One sequence, unless the template shows an earlier reply otherwise than it was generated, as those do
     that leave out earlier thinking: then each such reply has a sequence of its own. Messages after the last
-    reply are left out; a first message of the assistant answers nothing and is not taught. A reply whose `weight` is 0, as in OpenAI's files, is not taught; later ones see it.
+    reply are left out. A first message of the assistant answers nothing and is not taught; nor is a reply
+    whose `weight` is 0, as in OpenAI's files. Later replies see both.
     `now`: the time that the template may write.
     Raises: ModelError if the template cannot be masked exactly, RequestError if it refuses the messages or
     does not show a part of what the assistant says.

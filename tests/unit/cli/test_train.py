@@ -9,6 +9,7 @@ from tuition.cli.main import main
 from tuition.cli.train import from_anywhere, whole
 from tuition.data.settings import DataSettings
 from tuition.train.recipe import Recipe
+from tuition.train.recipes.finetune_settings import FinetuneSettings
 from tuition.train.recipes.pretrain_settings import PretrainSettings
 from tuition.train.settings import TrainSettings
 
@@ -128,3 +129,9 @@ def test_a_resumed_run_refuses_other_settings_with_both_values(
     capsys.readouterr()
     assert main(["train", "--resume", "tiny", "--batch-size", "7"]) != 0
     assert "--batch-size: got 7, wanted 2 as in tiny-" in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_is_no_path() -> None:
+    """`--from hf:ORG/NAME` has a separator and stays as it was written."""
+    assert from_anywhere(FinetuneSettings(base="hf:Org/Tiny")).base == "hf:Org/Tiny"
+    assert from_anywhere(FinetuneSettings(base="models/tiny")).base == str(Path("models/tiny").absolute())
