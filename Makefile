@@ -18,7 +18,7 @@ help:  ## list the targets
 
 setup: $(VENV)/.core  ## make .venv with all that tuition needs, and the native kernels if a compiler is there
 
-demo: $(VENV)/.core  ## teach a model from scratch, use it, and read its bill (about 6 minutes on 2 cores, set-up included)
+demo: $(VENV)/.core  ## teach a model from scratch, use it, and read its bill (about 8 minutes on 2 cores, set-up included)
 	@TUITION_HOME="$${TUITION_HOME:-$(CURDIR)/.demo}" $(BIN)/tuition demo
 
 clean-demo:  ## remove what `make demo` made (.demo); a workspace of your own (TUITION_HOME) is kept

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tuition.books.books import open_books
-from tuition.cli import demo_teach, demo_use
+from tuition.cli import demo_orders, demo_teach, demo_use
 from tuition.cli.main import main
 from tuition.cli.scribe import Scribe
 from tuition.core.progress import SilentProgress
@@ -44,6 +44,7 @@ def tuition(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(corpora, "shakespeare", lambda poems: plays(home.parent))
     monkeypatch.setattr(demo_teach, "demo_recipe", tiny_recipe)
     monkeypatch.setattr(demo_use, "use_pretrained", lambda *_: "")
+    monkeypatch.setattr(demo_orders, "teach_orders", lambda *_: "taught")  # its own test has a small base
 
     def run() -> tuple[int, str]:
         status = main(["demo", "--budget", BUDGET])
@@ -85,7 +86,7 @@ def test_every_step_really_works_behind_a_key(
     assert out.count("[receipt: ") == 1 + 4
     assert "inference changed nothing" in out
     assert "occur in the corpus" in out
-    bill = out.partition("4  Bill")[2].partition("Everything is in")[0].strip().splitlines()
+    bill = out.partition("5  Bill")[2].partition("Everything is in")[0].strip().splitlines()
     told = r"bard: taught for .*\$.*; 4 requests with .* tokens for .*\$.* as teaching after .* tokens"
     assert re.match(told, bill[1])
     assert len(bill) == 3, "a sentence for the model, one for the books"

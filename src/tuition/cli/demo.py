@@ -1,4 +1,4 @@
-"""`tuition demo`: teach a model, use it, use a pretrained one, read the bill.
+"""`tuition demo`: teach a model, use it, use a pretrained one and teach it examples, read the bill.
 
 Every step does what the other verbs do, through the same functions and a real server process. A second demo
 uses the model that the first one taught, and says so. The output of a demo that taught its model is kept in
@@ -20,11 +20,13 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.books.books import Books
     from tuition.cli.scribe import Scribe
+    from tuition.train.run import Host
 
-DESCRIPTION = """Teach a small model from scratch, use it, use a pretrained one, and read the bill.
+DESCRIPTION = """Teach a small model from scratch, use it, use a pretrained one, teach that one examples,
+and read the bill.
 
 Examples:
-  tuition demo                     about 6 minutes on 2 cores
+  tuition demo                     about 8 minutes on 2 cores
   tuition demo --budget 30s        a model that was taught too briefly to write well"""
 INTERRUPTED = 130
 DEFAULT_BUDGET = "4min"
@@ -36,7 +38,8 @@ class Demo(Common):
     """What `tuition demo` takes."""
 
     budget: str = DEFAULT_BUDGET
-    """Wall time of the training loop, with its unit."""
+    """Wall time of the training loop, with its unit; the examples are taught for a third of it, at most 75 s.
+    """
     machine: MachineSettings = field(default_factory=MachineSettings)
     """Values that you know for this machine and its price."""
 
@@ -48,6 +51,11 @@ class Demo(Common):
         """Whether poor samples end the demo."""
         return parse_duration_s(self.budget) >= parse_duration_s(DEFAULT_BUDGET)
 
+    @property
+    def own_budget(self) -> str:
+        """Wall time in which the pretrained model is taught."""
+        return f"{min(75.0, parse_duration_s(self.budget) / 3):.3f}s"
+
 
 def run(argv: list[str]) -> int:
     """0 only if every step worked; 130 after Ctrl-C, with the model so far saved and billed."""
@@ -57,6 +65,8 @@ def run(argv: list[str]) -> int:
     from tuition.cli.demo_use import use, use_pretrained
     from tuition.cli.scribe import Scribe
     from tuition.cli.terminal import open_progress
+    from tuition.core.progress import SilentProgress
+    from tuition.train.run import Host
 
     workspace = open_workspace(arguments.workspace).create()
     scribe = Scribe(open_progress(sys.stdout))
@@ -71,6 +81,10 @@ def run(argv: list[str]) -> int:
         try:
             use(taught.model, workspace, books, arguments.machine, scribe, strict=arguments.must_write_well)
             missing = use_pretrained(workspace, books, arguments.machine, scribe)
+            if not missing and not own_data(
+                Host(workspace, books, machine, SilentProgress()), scribe, arguments.own_budget
+            ):
+                return INTERRUPTED
             bill(books, scribe)
             ending(workspace, taught.model.name, scribe)
         finally:
@@ -81,13 +95,22 @@ def run(argv: list[str]) -> int:
     return 1 if missing else 0
 
 
+def own_data(host: "Host", scribe: "Scribe", budget: str) -> bool:
+    """Teach the pretrained model some mails with orders; False after Ctrl-C."""
+    from tuition.cli.demo_orders import OrdersPlan, teach_orders
+    from tuition.cli.demo_use import PRETRAINED
+
+    scribe.heading("4  Teach the pretrained model your own examples")
+    return teach_orders(host, scribe, OrdersPlan(PRETRAINED, budget)) is not None
+
+
 def bill(books: "Books", scribe: "Scribe") -> None:
     """One sentence for each model. Raises: TuitionError if the books do not agree with the meter."""
     from tuition.cli.demo_bill import statement_line
     from tuition.ledger.reconciliation import reconcile
     from tuition.ledger.statements import statement
 
-    scribe.heading("4  Bill: the cost of each model")
+    scribe.heading("5  Bill: the cost of each model")
     for model in statement(books).models:
         scribe.say(statement_line(model))
     if reconcile(books).faults:
