@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine_runs import SilentTokenizer
 from tuition.engine.request import Completion, Request, Sampling, complete
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
@@ -20,17 +21,6 @@ SHAPE = ModelShape(
     vocab_size=500, hidden_size=128, num_layers=3, num_heads=8, num_kv_heads=2, head_dim=16, mlp_size=256,
     context_length=512,
 )  # fmt: skip
-
-
-class SilentTokenizer:
-    def stream(self, skip_specials: bool = True, after: object = ()) -> "SilentTokenizer":
-        return self
-
-    def push(self, token_id: int) -> str:
-        return ""
-
-    def finish(self) -> str:
-        return ""
 
 
 def make_loop(device: str, dtype: torch.dtype = torch.float32, **chosen) -> StepLoop:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from tuition.engine.request import Completion, Request, Sampling, complete
+from engine_runs import run
+from tuition.engine.request import Completion, Request, Sampling
 from tuition.engine.settings import EngineSettings
 from tuition.engine.step import StepLoop
 from tuition.engine.torch_graphs import DecodeGraphs
@@ -82,17 +83,6 @@ def make_loop(
 def prompts(count: int) -> list[tuple[int, ...]]:
     random = np.random.default_rng(5)
     return [tuple(random.integers(0, VOCAB, size).tolist()) for size in random.integers(1, 70, count)]
-
-
-def run(loop: StepLoop, requests: list[Request]) -> list[Completion]:
-    events: dict[str, list] = {request.id: [] for request in requests}
-    for request in requests:
-        loop.submit(request)
-    while loop.has_work:
-        for event in loop.step()[0]:
-            events[event.request_id].append(event)
-        loop.check()
-    return [complete(events[request.id]) for request in requests]
 
 
 def greedy(count: int, max_tokens: int = 16, **fields) -> list[Request]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine_runs import SilentTokenizer, run
 from tuition.core.errors import ModelError, ShapeError
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling, complete
@@ -99,28 +100,6 @@ def asked(variants: list[str | None], **fields) -> list[Request]:
         )
         for i, variant in enumerate(variants)
     ]  # fmt: skip
-
-
-def run(loop: StepLoop, requests: list[Request]) -> list[Completion]:
-    events: dict[str, list] = {request.id: [] for request in requests}
-    for request in requests:
-        loop.submit(request)
-    while loop.has_work:
-        for event in loop.step()[0]:
-            events[event.request_id].append(event)
-        loop.check()
-    return [complete(events[request.id]) for request in requests]
-
-
-class SilentTokenizer:
-    def stream(self, skip_specials: bool = True, after: object = ()) -> "SilentTokenizer":
-        return self
-
-    def push(self, token_id: int) -> str:
-        return ""
-
-    def finish(self) -> str:
-        return ""
 
 
 def loop_of(decoder: Decoder, *, variants: bool = True, graphs: bool = False, **changes) -> StepLoop:

@@ -1,8 +1,6 @@
 """The real server, a real engine on a tiny network, the real `openai` client: what clients rely on."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,24 +11,13 @@ import openai
 import pytest
 from sqlalchemy import select
 
+from reliability.serve import tiny_server as tiny
 from tuition.books.schema import requests
 from tuition.core.units import NUSD_PER_USD
 from tuition.serve.server import RunningServer, start_server
 
-TINY = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
 CANARY = "canary7f3a9"
 MESSAGES: Any = [{"role": "user", "content": "To be, or not to be"}]
-
-
-def load(name: str, path: Path) -> Any:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-tiny = load("tiny_server", TINY)
 
 
 @pytest.fixture(scope="module")

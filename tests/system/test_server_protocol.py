@@ -1,36 +1,22 @@
 """What clients send is honoured or refused, field by field, under the protocol's own names."""
 
 import gzip
-import importlib.util
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from reliability.serve import tiny_server as tiny
 from tuition.core.errors import BooksError
 from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
 
-TINY = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
 ORIGIN = "https://chat.example.org"
 CONTEXT = 512
-
-
-def load(name: str, path: Path) -> Any:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-        spec.loader.exec_module(sys.modules[name])  # type: ignore[union-attr]
-    return sys.modules[name]
-
-
-tiny = load("tiny_server", TINY)
 
 
 @pytest.fixture(scope="module")

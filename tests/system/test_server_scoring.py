@@ -1,32 +1,20 @@
 """Log-likelihoods over HTTP are the engine's own, to the last digit, for whoever scores as lm-eval does."""
 
-import importlib.util
-import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from reliability.serve import tiny_server as tiny
 from tuition.engine.request import Request, Sampling, TokenEvent, complete
 from tuition.serve.server import start_server
 
-TINY = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
 TEXTS = ("To be, or not to be", "that is the question: the slings", "and arrows", "of outrageous fortune.")
-
-
-def load(name: str, path: Path) -> Any:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-        spec.loader.exec_module(sys.modules[name])  # type: ignore[union-attr]
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    tiny = load("tiny_server", TINY)
     made = tiny.tiny_context(tmp_path_factory.mktemp("server"))
     yield made
     tiny.close_context(made)

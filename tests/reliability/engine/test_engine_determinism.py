@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine_runs import SilentTokenizer
 from tuition.core.progress import SilentProgress
 from tuition.core.records import SequenceWork
 from tuition.engine.batch import Runner, StepBatch
@@ -52,17 +53,6 @@ NATIVE_SHAPE = ModelShape(
     vocab_size=VOCAB, hidden_size=72, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16, mlp_size=90,
     context_length=384, sliding_window=50, window_layers=(1,),
 )  # fmt: skip
-
-
-class SilentTokenizer:
-    def stream(self, skip_specials: bool = True, after: object = ()) -> "SilentTokenizer":
-        return self
-
-    def push(self, token_id: int) -> str:
-        return ""
-
-    def finish(self) -> str:
-        return ""
 
 
 @dataclass(frozen=True)
