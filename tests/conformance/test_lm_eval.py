@@ -192,8 +192,8 @@ def arc_rows() -> list[dict[str, Any]]:
     problems, orders = (make_family(name, ITEMS // 2, 1, "heldout") for name in ("problems", "orders"))
     customers = [row.target["customer"] for row in orders]
     for row in problems:
-        wrong = [str(row.target + 7), f"None of them: {row.target - 1} \u2013 nobody", "\u20ac 1"]
-        rows.append((row.user, str(row.target), wrong))
+        lines = ["\u2500" * draws.randint(2, 12), "-" * draws.randint(4, 14)]  # 3 bytes and 1 for a character
+        rows.append((row.user, str(row.target), [str(row.target + 7), *lines]))
     for row in orders:
         wrong = [draws.choice(customers), f"{draws.choice(customers)} n\u00e9e Z\u00fcnd", "nobody"]
         rows.append((f"Who is the customer? {row.user}", row.target["customer"], wrong))
