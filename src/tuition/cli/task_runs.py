@@ -93,29 +93,28 @@ class Subject:
     """`name@version`, or the path as it was given."""
     version: "Version | None"
     digest: str
-    """Of the weights; of an adapter's and its base's."""
+    """Of the weights; of an adapter: its base's and its own."""
     text_digest: str
     """Of the tokenizer and the chat template."""
 
 
 def subject_of(reference: str, registry: "Registry") -> Subject:
     """The model that a reference names. Raises: NotFoundError, ModelError."""
-    from tuition.model.folder import open_model
+    from tuition.desk.references import find_reference
 
-    found = registry.find(reference)
-    version, path = (None, found) if isinstance(found, Path) else (found, found.path)
-    if version is not None and version.kind == "adapter":
-        base = registry.base_of(version)
-        folder, digest = open_model(base.path), f"{version.digest} {base.digest}"
-    else:
-        folder = open_model(path)
-        digest = folder.digest() if version is None else version.digest
-    tokenizer = folder.tokenizer()
+    found = find_reference(reference, registry)
+    registered = found.base.version is not None
+    base = registry.get(f"{found.base.name}@{found.base.version}") if registered else None
+    version = found.adapter or base
+    digests = [found.folder.digest() if base is None else base.digest]
+    if found.adapter is not None:
+        digests.append(found.adapter.digest)
+    tokenizer = found.folder.tokenizer()
     template = "" if tokenizer.chat is None else tokenizer.chat.source
     return Subject(
         name=reference if version is None else version.reference,
         version=version,
-        digest=digest,
+        digest=" ".join(digests),
         text_digest=hashlib.sha256(f"{tokenizer.digest} {template}".encode()).hexdigest(),
     )
 

@@ -37,7 +37,7 @@ class Respondent:
     name: str
     digest: str | None = None
     variant: str | None = None
-    """Name of a variant of the engine's weights (an adapter)."""
+    """Name of a variant of the engine's weights; None: the engine's own, an adapter where one was opened."""
 
 
 def run_task(task: Task, model: Respondent, progress: Progress | None = None) -> TaskResult:
@@ -77,7 +77,7 @@ def check_form(task: Task, tokenizer: Tokenizer) -> None:
 def requests_of(task: Task, item: Item, model: Respondent) -> list[Request]:
     """One request to generate, or one per choice to score. Raises: DataError."""
     header, engine = task.header, model.engine
-    fields: dict[str, Any] = {"temperature": 0.0, "variant": model.variant}
+    fields: dict[str, Any] = {"temperature": 0.0, "variant": model.variant or engine.default_variant}
     try:
         if header.kind == "choice":
             scored = fields | {"max_tokens": 0, "prompt_logprobs": 0}
