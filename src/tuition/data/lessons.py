@@ -147,23 +147,31 @@ def prepare_lessons(
     longest: int,
     progress: Progress | None = None,
     now: datetime | None = None,
+    needs_heldout: bool = True,
 ) -> Lessons:
     """Read, render and split what `settings` name. `longest`: tokens of a sequence that fit. `now`: the time
-    that a template may write; the same time gives the same lessons.
+    that a template may write; the same time gives the same lessons. `needs_heldout`: too few examples to hold
+    some out are an error.
 
     Raises: DataError, SettingsError, ModelError.
     """
     reporter = progress or SilentProgress()
     style: Style = "chat" if tokenizer.chat is not None and settings.template == "auto" else "plain"
     maker = _Maker(settings, tokenizer, longest, style, reporter, now or datetime.now())
-    train, heldout, how = _split(settings, maker)
+    every = maker.lessons(settings.paths)
+    try:
+        train, heldout, how = _split(settings, maker, every)
+    except _TooFewError as error:
+        if needs_heldout:
+            raise
+        train, heldout, how = every, [], error.problem
     heldout = _distinct(heldout, maker.counts)
     train = _not_heldout(train, heldout, maker.counts)
     for part, word, paths in (
         (train, "teach", settings.paths),
         (heldout, "hold out", settings.heldout_paths or settings.paths),
     ):
-        if not part:
+        if not part and (needs_heldout or word == "teach"):
             way_out = "add examples that are not in the other part"
             raise DataError(_shown(paths), f"leaves nothing to {word}", way_out=way_out)
     split = f"{len(heldout):,} of {len(heldout) + len(train):,} examples held out, {how}"
@@ -262,10 +270,14 @@ def cut_at_turn(sequence: Taught, longest: int) -> Taught | None:
     return Taught(sequence.ids[:end], sequence.taught[:end], fitting)
 
 
-def _split(settings: ExampleSettings, maker: _Maker) -> tuple[list[Lesson], list[Lesson], str]:
-    """Examples to teach, examples to hold out, and how these were chosen. Raises: DataError if there are too
-    few."""
-    lessons = maker.lessons(settings.paths)
+class _TooFewError(DataError):
+    """There are too few examples to hold some out."""
+
+
+def _split(
+    settings: ExampleSettings, maker: _Maker, lessons: list[Lesson]
+) -> tuple[list[Lesson], list[Lesson], str]:
+    """Examples to teach, examples to hold out, and how these were chosen. Raises: _TooFewError."""
     if settings.heldout_paths:
         return lessons, maker.lessons(settings.heldout_paths), f"those in {_shown(settings.heldout_paths)}"
     tally = Tally(Item(lesson.key, lesson.num_bytes) for lesson in lessons)
@@ -276,7 +288,7 @@ def _split(settings: ExampleSettings, maker: _Maker) -> tuple[list[Lesson], list
         what = "different examples" if field_name is None else f"different values of {field_name!r}"
         problem = f"too few to hold some out ({what}: {tally.num_distinct})"
         way_out = "add examples, or name others to hold out with --data.heldout-paths"
-        raise DataError(_shown(settings.paths), problem, way_out=way_out)
+        raise _TooFewError(_shown(settings.paths), problem, way_out=way_out)
     parts: dict[Part, list[Lesson]] = {part: [] for part in PARTS}
     for lesson in lessons:
         parts[plan.part_of(lesson.key)].append(lesson)

@@ -102,12 +102,14 @@ class Overview:
 def example_overview(
     settings: ExampleSettings, tokenizer: Tokenizer, context: int, num_rows: int, progress: Progress
 ) -> Overview:
-    """Of examples. What is too long is cut where the settings refuse it, so that all can be seen.
+    """Of examples. What is too long is cut where the settings refuse it, and too few are shown too, so that
+    all can be seen.
 
     Raises: as `prepare_lessons`.
     """
     too_long = "cut" if settings.too_long == "refuse" else settings.too_long
-    lessons = prepare_lessons(replace(settings, too_long=too_long), tokenizer, context, progress)
+    seen = replace(settings, too_long=too_long)
+    lessons = prepare_lessons(seen, tokenizer, context, progress, needs_heldout=False)
     counts = lessons.counts
     return Overview(
         kind="conversations" if lessons.style == "chat" else "plain pairs",

@@ -142,6 +142,13 @@ def test_what_training_would_refuse_is_said(tuition: Run, model: str, tmp_path: 
     assert "1: 0 cut, 1 left out" in tuition(*words, "--data.too-long", "leave-out")[1]
 
 
+def test_a_single_example_can_be_shown(tuition: Run, model: str, tmp_path: Path) -> None:
+    """Though training refuses it."""
+    out = tuition("data", "show", written(tmp_path, [row(1)]), "--model", model)[1]
+    assert "⟦on the mat.<|endoftext|>⟧" in out
+    assert "0 of 1 examples held out, too few to hold some out (different examples: 1)" in out
+
+
 def test_plain_text_is_shown_as_pretraining_sees_it(tuition: Run, tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / f"{number}.txt").write_text(f"The cat sat on mat {number}.\n")
