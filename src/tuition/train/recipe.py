@@ -4,14 +4,18 @@ In: settings and a `RunContext`.  Out: a model, batches, a loss, an evaluation, 
 `run`, `session`, `loop`, `step` and `state` know nothing else of what is trained. A recipe is one file in
 `recipes/` and one row in `recipes/table.py`; a program can also pass its own to `run_training`.
 
-How the planned recipes fit:
+The recipes there are:
 
 - pretraining: `recipes/pretrain.py`. The unit is a token.
-- supervised fine-tuning, continued pretraining: `prepare` reads conversations, `build` loads the base model;
-  `Batch.num_units` counts taught tokens only, so the mean is right for every packing and microbatch.
-- LoRA, or any frozen base: parameters of the base have `requires_grad` False. The step, the optimizer and the
-  checkpoints take only trainable parameters (and persistent buffers); the base is loaded again on resume.
-  `write` saves the adapter, `lineage` names the parent. Frozen matrices may be of any type.
+- fine-tuning by examples: `recipes/finetune.py`. `Batch.num_units` counts taught tokens only, so the mean is
+  right for every packing and microbatch.
+- continued pretraining: `recipes/continued.py`.
+- either of the two with an adapter: `recipes/base.py`. Parameters of the base have `requires_grad` False. The
+  step, the optimizer and the checkpoints take only trainable parameters (and persistent buffers); the base is
+  loaded again on resume. `write` saves the adapter, `lineage` names the parent.
+
+How the planned ones fit:
+
 - preference training with a reference model (DPO): the task holds the reference beside `model`, so it is
   neither trained nor saved. A batch holds pairs; `shares` keeps the two halves of a pair together.
 - rollouts and rewards (GRPO): `batch(step)` is called in order, before the step, and may generate with the
