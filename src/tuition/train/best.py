@@ -27,17 +27,22 @@ class BestWeights:
         """Of the best weights so far; None: no evaluation yet, or the last weights are kept."""
         self.score = 0.0
 
+    def is_better(self, score: float) -> bool:
+        """Whether weights with this score are the best so far."""
+        if self.keeps == "last" or self.step is None:
+            return self.keeps != "last"
+        return score < self.score if self.keeps == "lowest score" else score > self.score
+
     def offer(self, state: TrainState, score: float) -> None:
         """Keep the weights if they are the best so far. Raises: OSError; the best so far is then kept."""
-        sign = {"lowest score": -1, "highest score": 1, "last": 0}[self.keeps]
-        if sign == 0 or (self.step is not None and sign * score <= sign * self.score):
+        if not self.is_better(score):
             return
         save_checkpoint(self.folder, state.step, changing(state.model), {"score": score}, keep=NUM_KEPT)
         self.step, self.score = state.step, score
 
     def restore(self, state: TrainState) -> int:
         """Put the best weights into the model; returns the step that they are from."""
-        if self.step is None or self.step == state.step:
+        if self.step is None:
             return state.step
         take_tensors(changing(state.model), load_step(self.folder, self.step).tensors)
         return self.step

@@ -116,7 +116,12 @@ class Session:
         times = self.task.num_evaluations
         due = min(int(record.progress * times + 1e-9), times - 1) if times else 0  # the last one: run.py
         if due > len(self.probes) and record.progress < 1.0:
-            self.evaluate(record.progress, "interim")
+            probe = self.evaluate(record.progress, "interim")
+            with (
+                self.bill.overhead("checkpoint"),
+                self._alarm("the weights with the best score (those before are kept)"),
+            ):
+                self.best.offer(self.state, probe.score.value)
         every = self.settings.checkpoints.every_steps
         if every is not None:
             is_due = record.step % every == 0
@@ -135,24 +140,19 @@ class Session:
         self.probes.append(probe)
         self._tell(lambda listener: listener.evaluated(probe))
         self.progress.say(probe.describe())
-        if kind == "interim":
-            with (
-                self.bill.overhead("checkpoint"),
-                self._alarm("the weights with the best score (those before are kept)"),
-            ):
-                self.best.offer(self.state, score.value)
         return probe
 
     def choose(self) -> int:
         """Put the weights that the task keeps into the model; returns the step that they are from."""
         if self.best.step is None:
             return self.state.step
-        self.evaluate(1.0, "interim")  # the last weights, by the measure of the others
+        last = self.evaluate(1.0, "interim")  # by the measure of the others
+        if self.best.is_better(last.score.value):
+            return self.state.step
         with self.bill.overhead("load"):
             step = self.best.restore(self.state)
-        if step != self.state.step:
-            problem = f"step {self.state.step:,} is worse on held-out items than step {step:,}"
-            self.progress.say(f"{problem}, whose weights are kept")
+        problem = f"step {self.state.step:,} is not better on held-out items than step {step:,}"
+        self.progress.say(f"{problem}, whose weights are kept")
         return step
 
     def save(self) -> None:

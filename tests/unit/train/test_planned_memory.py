@@ -3,14 +3,19 @@
 import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tuition.data.packing import lesson_batch
+from tuition.model.decoder import Decoder
 from tuition.model.formats import BITS
 from tuition.plan import memory
 from tuition.spec.shape import ModelShape
+from tuition.tokenizer.taught import Taught
 from tuition.train import losses
+from tuition.train.recipes.finetune import lesson_loss
 
 
 class Peak(TorchDispatchMode):
@@ -55,3 +60,28 @@ def test_the_loss_holds_what_is_planned_for_its_logits(is_autocast: bool) -> Non
     gradient = 4 * shape.vocab_size * shape.hidden_size  # counted with the states
     planned = memory.logit_bytes(shape, len(hidden), members=1) + gradient
     assert planned * (0.9 if is_autocast else 0.75) < peak.bytes < planned * 1.1
+
+
+def test_a_step_holds_what_is_planned_with_and_without_recomputing() -> None:
+    """Never more than that, and with recomputing far less than without."""
+    shape = ModelShape(512, 64, 12, 4, 2, 16, 96, 512)
+    lengths = (120, 100, 90, 140, 62)
+    lessons = [
+        Taught(np.arange(length, dtype=np.int32), np.ones(length, bool), np.array([length], np.int32))
+        for length in lengths
+    ]
+    batch = lesson_batch(lessons)
+    found = {}
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        model = Decoder(shape).initialize()
+        model.recomputes = recomputes
+        with Peak() as peak:
+            torch.autograd.grad(lesson_loss(model, batch, 1.0), list(model.parameters()))
+        planned = memory.tuning_memory(
+            shape, memory.TunedWeights(0, 0), sum(lengths), max(lengths), 1, recomputes=recomputes
+        ).total
+        gradients = 4 * sum(parameter.numel() for parameter in model.parameters())
+        found[recomputes] = peak.bytes - gradients
+        assert 0.3 * planned < found[recomputes] < planned
+    assert found[True] < 0.4 * found[False]
