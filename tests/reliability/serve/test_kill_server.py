@@ -97,6 +97,9 @@ def kill_often(
     assert "everything that was written holds to the last unit" in out
     assert "every identity holds" not in out
     assert 0 <= found.after_period.seconds < kills, "at most the last second before each kill has no meter"
+    known = ["bill", "check", "--workspace", str(folder), "--accept", "all", "--why", "killed by a test"]
+    assert main(known) == 0
+    assert f"{kills} known losses, accepted:" in capsys.readouterr().out
     print(f"R4: {kills} kills, {total} finished replies, 0 without a row")
     assert total > kills
 
@@ -104,6 +107,18 @@ def kill_often(
 def test_no_finished_reply_lacks_its_row_after_a_kill(
     child: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    kill_often(child, tmp_path, 5, capsys)
+
+
+@pytest.mark.postgresql
+def test_nor_with_the_books_in_postgresql(
+    child: Callable[..., Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    empty_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TUITION_DATABASE_URL", empty_database)
     kill_often(child, tmp_path, 5, capsys)
 
 

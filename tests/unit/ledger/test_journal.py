@@ -12,6 +12,7 @@ from tuition.books.schema import (
     metadata,
     periods,
     prices,
+    rates,
     requests,
     run_costs,
     runs,
@@ -67,6 +68,7 @@ REQUEST, RUN, PERIOD = requests.c.id == "a1", runs.c.id == "bard-run", periods.c
         (update(transactions).where(transactions.c.id == 1).values(memo="?"), "transaction 1"),
         (update(entries).where(entries.c.id == 1).values(energy_method="nvml"), "transaction 1"),
         (update(prices).values(input_nusd_per_mtok=4), "price 1"),
+        (update(rates).values(created_unix_ns=1), "rate 1"),
     ],
 )
 def test_a_figure_that_is_stored_once(whole: Life, statement_, place: str) -> None:
