@@ -46,12 +46,14 @@ struct Rows {
     }
 };
 
-// What a variant adds to one product: for each part of its outputs, up (down x). The weights are float32
-// where the product's are, else bf16; x and all sums are float32.
+// What a variant adds to one product: for each part of its outputs, up (down x). The weights are float32 or
+// bf16 where the product's are, and int8 with a scale per row where those are integers: many variants are
+// read from memory at every step, so their bytes are their price. x and all sums are float32.
 struct LowRank {
     struct Part {
-        const uint8_t* down = nullptr;  // [rank / 16][inputs][16 ranks]; bf16: in pairs of columns
-        const uint8_t* up = nullptr;    // [blocks of 16 outputs][rank][16 outputs], likewise
+        const uint8_t* down = nullptr;  // blocks of 16 ranks: [inputs][16]; bf16: in pairs of columns;
+                                        // int8: behind the 16 scales
+        const uint8_t* up = nullptr;    // blocks of 16 outputs: [rank][16], likewise
         int rank = 0;                   // padded to 4; 0: nothing is added to this part
         int at = 0;                     // where the row's `down x` of this part begins
     };
@@ -59,6 +61,14 @@ struct LowRank {
     int inputs = 0;  // padded to 16
     Part parts[3];   // of query, key and value; or of gate and up, whose blocks alternate
     int64_t first_blocks[3] = {0, 0, 0};  // of each part, where there are three
+
+    static constexpr int64_t block_bytes(Format format, int64_t columns) {
+        return columns * 16 *
+                   (format == Format::float32 ? 4
+                    : format == Format::bf16  ? 2
+                                              : 1) +
+               (format == Format::int8 ? kLine : 0);
+    }
 };
 
 // up (down x) of neighbouring rows of one variant, for blocks first <= b < last.

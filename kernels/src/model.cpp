@@ -84,9 +84,11 @@ Model::Model(const Config& config, const uint8_t* weights, const Angles& angles,
 
     hidden_stride_ = round_up(c.hidden_size, 64), query_stride_ = round_up(c.query_size(), 64);
     mlp_stride_ = round_up(c.mlp_size, 64), qkv_stride_ = round_up(c.qkv_size(), 64);
-    added_stride_ = std::max({hidden_stride_, qkv_stride_, round_up(c.gate_up_size(), 64)});
+    // Odd in lines, so that the same columns of many rows do not meet in one set of the first cache.
+    added_stride_ = std::max({hidden_stride_, qkv_stride_, round_up(c.gate_up_size(), 64)}) + 16;
     team_ = std::make_unique<Team>(options.num_threads, options.pin);
     const int64_t widest = std::max({hidden_stride_, query_stride_, mlp_stride_});
+    held_stride_ = widest;
     for (int thread = 0; thread < options.num_threads; ++thread) {
         Worker worker;
         worker.scratch = Buffer(product_scratch_bytes(widest));
@@ -330,8 +332,9 @@ Rows& Model::prepare_rows(const Linear& next, Rows& shared, Rows Worker::* own, 
         }
         kernels_.prepare(source, static_cast<int>(round_up(next.weight.columns, 16)), next.weight.format,
                          rows, row, num_rows == 1);
-        shrink(next, source, row, num_rows, thread);
+        hold(next, source, row, num_rows, thread);
     }
+    shrink(next, num_rows, thread);
     if (num_rows > 1) settle(num_rows);
     return rows;
 }

@@ -110,8 +110,9 @@ class Model {
         int partial;
     };
     struct Worker {  // what a thread has for itself
-        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory, ranks;
-        Rows hidden, attended, inner;  // one row, for steps of one token
+        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory, ranks, held;
+        int num_held = 0, first_held = 0;  // rows in `held`, of one variant, that are not yet shrunk
+        Rows hidden, attended, inner;      // one row, for steps of one token
     };
 
     Matrix matrix(const std::string& name, const std::string& bias) const;
@@ -147,7 +148,8 @@ class Model {
     const LowRank* change_of(const Linear& linear, int row) const;
     void reserve_changes();
     void name_variants(const Batch& batch);
-    void shrink(const Linear& next, const float* x, int row, int num_rows, int thread);
+    void hold(const Linear& next, const float* x, int row, int num_rows, int thread);
+    void shrink(const Linear& next, int num_rows, int thread);
     void expand(const Linear& linear, Product& product, int first, int num_rows, int thread);
     void keep_wanted(const Batch& batch, int thread);
     Rows make_rows(int64_t columns, int64_t rows, Buffer& memory) const;
@@ -189,7 +191,7 @@ class Model {
     std::vector<int> sequence_of_;          // [row]
     const int32_t* variants_ = nullptr;     // [row] of the step at hand; null: no row has one
     std::vector<int32_t> wanted_variants_;  // of the rows whose logits are wanted
-    int64_t rank_stride_ = 0, added_stride_;
+    int64_t rank_stride_ = 0, added_stride_, held_stride_;
     Buffer ranks_, added_;  // of all rows: down x, and up (down x)
     Buffer partial_sums_, partial_scales_;
     alignas(64) std::atomic<int> next_item_{0};

@@ -46,8 +46,9 @@ Rows& Model::norm_rows(const Norm& norm, const Linear& next, int num_rows, int t
             source = me.normed.as<float>();
         }
         kernels_.prepare(source, padded, next.weight.format, rows, row, num_rows == 1);
-        shrink(next, source, row, num_rows, thread);
+        hold(next, source, row, num_rows, thread);
     }
+    shrink(next, num_rows, thread);
     if (num_rows > 1) settle(num_rows);
     return rows;
 }

@@ -8,6 +8,11 @@
 #include "model.hpp"
 
 namespace tuition {
+namespace {
+
+constexpr int kHeldRows = 4;  // that share the weights of a variant at a time
+
+}  // namespace
 
 int Model::add_variant(const std::vector<ThinPair>& pairs) {
     const int slot = changes_.add(pairs);
@@ -23,8 +28,10 @@ void Model::reserve_changes() {
                   added = int64_t{capacity_} * added_stride_ * 4;
     if (ranks > ranks_.bytes()) ranks_ = Buffer(ranks);
     if (added > added_.bytes()) added_ = Buffer(added);
-    for (Worker& worker : workers_)
+    for (Worker& worker : workers_) {
         if (rank_stride_ * 4 > worker.ranks.bytes()) worker.ranks = Buffer(rank_stride_ * 4);
+        if (worker.held.bytes() == 0) worker.held = Buffer(kHeldRows * held_stride_ * 4);
+    }
 }
 
 // Before the threads begin: which variant each row has.
@@ -42,13 +49,31 @@ const LowRank* Model::change_of(const Linear& linear, int row) const {
     return change->inputs > 0 ? change : nullptr;
 }
 
-// A step of one row is shrunk by every thread for itself, as it is prepared.
-void Model::shrink(const Linear& next, const float* x, int row, int num_rows, int thread) {
+// Keep a prepared row until rows of its variant can share the weights. A step of one row is held, and shrunk,
+// by every thread for itself.
+void Model::hold(const Linear& next, const float* x, int row, int num_rows, int thread) {
+    if (variants_ == nullptr) return;
+    Worker& me = workers_[static_cast<size_t>(thread)];
     const LowRank* change = change_of(next, row);
+    const bool joins = me.num_held > 0 && change != nullptr && me.num_held < kHeldRows &&
+                       variants_[row] == variants_[me.first_held];
+    if (!joins) {
+        shrink(next, num_rows, thread);
+        me.first_held = row;
+    }
     if (change == nullptr) return;
-    float* ranks = num_rows == 1 ? workers_[static_cast<size_t>(thread)].ranks.as<float>()
-                                 : ranks_.as<float>() + row * rank_stride_;
-    kernels_.shrink(*change, x, 0, 1, ranks, rank_stride_);
+    std::copy(x, x + change->inputs, me.held.as<float>() + me.num_held * held_stride_);
+    ++me.num_held;
+}
+
+// The rows that are held: neighbours of one variant.
+void Model::shrink(const Linear& next, int num_rows, int thread) {
+    Worker& me = workers_[static_cast<size_t>(thread)];
+    if (me.num_held == 0) return;
+    float* ranks = num_rows == 1 ? me.ranks.as<float>() : ranks_.as<float>() + me.first_held * rank_stride_;
+    kernels_.shrink(*change_of(next, me.first_held), me.held.as<float>(), held_stride_, me.num_held, ranks,
+                    rank_stride_);
+    me.num_held = 0;
 }
 
 // Fill in what is added to the blocks of `product`, whose first row is row `first` of `num_rows` in the step.

@@ -1,36 +1,45 @@
 #include "variants.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 namespace tuition {
 namespace {
 
 constexpr int64_t kMostRank = 4096;
+constexpr float kIntegerMost = 127.0f;
 
 [[noreturn]] void refuse(const std::string& what, const std::string& got, const std::string& wanted) {
     throw std::invalid_argument("variant, " + what + ": got " + got + ", wanted " + wanted);
 }
 
-// [columns][16 rows] float32, or [pairs of columns][16 rows][2] bf16; rows and columns behind the end are
-// zero.
+// A block as LowRank says; rows and columns behind the end are zero.
 void pack_block(Format format, const float* values, int64_t rows, int64_t columns, int64_t stride,
-                int64_t packed_columns, uint8_t* out) {
-    for (int64_t row = 0; row < std::min<int64_t>(rows, kBlockRows); ++row)
-        for (int64_t column = 0; column < std::min(columns, packed_columns); ++column) {
-            const float value = values[row * stride + column];
+                uint8_t* out) {
+    for (int64_t row = 0; row < std::min<int64_t>(rows, kBlockRows); ++row, values += stride) {
+        float top = 0;
+        for (int64_t column = 0; column < columns; ++column) top = std::max(top, std::fabs(values[column]));
+        if (format == Format::int8) reinterpret_cast<float*>(out)[row] = top / kIntegerMost;
+        for (int64_t column = 0; column < columns; ++column) {
+            const int64_t at = column * kBlockRows + row;
             if (format == Format::float32)
-                reinterpret_cast<float*>(out)[column * kBlockRows + row] = value;
-            else
-                reinterpret_cast<uint16_t*>(out)[column / 2 * 32 + row * 2 + column % 2] = to_bf16(value);
+                reinterpret_cast<float*>(out)[at] = values[column];
+            else if (format == Format::bf16)
+                reinterpret_cast<uint16_t*>(out)[column / 2 * 32 + row * 2 + column % 2] =
+                    to_bf16(values[column]);
+            else if (top > 0)
+                reinterpret_cast<int8_t*>(out + kLine)[at] =
+                    static_cast<int8_t>(std::nearbyint(values[column] / top * kIntegerMost));
         }
+    }
 }
 
 }  // namespace
 
 Variants::Variants(const Config& config)
     : config_(config),
-      format_(config.format == Format::float32 ? Format::float32 : Format::bf16),
+      format_(is_integer(config.format) ? Format::int8 : config.format),
       table_(static_cast<size_t>(config.num_layers * kNumProducts)) {}
 
 Variants::Home Variants::home_of(const std::string& matrix) const {
@@ -67,12 +76,10 @@ void Variants::check(const std::vector<ThinPair>& pairs) const {
 
 int Variants::add(const std::vector<ThinPair>& pairs) {
     check(pairs);
-    const int64_t width = format_ == Format::float32 ? 4 : 2;
     int64_t total = 0;
     for (const ThinPair& pair : pairs)
-        total += (round_up(pair.rank, 16) * round_up(pair.inputs, 16) +
-                  round_up(pair.outputs, kBlockRows) * round_up(pair.rank, 4)) *
-                 width;
+        total += round_up(pair.rank, 16) / 16 * LowRank::block_bytes(format_, round_up(pair.inputs, 16)) +
+                 round_up(pair.outputs, 16) / 16 * LowRank::block_bytes(format_, round_up(pair.rank, 4));
     Buffer memory(round_up(total, kLine));
     const auto free =
         std::find_if(memories_.begin(), memories_.end(), [](const Buffer& one) { return one.bytes() == 0; });
@@ -86,13 +93,13 @@ int Variants::add(const std::vector<ThinPair>& pairs) {
         const Home home = home_of(pair.matrix);
         const int64_t rank = round_up(pair.rank, 4), inputs = round_up(pair.inputs, 16);
         LowRank::Part part{at, nullptr, static_cast<int>(rank), 0};
-        for (int64_t block = 0; block < pair.rank; block += 16, at += inputs * 16 * width)
+        for (int64_t block = 0; block < pair.rank; block += 16, at += LowRank::block_bytes(format_, inputs))
             pack_block(format_, pair.down + block * pair.inputs, pair.rank - block, pair.inputs, pair.inputs,
-                       inputs, at);
-        part.up = at;
-        for (int64_t block = 0; block < pair.outputs; block += kBlockRows, at += rank * kBlockRows * width)
-            pack_block(format_, pair.up + block * pair.rank, pair.outputs - block, pair.rank, pair.rank, rank,
                        at);
+        part.up = at;
+        for (int64_t block = 0; block < pair.outputs;
+             block += kBlockRows, at += LowRank::block_bytes(format_, rank))
+            pack_block(format_, pair.up + block * pair.rank, pair.outputs - block, pair.rank, pair.rank, at);
         LowRank& change = table_[static_cast<size_t>(pair.layer * kNumProducts + home.kind)][slot];
         change.format = format_, change.inputs = static_cast<int>(inputs);
         change.parts[home.part] = part;

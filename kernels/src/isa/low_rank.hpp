@@ -9,36 +9,50 @@
 namespace tuition {
 namespace TUITION_ISA {
 
+// Bytes that the memory is asked for in advance: pieces are short and lie apart, so the processor foresees
+// little of them.
+constexpr int kLowRankAhead = 8192;
+
+inline void ask_ahead(const uint8_t* at, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += kLine) prefetch(at + kLowRankAhead + i);
+}
+
 // Two neighbouring columns of 16 rows.
 struct Pair {
     F16 first, second;
 };
 
 template <Format kFormat>
-inline Pair pair_at(const uint8_t* packed, int64_t column) {
+inline Pair pair_at(const uint8_t* block, int64_t column) {
     if constexpr (kFormat == Format::float32) {
-        const float* at = reinterpret_cast<const float*>(packed) + column * kBlockRows;
+        const float* at = reinterpret_cast<const float*>(block) + column * kBlockRows;
         return {load(at), load(at + kBlockRows)};
-    } else {
-        const uint8_t* line = packed + column / 2 * kLine;
+    } else if constexpr (kFormat == Format::bf16) {
+        const uint8_t* line = block + column / 2 * kLine;
         return {even_half(line), odd_half(line)};
+    } else {
+        const uint8_t* at = block + kLine + column * kBlockRows;
+        return {load_int8(at), load_int8(at + kBlockRows)};
     }
 }
 
+// Sums with a block's weights as they are packed, as what they stand for.
 template <Format kFormat>
-constexpr int64_t column_bytes() {
-    return kBlockRows * (kFormat == Format::float32 ? 4 : 2);
+inline F16 scaled(const uint8_t* block, F16 sums) {
+    if constexpr (kFormat != Format::int8) return sums;
+    return sums * load(reinterpret_cast<const float*>(block));
 }
 
 // 16 ranks of kRows rows: four chains of sums, by column % 4.
 template <Format kFormat, int kRows>
 inline void shrink_rows(const uint8_t* down, int inputs, const float* x, int64_t stride, float* out,
                         int64_t out_stride) {
+    constexpr int64_t kColumnBytes = LowRank::block_bytes(kFormat, 1) - LowRank::block_bytes(kFormat, 0);
     F16 sums[kRows][4];
     for (int r = 0; r < kRows; ++r)
         for (int i = 0; i < 4; ++i) sums[r][i] = fill(0);
     for (int column = 0; column < inputs; column += 4) {
-        prefetch(down + column * column_bytes<kFormat>() + 1024);
+        ask_ahead(down + column * kColumnBytes, 4 * kColumnBytes);
         const Pair left = pair_at<kFormat>(down, column), right = pair_at<kFormat>(down, column + 2);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
@@ -50,7 +64,8 @@ inline void shrink_rows(const uint8_t* down, int inputs, const float* x, int64_t
         }
     }
     for (int r = 0; r < kRows; ++r)
-        store(out + r * out_stride, (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3]));
+        store(out + r * out_stride,
+              scaled<kFormat>(down, (sums[r][0] + sums[r][1]) + (sums[r][2] + sums[r][3])));
 }
 
 template <Format kFormat>
@@ -58,11 +73,14 @@ inline void shrink_as(const LowRank& change, const float* x, int64_t stride, int
                       int64_t out_stride) {
     for (const LowRank::Part& part : change.parts)
         for (int block = 0; block < part.rank; block += 16) {
-            const uint8_t* down = part.down + block * column_bytes<kFormat>() / kBlockRows * change.inputs;
+            const uint8_t* down = part.down + block / 16 * LowRank::block_bytes(kFormat, change.inputs);
             float* to = out + part.at + block;
             int row = 0;
             for (; row + 4 <= num_rows; row += 4)
                 shrink_rows<kFormat, 4>(down, change.inputs, x + row * stride, stride, to + row * out_stride,
+                                        out_stride);
+            for (; row + 2 <= num_rows; row += 2)
+                shrink_rows<kFormat, 2>(down, change.inputs, x + row * stride, stride, to + row * out_stride,
                                         out_stride);
             for (; row < num_rows; ++row)
                 shrink_rows<kFormat, 1>(down, change.inputs, x + row * stride, stride, to + row * out_stride,
@@ -74,6 +92,8 @@ inline void shrink(const LowRank& change, const float* x, int64_t stride, int nu
                    int64_t out_stride) {
     if (change.format == Format::float32)
         return shrink_as<Format::float32>(change, x, stride, num_rows, out, out_stride);
+    if (change.format == Format::int8)
+        return shrink_as<Format::int8>(change, x, stride, num_rows, out, out_stride);
     shrink_as<Format::bf16>(change, x, stride, num_rows, out, out_stride);
 }
 
@@ -91,7 +111,9 @@ inline void expand_rows(const uint8_t* up, int rank, const Expansion& e, int row
             sums[r] = fma(fill(ranks[r * e.rank_stride + i + 1]), pair.second, sums[r]);
         }
     }
-    for (int r = 0; r < kRows; ++r) store(e.out + (row + r) * e.out_stride + block * kBlockRows, sums[r]);
+    for (int r = 0; r < kRows; ++r)
+        store(e.out + (row + r) * e.out_stride + block * kBlockRows,
+              rank > 0 ? scaled<kFormat>(up, sums[r]) : sums[r]);
 }
 
 template <Format kFormat>
@@ -106,16 +128,20 @@ inline void expand_as(const Expansion& e) {
                 ++part;
         if (!e.interleaved) inside -= change.first_blocks[part];
         const LowRank::Part& found = change.parts[part];
-        const uint8_t* up = found.up + inside * found.rank * column_bytes<kFormat>();
+        const uint8_t* up = found.up + inside * LowRank::block_bytes(kFormat, found.rank);
+        ask_ahead(up, LowRank::block_bytes(kFormat, found.rank));
         int row = 0;
         for (; row + 4 <= e.num_rows; row += 4)
             expand_rows<kFormat, 4>(up, found.rank, e, row, block, found.at);
+        for (; row + 2 <= e.num_rows; row += 2)
+            expand_rows<kFormat, 2>(up, found.rank, e, row, block, found.at);
         for (; row < e.num_rows; ++row) expand_rows<kFormat, 1>(up, found.rank, e, row, block, found.at);
     }
 }
 
 inline void expand(const Expansion& e) {
     if (e.change->format == Format::float32) return expand_as<Format::float32>(e);
+    if (e.change->format == Format::int8) return expand_as<Format::int8>(e);
     expand_as<Format::bf16>(e);
 }
 

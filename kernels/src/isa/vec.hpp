@@ -85,6 +85,10 @@ inline void keep(uint32_t which, I16 a, int32_t* at) {
     _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(static_cast<__mmask16>(which), a.v));
 }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
+// Sixteen int8 as floats.
+inline F16 load_int8(const void* at) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(at))))};
+}
 
 #elif defined(TUITION_AVX2)
 
@@ -170,6 +174,11 @@ inline uint32_t at_least(F16 x, F16 y) {
            static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ))) << 8;
 }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
+inline F16 load_int8(const void* at) {
+    const __m128i* p = static_cast<const __m128i*>(at);
+    const __m128i low = _mm_loadu_si128(p), high = _mm_unpackhi_epi64(low, low);
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))};
+}
 
 #else  // portable: vectors of the compiler, which it lowers to whatever the machine has (SSE2, NEON, ...)
 
@@ -269,6 +278,11 @@ inline uint32_t at_least(const F16& a, const F16& b) {
     return which;
 }
 inline void prefetch(const void* at) { __builtin_prefetch(at); }
+inline F16 load_int8(const void* at) {
+    F16 r;
+    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(static_cast<const int8_t*>(at)[i]);
+    return r;
+}
 
 #endif
 
