@@ -1,13 +1,14 @@
 """The bodies of the OpenAI protocol: which fields are honoured, which have no effect, which are refused.
 
 In: a JSON object from `body`.  Out: frozen models, taken by `prompts`. Every known field that is not
-honoured is refused by name (`refused`); unknown extra fields pass. The fields and their docstrings are the
+honoured is refused by name (`refused`), and so is an unknown one. The fields and their docstrings are the
 list that the documentation shows.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -21,8 +22,9 @@ from pydantic import (
 )
 
 from tuition.core.errors import RequestError, UnsupportedField
+from tuition.serve.errors import ApiError
 from tuition.serve.messages import read_messages
-from tuition.serve.refused import CHAT, COMPLETION, INSTEAD, OPENAI, OTHERS, Refused
+from tuition.serve.refused import CHAT, COMPLETION, HARMLESS, INSTEAD, OPENAI, OTHERS, Refused
 
 MAX_STOPS = 4
 MAX_LOGPROBS = 20
@@ -235,7 +237,8 @@ _IN_JSON = (
 
 
 def read_request(kind: type[Body], body: Mapping[str, Any]) -> Body:
-    """`body` as a `kind`. Raises: RequestError, UnsupportedField with the field as the caller wrote it."""
+    """`body` as a `kind`. Raises: RequestError, UnsupportedField with the field as the caller wrote it, and
+    ApiError for a field that nobody knows: a misspelt one would change nothing, unnoticed."""
     try:
         request = kind.model_validate(body)
     except ValidationError as error:
@@ -243,6 +246,13 @@ def read_request(kind: type[Body], body: Mapping[str, Any]) -> Body:
     for name, harmless in REFUSED.get(kind, {}).items():
         if body.get(name) is not None and body[name] not in harmless:
             raise UnsupportedField(name, INSTEAD.get(name))
+    known = kind.model_fields.keys() | REFUSED.get(kind, {}).keys() | HARMLESS
+    for name in body:
+        if name not in known:
+            close = get_close_matches(name, kind.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "leave it out"
+            shown = name.encode("utf-8", "replace").decode()[:128]
+            raise ApiError(400, f"unknown field {shown!r}; {hint}", code="unknown_parameter", param=shown)
     return request
 
 

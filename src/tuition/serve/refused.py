@@ -96,6 +96,16 @@ COMPLETION: Refused = {
     "reasoning_effort": (),
     "top_logprobs": (),
 }
+HARMLESS = frozenset(
+    {
+        "cache_prompt",  # llama.cpp
+        "id_slot",
+        "keep_alive",  # Ollama
+        "request_id",  # vLLM
+        "timings_per_token",  # llama.cpp
+    }
+)
+"""Known fields that change no reply; any other unknown field is refused, as OpenAI does."""
 INSTEAD = {
     "max_length": "max_tokens",
     "max_new_tokens": "max_tokens",

@@ -10,6 +10,7 @@ import openai.types.completion_create_params as completion_params
 import pytest
 
 from tuition.core.errors import RequestError, UnsupportedField
+from tuition.serve.errors import ApiError
 from tuition.serve.protocol import (
     REFUSED,
     ChatRequest,
@@ -18,6 +19,7 @@ from tuition.serve.protocol import (
     list_fields,
     read_request,
 )
+from tuition.serve.refused import HARMLESS
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "m", "prompt": "hi"}
@@ -86,7 +88,6 @@ def test_a_stream_option_that_is_not_supported_is_refused_by_name(asked: Callabl
         {"top_k": -1},
         {"max_tokens": 5, "max_completion_tokens": 5},
         {"user": "u", "store": True, "metadata": {"a": "b"}},
-        {"something_nobody_knows": {"deep": [1]}},
         {"ignore_eos": True, "min_p": 0.1, "repetition_penalty": 1.1},
         {"stream": True, "stream_options": {"include_usage": True}},
         {"logprobs": True, "top_logprobs": 0},
@@ -249,3 +250,16 @@ def test_a_message_is_continued_or_answered_never_both() -> None:
     assert chat(continue_final_message=True, add_generation_prompt=False).continue_final_message
     with pytest.raises(RequestError, match="add_generation_prompt"):
         chat(continue_final_message=True)
+
+
+@pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest])
+def test_a_field_that_nobody_knows_is_refused_by_name(kind: type) -> None:
+    """A misspelt field would otherwise change nothing, unnoticed."""
+    least = {"model": "m", "messages": [{"role": "user", "content": "a"}]} if kind is ChatRequest else {}
+    body = least or {"model": "m", "prompt": "a"}
+    read_request(kind, body | dict.fromkeys(HARMLESS, 1))
+    with pytest.raises(ApiError, match="unknown field 'temprature'; did you mean 'temperature'") as refused:
+        read_request(kind, body | {"temprature": 0.5})
+    assert (refused.value.status, refused.value.code, refused.value.param) == (
+        400, "unknown_parameter", "temprature",
+    )  # fmt: skip
