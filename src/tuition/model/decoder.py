@@ -108,7 +108,8 @@ class Attention(nn.Module):
             query, key = query.view(split), key.view(split)  # (batch, seq, heads or kv_heads, head_dim)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        query, key = query.view(split), key.view(split)
+        if not self.norms_heads_alone:
+            query, key = query.view(split), key.view(split)
         value = self.value(hidden).view(split)  # (batch, seq, kv_heads, head_dim)
         if self.rotation is not None:
             cos, sin = angles[self.rotation]
