@@ -161,6 +161,8 @@ def chosen_recipe(argv: Sequence[str]) -> Entry:
     in_file = table.get("data", {})
     paths = files_in(argv) or [Path(path) for path in in_file.get("paths", [])]
     words = {word.partition("=")[0].replace("-", "_") for word in argv}
+    if "__data.demo" in words or "demo" in in_file:  # these are plain text
+        return find_recipe("continue")
     if not paths or any(f"__data.{name}" in words or name in in_file for name in OF_EXAMPLES):
         return find_recipe("finetune")
     text_field = [str(in_file.get("field", "text")), *values_of("--data.field", argv)][-1]

@@ -59,6 +59,7 @@ def test_a_recipe_that_is_named_is_taken(files: tuple[Path, Path]) -> None:
     words = f"--from base {files[0]} --recipe continue".split()
     assert chosen_recipe(words).name == "continue"
     assert chosen_recipe([str(files[0])]).name == "pretrain"
+    assert chosen_recipe(["--from", "base", "--data.demo", "shakespeare"]).name == "continue"
 
 
 def test_a_settings_file_with_a_base_chooses_too(files: tuple[Path, Path], tmp_path: Path) -> None:
