@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tuition.books.books import open_books
+from tuition.books.journal import read_lines
 from tuition.core.errors import NotFoundError
 from tuition.core.workspace import Workspace
 from tuition.desk.engine import Engine
+from tuition.engine.offline import generate_file
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.statements import of_model, request_receipts
@@ -107,6 +109,51 @@ def test_a_command_that_is_told_to_end_leaves_books_in_order(
         found = reconcile(books)
     assert found.findings == ()
     assert found.requests.wall_ns > 0
+
+
+def test_replies_that_end_in_one_step_share_a_commit(model_path: Path, tmp_path: Path) -> None:
+    prompts, replies = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    prompts.write_text('{"prompt": "to be"}\n' * 96)
+    workspace, settings = Workspace(tmp_path / "home"), EngineSettings(device="cpu", max_batch=32)
+    with open_books(workspace.create()) as books:
+        with Engine(model_path, workspace=workspace, settings=settings, books=books) as engine:
+            report = generate_file(engine, prompts, replies, max_tokens=4, ignore_eos=True)
+        lines = [line["rows_json"] for line in books.read(lambda c: list(read_lines(c)))]
+        commits = sum('"requests"' in line for line in lines)
+        assert (report.num_done, len(request_receipts(books, limit=None))) == (96, 96)
+        assert commits <= 96 / 6, "a step's first row may go before the others are queued"
+        assert reconcile(books).holds
+
+
+def size_of(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def test_a_killed_command_has_written_no_reply_without_its_receipt(model_path: Path, tmp_path: Path) -> None:
+    """And continues: each line has one reply in the end. Lost is at most what ended in the step at hand."""
+    prompts, replies = tmp_path / "prompts.jsonl", tmp_path / "replies.jsonl"
+    prompts.write_text('{"prompt": "to be", "ignore_eos": true}\n' * 3_000)
+    environment = os.environ | {"TUITION_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "tuition.cli.main", "generate", str(model_path), "--max-tokens", "2"]
+    command += ["--prompts", str(prompts), "--out", str(replies), "--engine.max-batch", "16"]
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        size, until = size_of(replies), time.monotonic() + 200
+        while size_of(replies) <= size + 20_000 and time.monotonic() < until:
+            pass  # without a pause: the kill is to come soon after a line was written
+        process.kill()
+        process.wait(30)
+    whole = [line for line in replies.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    written = {json.loads(line)["request"] for line in whole}
+    with open_books(Workspace(tmp_path / "home")) as books:
+        booked = {receipt.cost.request_id for receipt in request_receipts(books, limit=None)}
+    assert 0 < len(written) < 3_000
+    assert written <= booked
+    assert len(booked - written) <= 3 * 16
+    subprocess.run(command, stderr=subprocess.DEVNULL, env=environment, timeout=300, check=True)
+    rows = [json.loads(line) for line in replies.read_text().splitlines()]
+    assert sorted(row["line"] for row in rows) == list(range(1, 3_001))
+    assert written <= {row["request"] for row in rows}, "what was written stays"
 
 
 def test_leaving_early_is_billed_and_other_requests_have_no_cost(model_path: Path, tmp_path: Path) -> None:

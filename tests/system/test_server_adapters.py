@@ -22,11 +22,12 @@ from tuition.core.errors import ModelError, RequestError
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
 from tuition.desk.engine import Engine
+from tuition.engine.request import TokenEvent
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.reconciliation import reconcile
 from tuition.ledger.statements import request_receipts, statement
 from tuition.registry.registry import Registry
-from tuition.serve.context import ServeContext
+from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.served import open_served
 from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
@@ -61,13 +62,18 @@ def opened_for(workspace: Workspace, books: Books, **named: Any):
 
 
 @pytest.fixture(scope="module")
-def http(workspace: Workspace, books: Books) -> Iterator[httpx.Client]:
-    with opened_for(workspace, books, adapters=NAMES) as served:
-        settings = ServeSettings(port=0, max_adapters=9)
-        with start_server(ServeContext(served, books, settings, KEY)) as server:
-            headers = {"authorization": f"Bearer {KEY}"}
-            with httpx.Client(base_url=server.url, timeout=60, headers=headers) as client:
-                yield client
+def served(workspace: Workspace, books: Books) -> Iterator[dict[str, ServedModel]]:
+    with opened_for(workspace, books, adapters=NAMES) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def http(served: dict[str, ServedModel], books: Books) -> Iterator[httpx.Client]:
+    settings = ServeSettings(port=0, max_adapters=9)
+    with start_server(ServeContext(served, books, settings, KEY)) as server:
+        headers = {"authorization": f"Bearer {KEY}"}
+        with httpx.Client(base_url=server.url, timeout=60, headers=headers) as client:
+            yield client
 
 
 def ask(http: httpx.Client, model: str, tokens: int = 6, **more: Any) -> httpx.Response:
@@ -115,19 +121,26 @@ def test_each_adapter_is_listed_with_its_base_and_answers_as_alone(
     assert reconcile(books).faults == ()
 
 
-def test_an_adapter_comes_and_goes_while_the_server_runs(http: httpx.Client) -> None:
+def test_an_adapter_comes_and_goes_while_the_server_runs(
+    http: httpx.Client, served: dict[str, ServedModel]
+) -> None:
+    engine = served["base"].engine
+    assert engine is not None
+    end = TokenEvent("r", (), "", finish_reason="stop", variant="late")
     assert ask(http, "late").status_code == 404
     taken = change(http, "load", lora_name="a0").json()["error"]["message"]
     assert taken.startswith("lora_name: 'a0' is served already")
     added = change(http, "load", lora_name="late@1")
     assert (added.status_code, added.json()["id"], added.json()["parent"]) == (200, "late", "base")
     assert text_of(ask(http, "late")) not in {text_of(ask(http, name)) for name in ("base", *NAMES)}
+    assert engine.desk_of(end).model.name == "late"
     full = change(http, "load", lora_name="brief")
     assert (full.status_code, full.json()["error"]["code"]) == (400, "capacity_exceeded")
     assert change(http, "unload", lora_name="late").json() == {
         "id": "late", "object": "model", "deleted": True
     }  # fmt: skip
     assert "late" not in listed(http)
+    assert engine.desk_of(end) is engine.desk, "nothing of a removed adapter is kept"
     assert ask(http, "late").status_code == 404
 
 

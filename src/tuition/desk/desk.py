@@ -197,11 +197,19 @@ class Desk:
 
         Raises: BooksError, BusyError.
         """
+        return self.begin_settle(end)()
+
+    def begin_settle(self, end: Ending) -> Callable[[], RequestCost]:
+        """The same in two parts: the row is queued now; what is returned waits for it, and must be called."""
         record, written = self._write(end, end.num_prompt_tokens, None)
-        with self._written_off_if_refused(record):
-            written.result()
-        self._count(record)
-        return record.cost
+
+        def wait() -> RequestCost:
+            with self._written_off_if_refused(record):
+                written.result()
+            self._count(record)
+            return record.cost
+
+        return wait
 
     async def settle_soon(
         self,

@@ -16,7 +16,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class Engine(plain.Engine):
             )
             with account.loading():
                 super().__init__(
-                    folder, settings=settings, progress=progress, on_trace=account.add, on_end=self._settle
+                    folder, settings=settings, progress=progress, on_trace=account.add, on_ends=self._settle
                 )
             stack.callback(super().close)
             account.runs_on(self.runner.weight_bytes, self.runner.kv_bytes_per_value)
@@ -146,10 +146,14 @@ class Engine(plain.Engine):
         self._desks[loaded.identity.name] = desk
         return desk
 
+    def dismiss_adapter(self, name: str) -> None:
+        """Forget the desk of an adapter whose variant was removed."""
+        self._desks.pop(name, None)
+
     def remove_variant(self, name: str) -> None:
         """Forget a variant, or an adapter. Raises: NotFoundError; BusyError while requests use it."""
         super().remove_variant(name)
-        self._desks.pop(name, None)
+        self.dismiss_adapter(name)
 
     def _has_digest(self, digest: str) -> bool:
         """Whether these are the weights in use. A runner that rounds has another digest than their file."""
@@ -177,8 +181,14 @@ class Engine(plain.Engine):
         with signals_held():
             super()._clear(requests)
 
-    def _settle(self, event: TokenEvent) -> None:
-        self._costs[event.request_id] = self.desk_of(event).settle(event)
+    def _settle(self, ends: Iterable[TokenEvent]) -> None:
+        """All rows are queued before the first is waited for: they share a commit."""
+        with ExitStack() as waits:  # for each one, also where another fails
+            for end in ends:
+                waits.callback(self._keep_cost, end.request_id, self.desk_of(end).begin_settle(end))
+
+    def _keep_cost(self, request_id: str, settled: Callable[[], RequestCost]) -> None:
+        self._costs[request_id] = settled()
         if len(self._costs) > MOST_COSTS:
             self._costs.popitem(last=False)
 

@@ -73,9 +73,10 @@ class Engine:
         workspace: Workspace | None = None,
         progress: Progress | None = None,
         on_trace: Callable[[StepTrace], None] | None = None,
-        on_end: Callable[[TokenEvent], object] | None = None,
+        on_ends: Callable[[list[TokenEvent]], object] | None = None,
     ) -> None:
-        """Load `model`. `on_trace` gets every step, `on_end` the last event of each request first.
+        """Load `model`. `on_trace` gets every step; `on_ends` gets, before anybody else, the last events
+        of the requests that end together.
 
         Raises: NotFoundError, ModelError, CapacityError, SettingsError.
         """
@@ -85,7 +86,7 @@ class Engine:
         self.tokenizer = self.folder.tokenizer()
         self.runner, self.choice = opened()
         self.loop = StepLoop(self.runner, self.tokenizer, self.settings)
-        self._on_trace, self._on_end = on_trace, on_end
+        self._on_trace, self._on_ends = on_trace, on_ends
         self.id_prefix = "request"
         """Ids of requests begin with it; who bills them makes it one that no other process has."""
         self.default_variant: str | None = None
@@ -254,10 +255,10 @@ class Engine:
         return events
 
     def _tell_ends(self, events: Iterable[TokenEvent]) -> None:
-        if self._on_end is not None:
-            for event in events:
-                if event.finish_reason is not None:
-                    self._on_end(event)
+        if self._on_ends is not None:
+            ends = [event for event in events if event.finish_reason is not None]
+            if ends:
+                self._on_ends(ends)
 
     def _clear(self, requests: Iterable[Request]) -> None:
         """Cancel what is still inside; it has cost something, too."""

@@ -118,6 +118,7 @@ class Adapters:
         while True:
             try:
                 await asyncio.to_thread(service.remove_variant, model.name)
+                engine.dismiss_adapter(model.name)
                 return
             except BusyError as error:
                 if time.monotonic() >= deadline:
