@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from server_thread import start_server
 from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
@@ -33,7 +34,6 @@ from tuition.model.decoder import Decoder
 from tuition.model.save import save_model
 from tuition.serve.context import ServeContext
 from tuition.serve.served import open_served
-from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
 from tuition.spec.machine import detect_machine
 from tuition.spec.shape import ModelShape

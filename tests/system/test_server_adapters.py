@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from adapter_workspace import fill, publish_adapter, publish_base
+from server_thread import start_server
 from tuition.books.books import Books, open_books
 from tuition.core.digests import digest_of_pair
 from tuition.core.errors import ModelError, RequestError
@@ -29,7 +30,6 @@ from tuition.ledger.statements import request_receipts, statement
 from tuition.registry.registry import Registry
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.served import open_served
-from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
 from tuition.spec.machine import detect_machine
 

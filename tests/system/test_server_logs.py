@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tuition.serve.server import RunningServer, start_server
+from server_thread import RunningServer, start_server
 from tuition.serve.settings import ServeSettings
 
 TINY = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import select
 
 from reliability.serve import tiny_server as tiny
+from server_thread import RunningServer, start_server
 from tuition.books.schema import requests
 from tuition.core.units import NUSD_PER_USD
-from tuition.serve.server import RunningServer, start_server
 
 CANARY = "canary7f3a9"
 MESSAGES: Any = [{"role": "user", "content": "To be, or not to be"}]

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from reliability.serve import tiny_server as tiny
+from server_thread import start_server
 from tuition.core.errors import BooksError
-from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
 
 ORIGIN = "https://chat.example.org"

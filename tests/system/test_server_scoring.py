@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from reliability.serve import tiny_server as tiny
+from server_thread import start_server
 from tuition.engine.request import Request, Sampling, TokenEvent, complete
-from tuition.serve.server import start_server
 
 TEXTS = ("To be, or not to be", "that is the question: the slings", "and arrows", "of outrageous fortune.")
 

@@ -1,17 +1,15 @@
-"""Run the application: in the main thread until a signal, or in a thread of its own for the demo and tests.
+"""Run the application until a signal, or until somebody closes the gate of its context.
 
-The first SIGTERM or SIGINT closes the gate: readiness fails, new calls get 503 with Retry-After, replies
-under way may end. When the time for that is over, or with a second signal, the rest is ended with an error
-event. Only then does the server stop listening.
+The first SIGTERM or SIGINT closes it: readiness fails, new calls get 503 with Retry-After, replies under way
+may end. When the time for that is over, or with a second signal, the rest is ended with an error event. Only
+then does the server stop listening.
 """
 
 import asyncio
 import gc
 import logging
 import socket
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -19,14 +17,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from tuition.core.errors import SettingsError, TuitionError
+from tuition.core.errors import SettingsError
 from tuition.serve.app import create_app
 from tuition.serve.connection import Connection
 from tuition.serve.context import ServeContext
 from tuition.serve.settings import ServeSettings
 
 log = logging.getLogger("tuition.serve")
-START_TIMEOUT_S = 60.0
 GRACE_S = 0.6
 """For the last error events to leave after the drain limit."""
 TICK_S = 0.02
@@ -48,10 +45,13 @@ class _Server(uvicorn.Server):
         if self.started:
             self.on_started()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; True ends the server."""
+        return await super().on_tick(counter) or self.context.gate.draining
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let calls under way end while new ones are refused, then close everything and book the rest."""
         loop, gate = asyncio.get_running_loop(), self.context.gate
-        gate.begin_drain()
         until = loop.time() + self.context.settings.drain_seconds
         while gate.num_calls and not gate.aborting and loop.time() < until:
             await asyncio.sleep(TICK_S)
@@ -88,22 +88,12 @@ class _Server(uvicorn.Server):
                 self.server_state.connections.discard(connection)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """First signal: drain. Any further one: abort."""
-        if not self.should_exit:
-            self.begin_stop()
-        else:
-            self.abort()
-
-    def begin_stop(self) -> None:
-        """Drain and end."""
-        self.context.gate.begin_drain()
-        self.should_exit = True
-
-    def abort(self) -> None:
-        """End what is under way; safe from any thread and from signal handlers."""
-        self.begin_stop()
-        if self.serving_loop is not None:
-            self.serving_loop.call_soon_threadsafe(self.context.gate.abort)
+        """First signal: drain. Any further one: end what is under way."""
+        gate = self.context.gate
+        if not gate.draining:
+            gate.begin_drain()
+        elif self.serving_loop is not None:
+            self.serving_loop.call_soon_threadsafe(gate.abort)
 
 
 def _server(context: ServeContext, app: FastAPI | None) -> _Server:
@@ -148,86 +138,24 @@ def _url(listener: socket.socket) -> str:
 
 def run_server(
     context: ServeContext,
-    settings: ServeSettings | None = None,
     *,
     app: FastAPI | None = None,
     on_ready: Callable[[str], None] = lambda url: None,
     listener: socket.socket | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return. Call it in the main thread.
+    """Serve until SIGTERM or SIGINT, or `context.gate.begin_drain()` in any thread; then drain and return.
 
-    `on_ready` is called with the server's URL once it listens. The models and books stay open.
+    Signals are taken in the main thread only. `on_ready` is called with the server's URL once it listens. The
+    models and books stay open.
     Raises: SettingsError if the address cannot be used.
     """
-    settings = settings or context.settings
     server = _server(context, app)
-    bound = listener or bind(settings)
+    bound = listener or bind(context.settings)
     server.on_started = lambda: on_ready(_url(bound))
     gc.collect()
     gc.freeze()  # else each full collection walks through all of torch, and every stream waits for it
     try:
         server.run(sockets=[bound])
     finally:
+        gc.unfreeze()
         bound.close()
-
-
-@dataclass
-class RunningServer:
-    """A server in a thread."""
-
-    url: str
-    _server: _Server
-    _thread: threading.Thread
-
-    def stop(self) -> None:
-        """Drain and end the thread; may be called again."""
-        self._server.begin_stop()
-        limit = self._server.context.settings.drain_seconds
-        self._thread.join(limit + self._server.context.settings.books_timeout_seconds + 5)
-
-    def abort(self) -> None:
-        """End at once: streams under way get an error event."""
-        self._server.abort()
-        self.stop()
-
-    def __enter__(self) -> "RunningServer":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-
-def start_server(
-    context: ServeContext,
-    settings: ServeSettings | None = None,
-    *,
-    app: FastAPI | None = None,
-    listener: socket.socket | None = None,
-) -> RunningServer:
-    """Serve in a thread.
-
-    Returns when it answers. Raises: SettingsError, TuitionError if it does not start.
-    """
-    settings = settings or context.settings
-    server = _server(context, app)
-    bound = listener or bind(settings)
-    started = threading.Event()
-    server.on_started = started.set
-
-    def run() -> None:
-        try:
-            server.run(sockets=[bound])
-        except SystemExit:  # uvicorn's way to say that the application did not start
-            log.error("the server did not start")
-        finally:
-            bound.close()
-            started.set()
-
-    thread = threading.Thread(target=run, name="server", daemon=True)
-    thread.start()
-    if not started.wait(START_TIMEOUT_S) or not server.started:
-        server.should_exit = True
-        raise TuitionError(
-            f"the server did not start on {_url(bound) if thread.is_alive() else settings.host}"
-        )
-    return RunningServer(_url(bound), server, thread)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tuition.serve.server import RunningServer, start_server
+from server_thread import RunningServer, start_server
 
 PROGRAM = Path(__file__).with_name("tiny_server.py")
 

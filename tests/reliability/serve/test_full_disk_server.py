@@ -6,12 +6,12 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
+from server_thread import start_server
 from small_disk import LimitedFiles, SmallDisk, grow_log
 from tuition.books.books import open_books
 from tuition.books.schema import requests
 from tuition.books.sqlite import CHECKPOINT_BYTES
 from tuition.core.workspace import Workspace
-from tuition.serve.server import start_server
 
 
 def test_answers_and_books_agree_on_a_full_disk(tiny: Any, disk: SmallDisk | LimitedFiles) -> None:

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from server_thread import RunningServer, start_server
 from tuition.books.schema import requests
 from tuition.core.amount import NOTHING
 from tuition.core.errors import BooksError, BusyError
 from tuition.ledger.reconciliation import reconcile
-from tuition.serve.server import RunningServer, start_server
 from tuition.serve.settings import ServeSettings
 
 

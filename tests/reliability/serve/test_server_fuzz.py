@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tuition.serve.server import RunningServer, start_server
+from server_thread import RunningServer, start_server
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from server_thread import start_server
 from tuition.serve.connection import MAX_HEAD_BYTES, Connection
-from tuition.serve.server import start_server
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from server_thread import start_server
 from tuition.books.books import open_books
 from tuition.books.schema import requests
 from tuition.core.workspace import open_workspace
-from tuition.serve.server import start_server
 
 BODY = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 3}).encode()
 UPGRADES = {

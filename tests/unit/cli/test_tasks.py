@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from server_thread import start_server
 from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import Workspace
@@ -15,7 +16,6 @@ from tuition.desk.engine import Engine
 from tuition.engine.settings import EngineSettings
 from tuition.serve.context import ServeContext
 from tuition.serve.served import open_served
-from tuition.serve.server import start_server
 from tuition.serve.settings import ServeSettings
 from tuition.spec.machine import detect_machine
 
