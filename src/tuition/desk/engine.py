@@ -22,14 +22,14 @@ from pathlib import Path
 
 from tuition.books.books import Books, open_books
 from tuition.core.errors import NotFoundError, TuitionError
-from tuition.core.held_signals import signals_held
+from tuition.core.held_signals import HeldSignals
 from tuition.core.progress import Progress
 from tuition.core.request_record import RequestCost
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.desk.desk import Desk, Ending
 from tuition.desk.references import LoadedAdapter, find_reference, load_adapter
 from tuition.engine import engine as plain
-from tuition.engine.request import Request, TokenEvent
+from tuition.engine.request import Completion, Request, TokenEvent
 from tuition.engine.service import EngineService
 from tuition.engine.settings import EngineSettings
 from tuition.ledger.attribution import EngineAccount
@@ -65,7 +65,7 @@ class Engine(plain.Engine):
 
         Raises: NotFoundError, ModelError, CapacityError, SettingsError, BooksError.
         """
-        settings = settings or EngineSettings()
+        settings, self._signals = settings or EngineSettings(), HeldSignals()
         with ExitStack() as stack:
             workspace = (workspace or open_workspace()).create()
             books = books or stack.enter_context(open_books(workspace))
@@ -172,13 +172,18 @@ class Engine(plain.Engine):
         if os.getpid() == self._pid:
             self.close()
 
+    def _all(self, requests: list[Request], progress: Progress | None) -> list[Completion]:
+        """Handlers are put in place once: between these steps there is no code of the caller's."""
+        with self._signals:
+            return super()._all(requests, progress)
+
     def _step(self) -> list[TokenEvent]:
         """Ctrl-C comes between two steps: each step is billed whole, and so is each reply that it ends."""
-        with signals_held():
+        with self._signals:
             return super()._step()
 
     def _clear(self, requests: Iterable[Request]) -> None:
-        with signals_held():
+        with self._signals:
             super()._clear(requests)
 
     def _settle(self, ends: Iterable[TokenEvent]) -> None:
