@@ -13,7 +13,7 @@ import torch
 
 from tuition.books.books import open_books
 from tuition.books.journal import read_lines
-from tuition.core.errors import NotFoundError
+from tuition.core.errors import BooksError, NotFoundError
 from tuition.core.workspace import Workspace
 from tuition.desk.engine import Engine
 from tuition.engine.offline import generate_file
@@ -122,6 +122,22 @@ def test_replies_that_end_in_one_step_share_a_commit(model_path: Path, tmp_path:
         commits = sum('"requests"' in line for line in lines)
         assert (report.num_done, len(request_receipts(books, limit=None))) == (96, 96)
         assert commits <= 96 / 6, "a step's first row may go before the others are queued"
+        assert reconcile(books).holds
+
+
+def test_a_refused_row_takes_no_other_of_its_step_along(model_path: Path, tmp_path: Path) -> None:
+    workspace, settings = Workspace(tmp_path / "home"), EngineSettings(device="cpu")
+    with open_books(workspace.create()) as books:
+        with Engine(model_path, workspace=workspace, settings=settings, books=books) as engine:
+            engine.id_prefix = "taken"
+            engine.generate(["to be"], max_tokens=2)
+        with Engine(model_path, workspace=workspace, settings=settings, books=books) as engine:
+            engine.id_prefix = "taken"
+            with pytest.raises(BooksError, match="taken-1 is in the books with other figures"):
+                engine.generate(["to be", "or", "not"], max_tokens=3, ignore_eos=True)
+            assert engine.cost_of("taken-3").total.wall_ns > 0
+        booked = {receipt.cost.request_id for receipt in request_receipts(books, limit=None)}
+        assert booked == {"taken-1", "taken-2", "taken-3"}
         assert reconcile(books).holds
 
 
