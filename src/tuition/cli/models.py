@@ -65,7 +65,7 @@ class AddModel(Common):
 class MergeModel(Common):
     model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
     """Name or name@version of an adapter."""
-    name: str
+    name: str | None = None
     """What to call the merged model."""
     save_as: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of its weights. auto: that of the base, and float32 where the base is quantised. In

@@ -32,9 +32,8 @@ def add(arguments: AddModel) -> int:
         return add_from_hub(arguments, on_hub)
     check_name(arguments.name)
     if arguments.path is None:
-        raise SettingsError(
-            "PATH", got=None, wanted=f"what to call {arguments.name!r}: a folder, a file or hf:"
-        )
+        wanted = f"the folder or GGUF file to register as {arguments.name!r}, or hf:ORG/NAME"
+        raise SettingsError("PATH", got=None, wanted=wanted)
     workspace = open_workspace(arguments.workspace).create()
     path = arguments.path.expanduser()
     with open_books(workspace) as books:

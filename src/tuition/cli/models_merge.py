@@ -9,7 +9,7 @@ import torch
 from tuition.books.books import open_books
 from tuition.cli.models import MergeModel
 from tuition.cli.models_change import open_base
-from tuition.core.errors import NotFoundError
+from tuition.core.errors import NotFoundError, SettingsError
 from tuition.core.units import format_bytes
 from tuition.core.workspace import open_workspace
 from tuition.model.adapter import Adapter
@@ -29,7 +29,9 @@ _BY_FORMAT: dict[str, SavedType] = {"BF16": "bfloat16", "F16": "float16"}
 
 def merge(arguments: MergeModel) -> int:
     """Base and adapter as one plain model, with the lineage of both."""
-    check_name(arguments.name)
+    if arguments.name is None:
+        raise SettingsError("name", got=None, wanted="--name NAME: what to call the merged model")
+    name = check_name(arguments.name)
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:
         registry = Registry(workspace, books)
@@ -44,7 +46,7 @@ def merge(arguments: MergeModel) -> int:
         saved_as = saved_type(folder) if arguments.save_as == "auto" else arguments.save_as
         need = num_parameters(folder.shape) * _WIDTHS[saved_as]
         require(f"the merged model in {saved_as}", need, way_out="use a machine with more memory")
-        made = publish_merged(registry, arguments.name, (version, base), (folder, adapter), saved_as)
+        made = publish_merged(registry, name, (version, base), (folder, adapter), saved_as)
     print(f"{made.reference} is {base.reference} with {version.reference} merged into it: {made.path}")
     print(f"weights in {saved_as}, {format_bytes(need)}")
     if saved_as != "float32":

@@ -174,7 +174,12 @@ def printed(kind: type[Common], words: list[str], capsys: pytest.CaptureFixture[
     return capsys.readouterr().out
 
 
-ASKED = {"Generate": ["m", "a text"], "AddModel": ["m", "/a/path"], "Train": []}
+ASKED = {
+    "Generate": ["m", "a text"],
+    "AddModel": ["m", "/a/path"],
+    "Compare": ["m", "other"],
+    "Train": [],
+}
 """Words that a verb cannot do without, where one word `m` is not the right number of them."""
 
 
