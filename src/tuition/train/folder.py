@@ -1,13 +1,14 @@
 """The folder of one run: its settings, its log and its checkpoints.
 
-    settings.toml  header.json  tokenizer/  checkpoints/  best/  before.json  log.jsonl  tensorboard/
-    result.json
+    settings.toml  header.json  moment.json  tokenizer/  checkpoints/  best/  before.json  log.jsonl
+    tensorboard/  result.json
 
 In: a workspace and a run's id.  Out: paths, and which run a resume means.
 """
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ class RunFolder:
     @property
     def settings(self) -> Path:
         return self.path / "settings.toml"
+
+    def moment(self) -> datetime:
+        """When the run prepared its data first. Templates that write a date write this one, also on the day
+        of a resume."""
+        kept = self.path / "moment.json"
+        if not kept.is_file():
+            write_json(kept, datetime.now().isoformat(timespec="seconds"))
+        return datetime.fromisoformat(json.loads(kept.read_text(encoding="utf-8")))
 
     @property
     def lock(self) -> Path:

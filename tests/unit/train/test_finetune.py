@@ -19,6 +19,7 @@ from tuition.plan.memory import TunedWeights, tuning_memory
 from tuition.spec.counts import num_parameters
 from tuition.tokenizer.taught import taught_conversation
 from tuition.train.change import Measured, change
+from tuition.train.header import OtherDataError
 from unit.train.base_home import BaseHome, conversations
 from unit.train.home import At, interrupt
 
@@ -77,6 +78,22 @@ def test_a_run_that_is_resumed_gives_the_same_bits(base_home: BaseHome, adapter:
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert whole.changes == resumed.changes
     assert whole.kept_step == resumed.kept_step
+
+
+def test_a_template_that_writes_a_date_writes_that_of_the_run_after_a_resume_too(base_home: BaseHome) -> None:
+    path = base_home.folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["chat_template"] = "{{ strftime_now('%d %b %Y') }}\n" + config["chat_template"]
+    path.write_text(json.dumps(config))
+    how = {"base": str(base_home.folder), "adapter": "none"}
+    stopped = base_home.run(listeners=(At(7, interrupt),), **how)
+    kept = stopped.folder / "moment.json"
+    moment = kept.read_text()
+    kept.write_text('"2020-02-03T10:00:00"')
+    with pytest.raises(OtherDataError):
+        base_home.run(resume="newest", **how)
+    kept.write_text(moment)
+    assert base_home.run(resume="newest", **how).run_id == stopped.run_id
 
 
 def test_the_best_weights_are_kept_when_later_ones_are_worse(base_home: BaseHome) -> None:

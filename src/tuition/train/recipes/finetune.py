@@ -73,7 +73,8 @@ class Finetune:
         for line in base.describe():
             context.progress.say(line)
         tokenizer = base.folder.tokenizer()
-        lessons = prepare_lessons(self.settings.data, tokenizer, self._longest(base), context.progress)
+        longest, now = self._longest(base), context.folder.moment()
+        lessons = prepare_lessons(self.settings.data, tokenizer, longest, context.progress, now=now)
         return Prepared(base, lessons, base.control(tokenizer))
 
     def _longest(self, base: Base) -> int:
