@@ -151,6 +151,8 @@ class GuardSettings:
 
     gradient_factor: float = 20.0
     """A gradient norm this many times the recent median is a spike."""
+    gradient_floor: float = 1.0
+    """A gradient norm up to this is never a spike: gradients of a loss near 0 are small and differ much."""
     loss_rise: float = 2.0
     """A loss this many nats above the recent median is a spike."""
     history: int = 64
@@ -164,6 +166,7 @@ class GuardSettings:
         check_numbers(self, "guard.")
         for name in ("gradient_factor", "loss_rise"):
             wants(getattr(self, name) > 0, f"guard.{name}", getattr(self, name), "more than 0")
+        wants(self.gradient_floor >= 0, "guard.gradient_floor", self.gradient_floor, "0 or more")
         for name in ("history", "most_skipped", "window"):
             wants(getattr(self, name) >= 1, f"guard.{name}", getattr(self, name), "1 or more")
 

@@ -24,6 +24,14 @@ def test_a_strange_step_is_found(loss: float, norm: float) -> None:
     assert seasoned().problem(loss, norm) is not None
 
 
+def test_small_gradients_of_a_loss_near_zero_are_no_spikes() -> None:
+    guard = Guard(GuardSettings())
+    for _ in range(64):
+        guard.take(0.001, 0.003)
+    assert guard.problem(0.01, 0.0855) is None
+    assert guard.problem(0.01, 5.0) is not None
+
+
 def test_ten_thousand_ordinary_steps_are_taken() -> None:
     """Noise as large runs have it; at most one in a thousand may be refused."""
     guard, chance, refused = Guard(GuardSettings()), random.Random(1), 0
