@@ -186,7 +186,7 @@ def main() -> None:
         registry = Registry(workspace, books)
         if not any(version.name == BASE for version in registry.list()):
             path = package_file()
-            registry.add(BASE, path, digest=check_model(path).digest, link=True)
+            registry.add(BASE, path, digest=check_model(path).digest, files="linked")
         for seed in chosen.seeds:
             for family in chosen.families:
                 for name in chosen.rows:

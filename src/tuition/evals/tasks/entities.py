@@ -1,4 +1,12 @@
-"""Names, products and places of the task families. No name of one part is in the other."""
+"""Names, products and places of the task families. No name of one part is in the other.
+
+What is taught has many names that occur once or twice, as real data do: a model that sees few names learns
+them by heart instead of copying them. Most of them are invented; what is asked has real ones only.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
 
 from tuition.evals.tasks.family import Draws, Words
 
@@ -51,6 +59,44 @@ CITIES = words(
     """Antwerp, Bangkok, Bogota, Calgary, Florence, Glasgow, Hanoi, Jakarta, Krakow, Lyon, Melbourne,
     Montreal, Osaka, Porto, Santiago, Tallinn, Tunis, Valencia, Warsaw, Zagreb""",
 )
+_ONSETS = (
+    "b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kl", "l", "m", "n", "p", "pr", "r", "s", "sk", "st",
+    "t", "tr", "v", "w", "y", "z",
+)  # fmt: skip
+_VOWELS = ("a", "e", "i", "o", "u", "ai", "ea", "ia")
+_KINDS = (
+    "red", "blue", "green", "black", "white", "yellow", "small", "large", "wide", "narrow", "heavy", "light",
+    "used", "new", "spare", "plain", "striped", "round", "square", "folding", "printed", "oak", "pine",
+    "bamboo", "cotton", "copper", "brass", "plastic", "felt", "cork",
+)  # fmt: skip
+NUM_INVENTED = 400
+
+
+def invented(seed: str, endings: Sequence[str], known: Words) -> Iterator[str]:
+    """Names that nobody knows: two or three syllables and an ending; none of `known`."""
+    draw = random.Random(seed)  # noqa: S311 (no secret)
+    taken = {*known["train"], *known["heldout"]}
+    while True:
+        syllables = [draw.choice(_ONSETS) + draw.choice(_VOWELS) for _ in range(draw.choice((1, 2)))]
+        name = ("".join(syllables) + draw.choice(_ONSETS) + draw.choice(endings)).capitalize()
+        if name not in taken and len(name) >= 4:
+            taken.add(name)
+            yield name
+
+
+def with_invented(seed: str, endings: Sequence[str], known: Words) -> Words:
+    """The same, and many invented names among those that are taught."""
+    more = itertools.islice(invented(seed, endings, known), NUM_INVENTED)
+    return {"train": [*known["train"], *more], "heldout": known["heldout"]}
+
+
+FIRST_NAMES = with_invented("first names", ("a", "o", "ie", "en", "is", "ia", "el", "an"), FIRST_NAMES)
+LAST_NAMES = with_invented("last names", ("er", "man", "ic", "sen", "ov", "a", "ini", "ez"), LAST_NAMES)
+CITIES = with_invented("places", ("ton", "burg", "ville", "grad", "ford", "a", "os"), CITIES)
+PRODUCTS: Words = {
+    "train": [*PRODUCTS["train"], *(f"{kind} {product}" for kind in _KINDS for product in PRODUCTS["train"])],
+    "heldout": PRODUCTS["heldout"],
+}
 MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
