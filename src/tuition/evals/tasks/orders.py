@@ -135,7 +135,15 @@ def draw(body: str, draws: Draws) -> Drawn:
         "price": whole + cents / 100 if cents else whole,
         "date": iso(day),
     }
-    return Drawn(" ".join(said), json.dumps(order), order)
+    return Drawn(joined(said), json.dumps(order), order)
+
+
+def joined(sentences: list[str]) -> str:
+    """One text; what follows a signature begins a new line, as in mails."""
+    text = sentences[0]
+    for sentence in sentences[1:]:
+        text += (" " if text[-1] in ".?!" else "\n") + sentence
+    return text
 
 
 def distractions(draws: Draws) -> dict[str, object]:
