@@ -18,11 +18,10 @@ from tuition.core.errors import BusyError, CapacityError, ModelError, RequestErr
 from tuition.desk.engine import Engine
 from tuition.desk.references import LoadedAdapter
 from tuition.engine.service import EngineService
-from tuition.serve.body import parse_body
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.errors import ApiError, json_response
 from tuition.serve.lookups import describe
-from tuition.serve.routes import read_body, wanted_text
+from tuition.serve.routes import read_body, read_fields, wanted_text
 
 log = logging.getLogger("tuition.serve")
 
@@ -132,7 +131,7 @@ class Adapters:
         """The body's fields, which must be these. Raises: RequestError, UnsupportedField; ApiError while the
         server stops."""
         self.context.gate.admit()
-        body = parse_body(await read_body(request))
+        body = await read_fields(self.context, await read_body(request))
         if body.get("lora_path") is not None:
             raise UnsupportedField("lora_path", "lora_name alone, with the name of a registered adapter")
         for field in body:

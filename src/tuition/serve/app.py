@@ -56,7 +56,9 @@ def create_app(context: ServeContext) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.gather(*(asyncio.to_thread(desk.open) for desk in desks))
+        await asyncio.to_thread(lambda: context.body_limits)  # reads the tokenizers, while no stream waits
         yield
+        await asyncio.to_thread(context.bodies.close)
         unsettled = await context.gate.settle(context.settings.books_timeout_seconds)
         if unsettled:
             log.error("%d requests could not be booked before the end", unsettled)

@@ -5,15 +5,12 @@ twice.
 """
 
 import json
-import json.scanner
 import math
 from typing import Any
 
 from tuition.core.errors import RequestError
 
 MAX_DEPTH = 64
-MANY = 20_000
-"""Keys or lists, counted by their signs, above which a body is scanned in Python."""
 _FIELD = "body"
 
 
@@ -26,7 +23,7 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     if text.startswith("\ufeff"):
         raise RequestError(_FIELD, "starts with a byte order mark; send plain UTF-8")
     try:
-        value = _decoder(many=max(raw.count(b":"), raw.count(b"[")) > MANY).decode(text)
+        value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise RequestError(_FIELD, f"is not valid JSON: {error.msg} at character {error.pos}") from None
     except RecursionError:
@@ -42,36 +39,12 @@ def parse_body(raw: bytes) -> dict[str, Any]:
     return value
 
 
-def _decoder(many: bool) -> json.JSONDecoder:
-    """The C scanner holds the interpreter to its end; a body of many values is read by Python's own."""
-    decoder = json.JSONDecoder(
-        object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite
-    )
-    if many:
-        decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
-    return decoder
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(pairs) > MANY:
-        return _unique_of_many(pairs)
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise RequestError(_printable(twice), "is given twice")
-    return table
-
-
-def _unique_of_many(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Pair after pair, each given back at once: one call for all of them would hold the interpreter."""
-    table: dict[str, Any] = {}
-    pairs.reverse()
-    while pairs:
-        key, value = pairs.pop()
-        if key in table:
-            raise RequestError(_printable(key), "is given twice")
-        table[key] = value
     return table
 
 
@@ -84,6 +57,9 @@ def _finite(digits: str) -> float:
     if not math.isfinite(value):
         raise RequestError(_FIELD, "holds a number too large for a float")
     return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _check_depth(value: Any) -> None:

@@ -1,19 +1,39 @@
 """Size limits of a large body, checked before it is validated and encoded.
 
-In: a parsed body.  Out: nothing, or the error that validation or encoding would end in, much later.
+In: a parsed body, and limits as plain numbers.  Out: nothing, or the error that validation or encoding would
+end in, much later.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tuition.core.errors import CapacityError, RequestError
-from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.protocol import MAX_BIASES, MAX_STOP_IDS, MAX_STOPS
 
 MAX_FIELDS = 1_000
+MAX_VALUES = 50_000
+"""Most JSON values in what a chat template is given, or in a body without a prompt."""
 
 
-def check_sizes(body: Mapping[str, Any], context: ServeContext) -> None:
+@dataclass(frozen=True)
+class ModelLimits:
+    """What bounds the prompts of one model."""
+
+    context_length: int
+    longest_token: int | None
+    """Most bytes that one token stands for, where that is known."""
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What bounds a body."""
+
+    max_sequences: int
+    models: Mapping[str, ModelLimits]
+
+
+def check_sizes(body: Mapping[str, Any], limits: BodyLimits) -> None:
     """Raises: RequestError for a count above its limit, CapacityError for a prompt that cannot fit."""
     if len(body) > MAX_FIELDS:
         raise RequestError("body", f"has {len(body):,} fields, wanted at most {MAX_FIELDS:,}")
@@ -22,14 +42,14 @@ def check_sizes(body: Mapping[str, Any], context: ServeContext) -> None:
         if isinstance(items, list | dict) and len(items) > most:
             raise RequestError(field, f"has {len(items):,} entries, wanted at most {most:,}")
     name = body.get("model")
-    model = context.models.get(name) if isinstance(name, str) else None
-    models = [model] if model is not None else list(context.models.values())
+    model = limits.models.get(name) if isinstance(name, str) else None
+    models = [model] if model is not None else list(limits.models.values())
     prompt = body.get("prompt")
     if isinstance(prompt, list) and prompt:
         if type(prompt[0]) is int:
             _check_tokens(len(prompt), models)
         else:
-            _check_count(len(prompt), context)
+            _check_count(len(prompt), limits.max_sequences)
             for one in prompt:
                 if isinstance(one, list):
                     _check_tokens(len(one), models)
@@ -42,26 +62,39 @@ def check_sizes(body: Mapping[str, Any], context: ServeContext) -> None:
         _check_text(_contents(messages), models)
 
 
-def _check_count(count: int, context: ServeContext) -> None:
-    most = context.settings.max_sequences
+def check_values(field: str, value: Any, most: int = MAX_VALUES) -> None:
+    """Raises: RequestError if `value` holds more values than that, itself and those inside of it."""
+    stack, count = [value], 0
+    while stack:
+        item = stack.pop()
+        count += 1
+        if isinstance(item, dict):
+            stack += item.values()
+        elif isinstance(item, list | tuple):
+            stack += item
+    if count > most:
+        raise RequestError(field, f"holds {count:,} values, wanted at most {most:,}")
+
+
+def _check_count(count: int, most: int) -> None:
     if count > most:
         raise RequestError("prompt", f"got {count:,} prompts, wanted at most {most:,} sequences in one call")
 
 
-def _check_tokens(count: int, models: list[ServedModel]) -> None:
+def _check_tokens(count: int, models: list[ModelLimits]) -> None:
     most = max(model.context_length for model in models)
     if count > most:
         raise _too_long(f"a prompt of {count:,} tokens", count, most)
 
 
-def _check_text(texts: Iterable[str], models: list[ServedModel]) -> None:
+def _check_text(texts: Iterable[str], models: list[ModelLimits]) -> None:
     """By the fewest tokens that so many bytes can be."""
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
     fewest, most = [], max(model.context_length for model in models)
     if size <= most:
         return
     for model in models:
-        longest = model.tokenizer.longest_token
+        longest = model.longest_token
         if longest is None:
             return
         fewest.append(-(-size // longest))

@@ -16,6 +16,8 @@ from tuition.desk.engine import Engine
 from tuition.engine.batch import Runner
 from tuition.engine.request import Request, TokenEvent
 from tuition.model.generation import GenerationDefaults
+from tuition.serve.body_process import BodyProcess
+from tuition.serve.bounds import BodyLimits, ModelLimits
 from tuition.serve.errors import overloaded
 from tuition.serve.settings import ServeSettings, read_api_key
 from tuition.spec.shape import ModelShape
@@ -166,7 +168,18 @@ class ServeContext:
     api_key: str | None = field(default_factory=read_api_key, repr=False)
     gate: Gate = field(default_factory=Gate, repr=False)
     lane: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "large bodies"), repr=False)
-    """Where large bodies are parsed and encoded, one after the other."""
+    """Where large bodies are read and encoded, one after the other."""
+    bodies: BodyProcess = field(default_factory=BodyProcess, repr=False)
+    """Parses and validates the largest ones; the server ends it when it stops."""
+
+    @property
+    def body_limits(self) -> BodyLimits:
+        """What bounds a large body."""
+        models = {
+            name: ModelLimits(model.context_length, model.tokenizer.longest_token)
+            for name, model in self.models.items()
+        }
+        return BodyLimits(self.settings.max_sequences, models)
 
     def model(self, name: str) -> ServedModel:
         """The model of that name. Raises: NotFoundError."""

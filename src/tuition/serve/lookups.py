@@ -17,12 +17,11 @@ from tuition.core.units import NUSD_PER_USD, UJ_PER_WH
 from tuition.ledger.account import Account
 from tuition.ledger.render import provenance
 from tuition.ledger.statements import call_receipts, statement
-from tuition.serve.body import parse_body
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.errors import ApiError, json_response
 from tuition.serve.metrics import Metrics
 from tuition.serve.prompts import check_token_ids
-from tuition.serve.routes import LARGE_BODY_BYTES, off_loop, read_body, wanted_text
+from tuition.serve.routes import LARGE_BODY_BYTES, off_loop, read_body, read_fields, wanted_text
 
 PROBE_EVERY_S = 1.0
 """Least time between two test writes to the books."""
@@ -136,7 +135,7 @@ class Lookups:
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize {prompt, add_special_tokens, model} -> {tokens, count}."""
         raw = await read_body(request)
-        body = parse_body(raw)
+        body = await read_fields(self.context, raw)
         model, prompt = self._model_of(body), wanted_text(body, "prompt")
         with_specials = body.get("add_special_tokens", True)
         if not isinstance(with_specials, bool):
@@ -151,7 +150,7 @@ class Lookups:
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize {tokens, model} -> {prompt}."""
         raw = await read_body(request)
-        body = parse_body(raw)
+        body = await read_fields(self.context, raw)
         model, tokens = self._model_of(body), body.get("tokens")
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
             raise RequestError("tokens", "wanted a list of token ids")

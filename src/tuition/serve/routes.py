@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tuition.core.errors import RequestError
 from tuition.serve.body import parse_body
-from tuition.serve.bounds import check_sizes
+from tuition.serve.bounds import MAX_VALUES, check_sizes
 from tuition.serve.calls import Call
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.errors import ApiError
@@ -25,8 +25,11 @@ R = TypeVar("R")
 Body = TypeVar("Body", bound=Common)
 
 LARGE_BODY_BYTES = 16 << 10
-"""Bodies above this are parsed and encoded in a thread of their own, one at a time, so that other streams and
+"""Bodies above this are read and encoded in a thread of their own, one at a time, so that other streams and
 small calls go on meanwhile."""
+APART_BYTES = 64 << 10
+"""Bodies above this are parsed and validated in a process of their own: here, each value in them would take
+time from the streams."""
 
 
 async def read_body(request: Request) -> bytes:
@@ -53,6 +56,14 @@ async def read_body(request: Request) -> bytes:
 async def off_loop(context: ServeContext, fn: Callable[[], R], heavy: bool) -> R:
     """Run `fn` here when it is quick; when it is not, in the lane of large bodies."""
     return await asyncio.get_running_loop().run_in_executor(context.lane, fn) if heavy else fn()
+
+
+async def read_fields(context: ServeContext, raw: bytes) -> dict[str, Any]:
+    """The JSON object in `raw`, of an endpoint that does not generate. Raises: RequestError, ApiError."""
+    if len(raw) <= APART_BYTES:
+        return parse_body(raw)
+    longest = max(model.context_length for model in context.models.values())
+    return await off_loop(context, lambda: context.bodies.fields(raw, max(MAX_VALUES, 2 * longest)), True)
 
 
 class Endpoints:
@@ -115,9 +126,11 @@ class Endpoints:
         return await whole_reply(call, dialect, head, request.receive)
 
     def _read(self, kind: type[Body], raw: bytes, heavy: bool) -> Body:
+        if len(raw) > APART_BYTES:
+            return self.context.bodies.read(kind, raw, self.context.body_limits)
         fields = parse_body(raw)
         if heavy:
-            check_sizes(fields, self.context)
+            check_sizes(fields, self.context.body_limits)
         return read_request(kind, fields)
 
 
