@@ -18,10 +18,10 @@ from tuition.ledger.account import Account
 from tuition.ledger.render import provenance
 from tuition.ledger.statements import call_receipts, statement
 from tuition.serve.context import ServeContext, ServedModel
-from tuition.serve.errors import ApiError, json_response
+from tuition.serve.errors import ApiError, dump_json, json_response
 from tuition.serve.metrics import Metrics
 from tuition.serve.prompts import check_token_ids
-from tuition.serve.routes import LARGE_BODY_BYTES, off_loop, read_body, read_fields, wanted_text
+from tuition.serve.routes import LARGE_BODY_BYTES, in_turns, off_loop, read_body, read_fields, wanted_text
 
 PROBE_EVERY_S = 1.0
 """Least time between two test writes to the books."""
@@ -141,11 +141,15 @@ class Lookups:
         if not isinstance(with_specials, bool):
             raise RequestError("add_special_tokens", "wanted true or false")
         add_bos = None if with_specials else False
-        tokens = await off_loop(
-            self.context, lambda: model.tokenizer.encode(prompt, add_bos=add_bos), len(raw) > LARGE_BODY_BYTES
-        )
-        reply = {"tokens": list(tokens), "count": len(tokens), "max_model_len": model.context_length}
-        return json_response(reply)
+
+        def reply() -> str:
+            tokens = model.tokenizer.encode(prompt, add_bos=add_bos)
+            ids = ",".join(dump_json(some)[1:-1] for some in in_turns(tokens))
+            rest = dump_json({"count": len(tokens), "max_model_len": model.context_length})
+            return f'{{"tokens":[{ids}],{rest[1:]}'
+
+        shown = await off_loop(self.context, reply, len(raw) > LARGE_BODY_BYTES)
+        return Response(shown, media_type="application/json")
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize {tokens, model} -> {prompt}."""
@@ -155,11 +159,12 @@ class Lookups:
         if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
             raise RequestError("tokens", "wanted a list of token ids")
         check_token_ids("tokens", tokens, model)
-        prompt = await off_loop(
-            self.context,
-            lambda: model.tokenizer.decode(tokens, skip_specials=False),
-            len(raw) > LARGE_BODY_BYTES,
-        )
+
+        def decode() -> str:
+            decoder = model.tokenizer.stream(skip_specials=False)
+            return "".join(map(decoder.push_all, in_turns(tokens))) + decoder.finish()
+
+        prompt = await off_loop(self.context, decode, len(raw) > LARGE_BODY_BYTES)
         return json_response({"prompt": prompt})
 
     async def tokenizer_info(self, request: Request) -> Response:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
@@ -31,6 +31,9 @@ APART_BYTES = 64 << 10
 """Bodies above this are parsed and validated in a process of their own: here, each value in them would take
 time from the streams."""
 
+_SLICE = 2_000
+_PAUSE_S = 0.0005
+
 
 async def read_body(request: Request) -> bytes:
     """The raw body. Raises: ApiError if it is not declared as plain JSON, or the client went away."""
@@ -56,6 +59,14 @@ async def read_body(request: Request) -> bytes:
 async def off_loop(context: ServeContext, fn: Callable[[], R], heavy: bool) -> R:
     """Run `fn` here when it is quick; when it is not, in the lane of large bodies."""
     return await asyncio.get_running_loop().run_in_executor(context.lane, fn) if heavy else fn()
+
+
+def in_turns(items: Sequence[R]) -> Iterator[Sequence[R]]:
+    """Slices of many items, for a thread that works long on them: others get the interpreter in between."""
+    for begin in range(0, len(items), _SLICE):
+        if begin:
+            time.sleep(_PAUSE_S)
+        yield items[begin : begin + _SLICE]
 
 
 async def read_fields(context: ServeContext, raw: bytes) -> dict[str, Any]:
