@@ -25,7 +25,7 @@ _WORKER = "tuition.serve.body_worker"
 _WALL_S = 30.0
 """For one body; a full one takes less than a second where a core is free."""
 _PAUSE_S = 0.0005
-"""Between prompts of token ids: other threads get the interpreter meanwhile."""
+"""Between lists of token ids: other threads get the interpreter meanwhile."""
 
 Body = TypeVar("Body", bound=Common)
 
@@ -45,9 +45,13 @@ class BodyProcess:
         request = read_request(kind, first["fields"])
         return request.model_copy(update={"prompt": tuple(prompts)}) if prompts else request
 
-    def fields(self, raw: bytes, max_values: int) -> dict[str, Any]:
-        """The JSON object in `raw`. Raises: ApiError, also if it holds more values than that."""
-        return next(iter(self._ask({"kind": None, "max_values": max_values}, raw)))["fields"]
+    def fields(self, raw: bytes) -> dict[str, Any]:
+        """The JSON object in `raw`. Raises: ApiError, also if it holds too many values beside `tokens`."""
+        first, *slices = self._ask({"kind": None}, raw)
+        tokens = list[int]()
+        for some in slices:
+            tokens += some
+        return first["fields"] | ({"tokens": tokens} if slices else {})
 
     def close(self) -> None:
         """End the process. A body that it reads meanwhile is answered with an error."""
@@ -114,7 +118,7 @@ class _Worker:
             deadline = time.monotonic() + _WALL_S
             first = self._part(selector, deadline)
             yield first
-            for _ in range(first.get("num_prompts", 0)):
+            for _ in range(first.get("num_lists", 0)):
                 yield tuple(self._part(selector, deadline))
                 time.sleep(_PAUSE_S)
 

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tuition.core.errors import TuitionError
@@ -25,14 +25,16 @@ _UNUSED = {
     name: {field.name for field in list_fields(kind) if field.support == "no effect"}
     for name, kind in KINDS.items()
 }
+_SLICE = 10_000
+"""Token ids in one piece of the answer."""
 _NICENESS = 5
 """Token generation goes first where cores are few."""
 
 
 def _answer(job: dict[str, Any], raw: bytes) -> Iterator[Any]:
-    """The error, or the fields of a body within its limits and then each prompt of token ids."""
+    """The error, or the fields of a body within its limits and then, list after list, its token ids."""
     try:
-        fields, prompts = _read(job, raw)
+        fields, ids = _read(job, raw)
     except (TuitionError, ApiError) as error:
         told = as_api_error(error, "")
         yield {
@@ -48,15 +50,20 @@ def _answer(job: dict[str, Any], raw: bytes) -> Iterator[Any]:
     except Exception as error:  # a bug: its message may hold text of the caller
         yield {"bug": type(error).__name__}
     else:
-        yield {"fields": fields, "num_prompts": len(prompts)}
-        yield from prompts
+        yield {"fields": fields, "num_lists": len(ids)}
+        yield from ids
 
 
-def _read(job: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], tuple[tuple[int, ...], ...]]:
+def _read(job: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], Sequence[Sequence[int]]]:
     body, name = parse_body(raw), job["kind"]
     if name is None:
-        check_values("body", body, job["max_values"])
-        return body, ()
+        tokens = body.get("tokens")
+        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
+            body["tokens"] = []
+        else:
+            tokens = []
+        check_values("body", body)
+        return body, [tokens[begin : begin + _SLICE] for begin in range(0, len(tokens), _SLICE)]
     models = {model: ModelLimits(*numbers) for model, numbers in job["models"].items()}
     check_sizes(body, BodyLimits(job["max_sequences"], models))
     request = read_request(KINDS[name], body)

@@ -13,7 +13,7 @@ from tuition.serve.protocol import MAX_BIASES, MAX_STOP_IDS, MAX_STOPS
 
 MAX_FIELDS = 1_000
 MAX_VALUES = 50_000
-"""Most JSON values in what a chat template is given, or in a body without a prompt."""
+"""Most JSON values in what a chat template is given, or in a body for another endpoint."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def check_sizes(body: Mapping[str, Any], limits: BodyLimits) -> None:
         _check_text(_contents(messages), models)
 
 
-def check_values(field: str, value: Any, most: int = MAX_VALUES) -> None:
-    """Raises: RequestError if `value` holds more values than that, itself and those inside of it.
+def check_values(field: str, value: Any) -> None:
+    """Raises: RequestError if `value` holds more than `MAX_VALUES` values, itself and those inside of it.
 
     An integer counts once more for each 64 bits: the time to read and write it grows faster than its length.
     """
@@ -77,8 +77,8 @@ def check_values(field: str, value: Any, most: int = MAX_VALUES) -> None:
             stack += item
         elif isinstance(item, int):
             count += item.bit_length() // 64
-    if count > most:
-        raise RequestError(field, f"holds {count:,} values, wanted at most {most:,}")
+    if count > MAX_VALUES:
+        raise RequestError(field, f"holds {count:,} values, wanted at most {MAX_VALUES:,}")
 
 
 def _check_count(count: int, most: int) -> None:

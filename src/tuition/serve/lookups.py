@@ -156,16 +156,20 @@ class Lookups:
         raw = await read_body(request)
         body = await read_fields(self.context, raw)
         model, tokens = self._model_of(body), body.get("tokens")
-        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+        if not isinstance(tokens, list):
             raise RequestError("tokens", "wanted a list of token ids")
-        check_token_ids("tokens", tokens, model)
 
-        def decode() -> str:
-            decoder = model.tokenizer.stream(skip_specials=False)
-            return "".join(map(decoder.push_all, in_turns(tokens))) + decoder.finish()
+        def reply() -> str:
+            texts, decoder = list[str](), model.tokenizer.stream(skip_specials=False)
+            for some in in_turns(tokens):
+                if not all(type(token) is int for token in some):
+                    raise RequestError("tokens", "wanted a list of token ids")
+                check_token_ids("tokens", some, model)
+                texts.append(dump_json(decoder.push_all(some))[1:-1])
+            return f'{{"prompt":"{"".join(texts)}{dump_json(decoder.finish())[1:-1]}"}}'
 
-        prompt = await off_loop(self.context, decode, len(raw) > LARGE_BODY_BYTES)
-        return json_response({"prompt": prompt})
+        shown = await off_loop(self.context, reply, len(raw) > LARGE_BODY_BYTES)
+        return Response(shown, media_type="application/json")
 
     async def tokenizer_info(self, request: Request) -> Response:
         """GET /tokenizer_info: what a client needs to work without a tokenizer of its own."""

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tuition.core.errors import RequestError
 from tuition.serve.body import parse_body
-from tuition.serve.bounds import MAX_VALUES, check_sizes
+from tuition.serve.bounds import check_sizes
 from tuition.serve.calls import Call
 from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.errors import ApiError
@@ -73,8 +73,7 @@ async def read_fields(context: ServeContext, raw: bytes) -> dict[str, Any]:
     """The JSON object in `raw`, of an endpoint that does not generate. Raises: RequestError, ApiError."""
     if len(raw) <= APART_BYTES:
         return parse_body(raw)
-    longest = max(model.context_length for model in context.models.values())
-    return await off_loop(context, lambda: context.bodies.fields(raw, max(MAX_VALUES, 2 * longest)), True)
+    return await off_loop(context, lambda: context.bodies.fields(raw), True)
 
 
 class Endpoints:

@@ -59,7 +59,7 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "tokenize": ("/tokenize", {"prompt": "the rose " * 110_000}),
-    "detokenize": ("/detokenize", {"tokens": [5] * 49_000}),
+    "detokenize": ("/detokenize", {"tokens": [5] * 600_000}),
 }
 
 

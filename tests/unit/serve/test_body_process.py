@@ -129,10 +129,17 @@ def test_a_chat_template_is_given_a_bounded_number_of_values(bodies: BodyProcess
 
 
 def test_other_bodies_are_bounded_by_the_number_of_their_values(bodies: BodyProcess) -> None:
-    raw = raw_of({"tokens": [1] * 100})
-    assert bodies.fields(raw, 103) == json.loads(raw)
-    with pytest.raises(ApiError, match="body: holds 103 values, wanted at most 102"):
-        bodies.fields(raw, 102)
+    for fields in (
+        {"tokens": list(range(MAX_VALUES * 2))},
+        {"tokens": []},
+        {"prompt": "a"},
+        {"tokens": [1, "a"]},
+    ):
+        raw = raw_of(fields)
+        assert bodies.fields(raw) == json.loads(raw)
+    for many in ({"tokens": [[1]] * MAX_VALUES}, {"tokens": [1], "x": [1] * MAX_VALUES}):
+        with pytest.raises(ApiError, match=r"body: holds \d+,\d+ values, wanted at most 50,000"):
+            bodies.fields(raw_of(many))
 
 
 def test_a_killed_process_is_replaced(workers: Callable[[], list[int]]) -> None:
@@ -187,7 +194,7 @@ def test_a_body_that_is_read_while_the_process_ends_is_answered(
 
 def test_a_process_that_nobody_closes_ends_with_its_owner(workers: Callable[[], list[int]]) -> None:
     bodies = BodyProcess()
-    bodies.fields(b"{}", 10)
+    bodies.fields(b"{}")
     assert len(workers()) == 1
     del bodies
     assert workers() == []
