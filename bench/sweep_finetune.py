@@ -33,7 +33,7 @@ from tuition.data.settings import ExampleSettings
 from tuition.engine.settings import EngineSettings
 from tuition.evals.task_file import read_task
 from tuition.evals.tasks.files import write_family
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.model.check import check_model
 from tuition.registry.registry import Registry
 from tuition.runtime.device import describe_machine

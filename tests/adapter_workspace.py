@@ -7,8 +7,9 @@ import torch
 
 from tuition.books.books import Books
 from tuition.core.workspace import Workspace
-from tuition.model.adapter import Adapter, AdapterSettings, adaptable
+from tuition.model.adapter import Adapter
 from tuition.model.adapter_folder import save_adapter
+from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model
 from tuition.model.save import save_model

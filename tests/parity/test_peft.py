@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tuition.core.errors import ModelError
 from tuition.export.gguf import export_gguf
-from tuition.model.adapter import Adapter, AdapterSettings, adaptable
+from tuition.model.adapter import Adapter
 from tuition.model.adapter_folder import open_adapter, save_adapter
+from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.model.folder import ModelFolder, open_model

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.model.fields import Fields
 
 CONFIG = "adapter_config.json"

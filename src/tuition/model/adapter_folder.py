@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 
 from tuition.core.durable import publish_folder, write_json
 from tuition.core.errors import ModelError, ShapeError
-from tuition.model.adapter import GROUPS, Adapter, AdapterSettings, Pair, adaptable
+from tuition.model.adapter import Adapter, Pair
 from tuition.model.adapter_config import CONFIG, Patterns, config_of, read_settings
+from tuition.model.adapter_settings import GROUPS, AdapterSettings, adaptable
 from tuition.model.folder import ModelFolder
 from tuition.model.manifest import MANIFEST, verify_manifest, write_manifest
 from tuition.model.mapped import MappedFile, inside

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 
 Frozen = Literal["float32", "bfloat16", "int8"]
 """How frozen matrices are held. int8: whole numbers from -127 to 127 and one scale per row."""

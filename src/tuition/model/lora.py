@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tuition.core.errors import ShapeError
-from tuition.model.adapter import Adapter, AdapterSettings, adaptable
+from tuition.model.adapter import Adapter
+from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.decoder import Decoder, Linear
 from tuition.model.folder import ModelFolder
 from tuition.model.frozen import Frozen, FrozenEmbedding, FrozenLinear, LowRank

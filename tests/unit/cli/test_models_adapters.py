@@ -13,8 +13,9 @@ import torch
 from tuition.books.books import open_books
 from tuition.cli.main import FAILURE, USAGE, main
 from tuition.core.workspace import Workspace
-from tuition.model.adapter import Adapter, AdapterSettings, adaptable
+from tuition.model.adapter import Adapter
 from tuition.model.adapter_folder import save_adapter
+from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model

@@ -12,8 +12,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from tuition.core.errors import ModelError
-from tuition.model.adapter import Adapter, AdapterSettings, adaptable
+from tuition.model.adapter import Adapter
 from tuition.model.adapter_folder import open_adapter, read_adapter_folder, require_base, save_adapter
+from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.decoder import Decoder
 from tuition.model.folder import ModelFolder
 from tuition.model.memory import model_in_memory

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from tuition.core.errors import SettingsError, ShapeError
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.model.frozen import Frozen, FrozenLinear, LowRank, dropout_seeded

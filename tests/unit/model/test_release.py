@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.model.decoder import Decoder
 from tuition.model.folder import open_model
 from tuition.model.load import load_decoder

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tuition.core.errors import CapacityError, DataError, NotFoundError, SettingsError
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import ExampleSettings
-from tuition.model.adapter import AdapterSettings, adaptable
+from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.folder import open_model
 from tuition.plan import memory
 from tuition.plan.memory import TunedWeights, tuning_memory

@@ -7,7 +7,7 @@ import pytest
 
 from tuition.books.books import open_books
 from tuition.core.errors import ModelError
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.model.check import check_model
 from tuition.model.decoder import Decoder
 from tuition.model.save import save_model

@@ -13,8 +13,8 @@ import torch
 
 from tuition.core.errors import SettingsError
 from tuition.core.units import format_bytes
-from tuition.model.adapter import AdapterSettings
 from tuition.model.adapter_folder import save_adapter
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.model.check import check_unchanged
 from tuition.model.decoder import Decoder
 from tuition.model.derived import save_derived

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from tuition.model.adapter import AdapterSettings
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.train.settings import check_numbers, wants
 
 From = Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")]
