@@ -101,11 +101,11 @@ def test_help_is_quick_and_loads_nothing_heavy(words: list[str]) -> None:
         "import contextlib, io, sys\nfrom tuition.cli.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         f"    main([*{words!r}, '--help'])\n"
-        f"print(*sorted({HEAVY!r} & set(sys.modules)))"
+        f"print(*sorted({HEAVY | {'numpy'}!r} & set(sys.modules)))"
     )
     for _ in range(TRIES):
         seconds, heavy = cpu_s(["-c", code])
-        assert heavy.strip() == ""
+        assert heavy.strip() == ""  # nor numpy: where nothing is compiled beforehand it takes 0.2 s
         if seconds < HELP_LIMIT_S:
             return
         slowness = cpu_s(["-c", REFERENCE])[0] / REFERENCE_S

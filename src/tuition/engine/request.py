@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tuition.core.errors import RequestError
 from tuition.core.records import FinishReason
-from tuition.engine.draw_rules import DrawRule
 from tuition.model.generation import GenerationDefaults
+
+if TYPE_CHECKING:  # numpy, which the help of `tuition generate` does not need
+    from tuition.engine.draw_rules import DrawRule
 
 Priority = Literal["interactive", "batch"]
 
@@ -90,7 +92,7 @@ class Request:
     priority: Priority = "interactive"
     variant: str | None = None
     """Name of a variant of the weights (an adapter); None: the weights as they are."""
-    rules: tuple[Callable[["Request"], DrawRule], ...] = ()
+    rules: tuple[Callable[["Request"], "DrawRule"], ...] = ()
     """Further rules of the draw, after penalties and bias: each makes its state for this reply."""
 
 
