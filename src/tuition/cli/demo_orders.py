@@ -10,6 +10,7 @@ from tuition.cli.demo_bill import training_line
 from tuition.cli.scribe import Scribe
 from tuition.cli.task_runs import TaskRuns, before_and_after
 from tuition.core.settings import table_to_toml
+from tuition.core.units import format_duration, parse_duration_s
 from tuition.data.settings import ExampleSettings
 from tuition.engine.settings import EngineSettings
 from tuition.evals.task_file import Task, read_task
@@ -55,11 +56,19 @@ def teach_orders(host: Host, scribe: Scribe, plan: OrdersPlan) -> Version | None
     scribe.say(f"\nBefore, {plan.base}:")
     show_first(runs, plan.base, task, scribe)
     data = ExampleSettings(paths=(files.teaching.absolute(),))
-    recipe = Finetune(FinetuneSettings(base=plan.base, data=data, evaluation=FinetuneEvaluation(times=0)))
+    recipe = Finetune(
+        FinetuneSettings(
+            base=plan.base,
+            data=data,
+            adapter="lora",
+            batch_tokens=1_024,
+            evaluation=FinetuneEvaluation(times=0),
+        )
+    )
     settings = TrainSettings(name=NAME, budget=plan.budget)
     version = find_taught(settings, recipe, host)
     if version is None:
-        scribe.say(f"\nTeaching for {plan.budget}:")
+        scribe.say(f"\nTeaching for {format_duration(parse_duration_s(plan.budget))}:")
         result = run_training(settings, recipe, replace(host, progress=scribe))
         scribe.say(training_line(training_receipt(host.books, result.run_id)))
         if result.status == "stopped":

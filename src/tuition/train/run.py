@@ -319,8 +319,8 @@ def _publish(run: _Run, session: Session, final: Probe, status: str, kept_step: 
         version = registry.publish(run.settings.name, write, lineage)
     run_id = session.context.folder.run_id
     further = () if session.last is None else session.last.further
-    for score in (final.score, *(replace(score, run_id=run_id) for score in further)):
-        registry.record_score(version, score)
+    for score in (*(replace(score, run_id=run_id) for score in further), final.score):
+        registry.record_score(version, score)  # the last one stands for the model in lists
     return version
 
 

@@ -51,6 +51,6 @@ def test_a_task_is_asked_taught_and_asked_again_and_the_second_time_nothing_is_c
     for text in said:
         assert re.search(r"^canonical +6 +0\.0 .* 1\.0000$", text, re.M), text
         assert len(re.findall(r"^(?:right|wrong): ", text, re.M)) == 2
-    assert "Teaching for 2s:" in said[0]
+    assert "Teaching for 2.00 s:" in said[0]
     assert "was taught by an earlier demo" in said[1]
     assert len(list(workspace.evaluations.glob("*.jsonl"))) == 2
