@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from tuition.books.journal import note_stored
 from tuition.books.schema import acceptances, periods, runs
 from tuition.core.errors import SettingsError
 from tuition.core.records import StepRecord
@@ -141,10 +142,11 @@ def test_a_run_that_was_killed(life: Life, machine, clock, ended: str) -> None:
     start = bill.meter.start()
     clock.sleep(10 * MS)
     bill.add_step(StepRecord(1, 2.5, 1.0, 0.1, 10, 7, bill.meter.stop(start), 1.0))
-    bill.save()
+    bill.close("stopped")  # else it goes on saving, each second
     mine = copy_of(life, periods, periods.c.run_id == "bard-run")["id"]
-    change(life.books, update(periods).where(periods.c.id == mine).values(process=ended))
-    change(life.books, update(runs).values(updated_unix_ns=runs.c.updated_unix_ns))
+    change(life.books, update(periods).where(periods.c.id == mine).values(process=ended, status="open"))
+    change(life.books, update(runs).values(status="running"))
+    life.books.write_now(lambda connection: note_stored(connection, runs, "bard-run"))
     assert [each.place for each in life.check().losses] == [f"period {mine} (bard-run)"]
     accept_losses(life.books, [mine], "out of memory")
     assert life.check().holds
