@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine_runs import SilentTokenizer, run
+from engine_runs import SilentTokenizer, merged, run
 from tuition.core.errors import ModelError, ShapeError
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request, Sampling, complete
@@ -72,16 +72,6 @@ def variant_of(seed: int, only: tuple[str, ...] = LAST_PARTS) -> Variant:
             down = random.standard_normal((3, shape[1])).astype(np.float32)
             changes[name] = LowRank(down, random.standard_normal((shape[0], 3)).astype(np.float32) * 0.05)
     return Variant(changes)
-
-
-def merged(decoder: Decoder, variant: Variant) -> Decoder:
-    """A decoder of its own whose matrices are the sum."""
-    result = Decoder(decoder.shape).requires_grad_(False)
-    state = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    for name, change in variant.changes.items():
-        state[name] += torch.from_numpy(change.up) @ torch.from_numpy(change.down)
-    result.load_state_dict(state)
-    return result
 
 
 VARIANTS = {

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from engine_runs import merged, run
 from family_shapes import FAMILY_SHAPES
 from tuition.core.errors import BusyError, SettingsError
 from tuition.engine.engine import Engine
-from tuition.engine.request import Completion, Request, Sampling, complete
+from tuition.engine.request import Completion, Request, Sampling
 from tuition.engine.settings import EngineSettings
 from tuition.engine.variants import LAST_PARTS, LowRank, Variant
 from tuition.model.decoder import Decoder
@@ -64,15 +65,6 @@ def variant_of(seed: int, shape: ModelShape = SHAPE) -> Variant:
     return Variant(changes)
 
 
-def merged(decoder: Decoder, variant: Variant) -> Decoder:
-    result = Decoder(decoder.shape).requires_grad_(False)
-    state = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    for name, change in variant.changes.items():
-        state[name] += torch.from_numpy(change.up) @ torch.from_numpy(change.down)
-    result.load_state_dict(state)
-    return result
-
-
 def folder(decoder: Decoder, tokenizer: Tokenizer) -> ModelFolder:
     return model_in_memory(decoder.shape, dict(decoder.named_parameters()), lambda: tokenizer)
 
@@ -97,17 +89,6 @@ def asked(variants: list[str | None], temperature: float = 0.0) -> list[Request]
     ]  # fmt: skip
 
 
-def run(engine: Engine, requests: list[Request]) -> list[Completion]:
-    loop, events = engine.loop, {request.id: [] for request in requests}
-    for request in requests:
-        loop.submit(request)
-    while loop.has_work:
-        for event in loop.step()[0]:
-            events[event.request_id].append(event)
-        loop.check()
-    return [complete(events[request.id]) for request in requests]
-
-
 def plain(request: Request) -> Request:
     return replace(request, variant=None)
 
@@ -124,12 +105,12 @@ def test_eight_variants_in_a_batch_of_sixteen_answer_as_their_merged_models_alon
     base = decoder_of(1, shape)
     requests = asked([*NAMES, *NAMES[:6], None, None])
     with opened(base, tokenizer, *NAMES, **changes) as engine:
-        found = run(engine, requests)
+        found = run(engine.loop, requests)
     for request, reply in zip(requests, found, strict=True):
         name = request.variant
         network = base if name is None else merged(base, variant_of(int(name[1:]), shape))
         with opened(network, tokenizer) as engine:
-            want = run(engine, [plain(request)])[0]
+            want = run(engine.loop, [plain(request)])[0]
         assert reply.token_ids == want.token_ids
         # float32: the sum of two products against the product of a sum
         assert logprobs_of(reply) == pytest.approx(logprobs_of(want), abs=2e-4)
@@ -141,19 +122,19 @@ def test_a_reply_has_the_same_bits_alone_in_a_batch_and_in_bursts(
 ) -> None:
     requests = asked([None, "v1", "v2", "v3", "v1", None, "v3"], temperature=0.7)
     with opened(decoder_of(1), tokenizer, "v1", "v2", "v3", precision=precision) as engine:
-        mixed = run(engine, requests)
-        alone = [run(engine, [request])[0] for request in requests]
-        bursts = run(engine, [replace(request, logprobs=None) for request in requests])
+        mixed = run(engine.loop, requests)
+        alone = [run(engine.loop, [request])[0] for request in requests]
+        bursts = run(engine.loop, [replace(request, logprobs=None) for request in requests])
     assert [(r.token_ids, r.logprobs) for r in mixed] == [(r.token_ids, r.logprobs) for r in alone]
     assert [r.token_ids for r in bursts] == [r.token_ids for r in mixed]
     with opened(decoder_of(1), tokenizer, precision=precision) as engine:
-        without = run(engine, [plain(requests[0]), plain(requests[5])])
+        without = run(engine.loop, [plain(requests[0]), plain(requests[5])])
     assert [r.logprobs for r in without] == [mixed[0].logprobs, mixed[5].logprobs]
 
 
 def prompt_scores(engine: Engine, variant: str | None) -> np.ndarray:
     request = replace(asked([variant] * 9)[8], prompt_logprobs=0, max_tokens=0)
-    scores = run(engine, [request])[0].prompt_logprobs or ()
+    scores = run(engine.loop, [request])[0].prompt_logprobs or ()
     return np.array([score.logprob for score in scores if score.logprob is not None])
 
 
@@ -179,10 +160,10 @@ def test_the_prefix_cache_keeps_variants_and_their_base_apart(tokenizer: Tokeniz
     with opened(decoder_of(1), tokenizer, "v1", "v2", prefix_cache="on") as engine:
         one = Request("r", prompt, 8, Sampling(temperature=0))
         same = [replace(one, variant=name) for name in (None, "v1", "v2")]
-        rounds = [[run(engine, [request])[0] for request in same] for _ in range(2)]
+        rounds = [[run(engine.loop, [request])[0] for request in same] for _ in range(2)]
         engine.remove_variant("v1")
         engine.add_variant("v1", variant_of(5))  # another one under the same name
-        other = run(engine, [replace(one, variant="v1")])[0]
+        other = run(engine.loop, [replace(one, variant="v1")])[0]
     assert [reply.num_cached_tokens > 0 for reply in rounds[0]] == [False] * 3
     assert [reply.num_cached_tokens > 0 for reply in rounds[1]] == [True] * 3
     assert other.num_cached_tokens == 0
@@ -193,17 +174,17 @@ def test_the_prefix_cache_keeps_variants_and_their_base_apart(tokenizer: Tokeniz
 def test_a_swap_of_the_base_keeps_variants(tokenizer: Tokenizer) -> None:
     requests = asked(["v1", None, "v2"])
     with opened(decoder_of(1), tokenizer, "v1", "v2") as engine:
-        run(engine, requests)
+        run(engine.loop, requests)
         engine.swap_weights(folder(decoder_of(2), tokenizer))
-        swapped = run(engine, requests)
+        swapped = run(engine.loop, requests)
     with opened(decoder_of(2), tokenizer, "v1", "v2") as engine:
-        want = run(engine, requests)
+        want = run(engine.loop, requests)
     assert [r.logprobs for r in swapped] == [r.logprobs for r in want]
 
 
 def test_a_variant_goes_and_its_place_is_used_again(tokenizer: Tokenizer) -> None:
     with opened(decoder_of(1), tokenizer, "v1", "v2") as engine:
-        before = run(engine, asked(["v2", None]))
+        before = run(engine.loop, asked(["v2", None]))
         engine.loop.submit(asked(["v1"])[0])
         with pytest.raises(BusyError, match="requests use the variant 'v1'"):
             engine.remove_variant("v1")
@@ -211,10 +192,10 @@ def test_a_variant_goes_and_its_place_is_used_again(tokenizer: Tokenizer) -> Non
             engine.loop.step()
         engine.remove_variant("v1")
         engine.add_variant("v3", variant_of(3))
-        after = run(engine, asked(["v2", None]))
-        third = run(engine, asked(["v3"]))
+        after = run(engine.loop, asked(["v2", None]))
+        third = run(engine.loop, asked(["v3"]))
     with opened(decoder_of(1), tokenizer, "v3") as engine:
-        assert [r.logprobs for r in run(engine, asked(["v3"]))] == [r.logprobs for r in third]
+        assert [r.logprobs for r in run(engine.loop, asked(["v3"]))] == [r.logprobs for r in third]
     assert [r.logprobs for r in after] == [r.logprobs for r in before]
 
 
