@@ -1,14 +1,16 @@
-"""Batches of examples of different lengths, without padding.
+"""Batches of examples of different lengths, without padding, and common beginnings once.
 
 In: `Taught` sequences.  Out: `LessonBatch`: the tokens of several examples one behind the other, each with
-its own positions. Which examples are in which batch follows from the seed and the step alone, so that a run
-that is resumed needs no stored position.
+its own positions. Examples that begin with the same tokens, such as a system prompt, share these: what
+follows attends to them, so losses and gradients are those of each example alone. Which examples are in which
+batch follows from the seed and the step alone, so that a run that is resumed needs no stored position.
 """
 
 import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tuition.core.errors import DataError, SettingsError
+from tuition.data.beginnings import shared_beginnings
 from tuition.data.rows import IGNORED
 from tuition.data.sampler import Sampler
 from tuition.tokenizer.taught import Taught
@@ -24,59 +27,106 @@ _LONG_SHARE = 1 / 8
 """Examples of at least this share of a batch are placed first, while every batch has room."""
 
 
+class Group(NamedTuple):
+    """Examples that begin with the same untaught tokens, which a batch holds once."""
+
+    shared: int
+    """Tokens of the common beginning, 0 where there is none."""
+    own: tuple[int, ...]
+    """Tokens of each example behind it, in order."""
+
+
 @dataclass(frozen=True, eq=False)
 class LessonBatch:
-    """Examples for one forward pass. All tensors (1, tokens), int64."""
+    """Examples for one forward pass. All tensors (1, tokens), int64.
 
+    The row holds one group behind the other: its common beginning, then what follows it in each example.
+    """
+
+    lessons: tuple[Taught, ...]
+    """The examples, in the order in which they were given."""
     token_ids: Tensor
     targets: Tensor
     """The token that follows; -100 where it is not taught."""
     positions: Tensor
     """From 0 in every example."""
-    lengths: tuple[int, ...]
-    """Tokens of each example, in order: attention must not cross from one to the next."""
+    groups: tuple[Group, ...]
+    """Attention must not cross from one example to the next."""
+    origins: Tensor
+    """(tokens,): the place in `lessons` of the example that a token belongs to, of the first one for a common
+    beginning."""
     num_units: int
     """Targets that are taught."""
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each example, its beginning included, in the order of the groups."""
+        return tuple(group.shared + own for group in self.groups for own in group.own)
+
     def shares(self, count: int) -> list["LessonBatch"]:
         """The examples in `count` parts of about equally many tokens, at most one part for each example."""
-        count = min(count, len(self.lengths))
+        count = min(count, len(self.lessons))
         if count <= 1:
             return [self]
-        ends, order = np.cumsum(self.lengths), np.argsort(-np.array(self.lengths), kind="stable")
-        parts = balanced([self.lengths[index] for index in order], count)
-        return [self._examples(sorted(int(order[place]) for place in part), ends) for part in parts]
-
-    def _examples(self, part: Sequence[int], ends: NDArray[np.int64]) -> "LessonBatch":
-        places = np.concatenate([np.arange(ends[i] - self.lengths[i], ends[i]) for i in part])
-        chosen = torch.from_numpy(places)
-        targets = self.targets[:, chosen]
-        return LessonBatch(
-            self.token_ids[:, chosen],
-            targets,
-            self.positions[:, chosen],
-            tuple(self.lengths[index] for index in part),
-            int((targets != IGNORED).sum()),
-        )
+        lengths = np.array([num_inputs(lesson) for lesson in self.lessons])
+        order = np.argsort(-lengths, kind="stable")
+        parts = balanced(lengths[order], count)
+        return [lesson_batch(self.lessons[index] for index in sorted(order[part])) for part in parts]
 
 
 def lesson_batch(lessons: Iterable[Taught]) -> LessonBatch:
     """Examples as one batch. What follows the last taught token of an example is left out: it teaches
     nothing."""
-    ids, targets, lengths = [], [], []
-    for lesson in lessons:
-        length = num_inputs(lesson)
-        ids.append(lesson.ids[:length])
-        targets.append(np.where(lesson.taught[1 : length + 1], lesson.ids[1 : length + 1], IGNORED))
-        lengths.append(length)
-    flat = np.concatenate(targets).astype(np.int64)
+    given = tuple(lessons)
+    beginnings = shared_beginnings([lesson.ids[: _num_untaught(lesson)] for lesson in given])
+    pieces: list[_Piece] = []
+    groups: list[Group] = []
+    for shared, members in beginnings:
+        if shared:
+            pieces.append(_Piece(members[0], given[members[0]], 0, shared))
+        lengths = [num_inputs(given[place]) for place in members]
+        pieces += [
+            _Piece(place, given[place], shared, length)
+            for place, length in zip(members, lengths, strict=True)
+        ]
+        groups.append(Group(shared, tuple(length - shared for length in lengths)))
+    targets = _joined(piece.targets for piece in pieces)
     return LessonBatch(
-        torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
-        torch.from_numpy(flat)[None],
-        torch.from_numpy(np.concatenate([np.arange(length) for length in lengths]))[None],
-        tuple(lengths),
-        int((flat != IGNORED).sum()),
+        given,
+        _joined(piece.ids for piece in pieces)[None],
+        targets[None],
+        _joined(np.arange(piece.start, piece.end) for piece in pieces)[None],
+        tuple(groups),
+        _joined(np.full(piece.end - piece.start, piece.place) for piece in pieces),
+        int((targets != IGNORED).sum()),
     )
+
+
+class _Piece(NamedTuple):
+    """A stretch of an example that stands in one piece in a batch."""
+
+    place: int
+    lesson: Taught
+    start: int
+    end: int
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        return self.lesson.ids[self.start : self.end]
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        following = slice(self.start + 1, self.end + 1)
+        return np.where(self.lesson.taught[following], self.lesson.ids[following], IGNORED)
+
+
+def _joined(parts: Iterable[NDArray[Any]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(list(parts)).astype(np.int64))
+
+
+def _num_untaught(lesson: Taught) -> int:
+    """Tokens at the beginning of an example whose successors are not taught."""
+    return int(np.argmax(lesson.taught[1:])) if len(lesson.taught) > 1 else 0
 
 
 def num_inputs(lesson: Taught) -> int:

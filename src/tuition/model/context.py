@@ -27,7 +27,8 @@ class Context(Protocol):
 
         Shapes:
             query, and the result: (batch, seq, heads, head_dim)
-            key, value: (batch, seq, kv_heads, head_dim), rotated already
+            key, value: (batch, keys, kv_heads, head_dim), rotated already; the queries are those of the last
+                tokens, usually of all
         `window` is the number of keys a query sees, itself included; None means all before it.
         """
         ...
@@ -64,9 +65,10 @@ class DenseContext:
         return self._positions
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
-        seq_len = query.shape[1]
-        causal_only = self._segments is None and (window is None or window >= seq_len)
-        mask = None if causal_only else self._mask(window, query.dtype)
+        seq_len, num_keys = query.shape[1], key.shape[1]
+        has_rule = self._segments is not None or (window is not None and window < num_keys)
+        causal_only = not has_rule and seq_len == num_keys
+        mask = None if causal_only else self._mask(window, query.dtype, seq_len)
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2),  # (batch, heads, seq, head_dim)
             key.transpose(1, 2),
@@ -77,11 +79,11 @@ class DenseContext:
         )
         return attended.transpose(1, 2)  # (batch, seq, heads, head_dim)
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores: 0 where a key is seen, -inf elsewhere; (batch or 1, 1, seq, seq).
+    def _mask(self, window: int | None, dtype: torch.dtype, num_queries: int) -> Tensor:
+        """What is added to the scores of the last queries: 0 where a key is seen, -inf elsewhere.
 
-        Kept per window, since every layer asks again; additive, since a boolean mask is converted at each
-        call.
+        Shape: (batch or 1, 1, num_queries, keys). Kept per window, since every layer asks again; additive,
+        since a boolean mask is converted at each call.
         """
         if (window, dtype) not in self._masks:
             order = torch.arange(self._positions.shape[1], device=self._positions.device)
@@ -95,4 +97,4 @@ class DenseContext:
                 seen = seen[None]
             mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
             self._masks[window, dtype] = mask.masked_fill_(~seen, float("-inf"))[:, None]
-        return self._masks[window, dtype]
+        return self._masks[window, dtype][:, :, -num_queries:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tuition.data.packing import lesson_batch
+from tuition.data.packing import Group, lesson_batch
 from tuition.model.context import DenseContext
 from tuition.model.decoder import Decoder
 from tuition.runtime.device import Precision
@@ -133,8 +133,9 @@ def test_a_long_example_and_a_window_are_attended_to_alike() -> None:
     lengths = (LONGEST_PLAIN_ROW + 40, 30)
     query, key, value = (torch.randn(1, sum(lengths), heads, 8) for heads in (4, 2, 2))
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    context = PackedContext(positions, [Group(0, (length,)) for length in lengths])
     for window in (None, 16):
-        found = PackedContext(positions, lengths).attend(0, query, key, value, window)
+        found = context.attend(0, query, key, value, window)
         segments = torch.repeat_interleave(torch.arange(2), torch.tensor(lengths))[None]
         wanted = DenseContext(positions, segments).attend(0, query, key, value, window)
         torch.testing.assert_close(

@@ -55,6 +55,15 @@ def mean_loss(model: Decoder, batches: Sequence[LessonBatch]) -> Tensor:
     return torch.stack([lesson_loss(model, batch, scale) for batch in batches]).sum()
 
 
+def test_a_shared_beginning_is_computed_once(tiny_shape: ModelShape) -> None:
+    """40 examples, of which a third have a prompt of 20 tokens and a third another of 35."""
+    plain = lessons(tiny_shape)
+    alone, shared = lesson_batch(plain), lesson_batch(with_system_prompts(plain, tiny_shape))
+    assert shared.token_ids.numel() == alone.token_ids.numel() + 20 + 35
+    assert sum(shared.lengths) == alone.token_ids.numel() + 14 * 20 + 13 * 35
+    assert shared.num_units == alone.num_units
+
+
 def epoch(examples: Sequence[Taught], batch_tokens: int, seed: int) -> list[LessonBatch]:
     loader = LessonLoader(examples, batch_tokens, seed)
     return [loader.batch(step) for step in range(loader.batches_per_epoch)]
@@ -72,15 +81,30 @@ PACKINGS: dict[str, Pack] = {
 }
 
 
-@pytest.mark.parametrize("window", [None, 8])
+def with_system_prompts(examples: Sequence[Taught], shape: ModelShape) -> list[Taught]:
+    """One of two untaught beginnings before most of them, so that batches hold shared ones."""
+    draw = np.random.default_rng(8)
+    prompts = [draw.integers(0, shape.vocab_size, length).astype(np.int32) for length in (20, 35)]
+    prompts.append(prompts[1][:0])
+    found = []
+    for index, example in enumerate(examples):
+        prompt = prompts[index % 3]
+        taught = np.concatenate((np.zeros(len(prompt) + 1, dtype=bool), example.taught[1:]))
+        found.append(
+            Taught(np.concatenate((prompt, example.ids)), taught, example.turns + np.int32(len(prompt)))
+        )
+    return found
+
+
+@pytest.mark.parametrize("window", [None, 8, 30])
 @pytest.mark.parametrize("name", PACKINGS)
 def test_packing_changes_neither_loss_nor_gradient(
     tiny_shape: ModelShape, name: str, window: int | None
 ) -> None:
-    """Also where layers see a window of the keys."""
+    """Also where layers see a window of the keys, and where examples share a beginning."""
     shape = replace(tiny_shape, sliding_window=window, window_layers=(0,)) if window else tiny_shape
     torch.manual_seed(0)
-    model, examples = Decoder(shape).initialize(), lessons(shape)
+    model, examples = Decoder(shape).initialize(), with_system_prompts(lessons(shape), shape)
     parameters = list(model.parameters())
     expected = one_by_one(model, examples)
     loss = mean_loss(model, PACKINGS[name](examples))

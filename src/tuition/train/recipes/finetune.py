@@ -131,13 +131,18 @@ class FinetuneTask:
             return lesson_loss(self.model, batch, scale)
 
     def _dropout_seed(self, batch: LessonBatch) -> int:
-        """From the run's seed and the examples: the same for the same share of the same batch."""
+        """From the run's seed and the examples: the same for the same share of the same batch. A common
+        beginning has one draw for all its examples."""
         ids = hash((self.context.settings.seed, *batch.lengths, *batch.token_ids[0, ::7].tolist()))
         return ids % 2**63
 
     def flops(self, batch: LessonBatch) -> int:
         shape = self.model.shape
-        forward = sum(forward_flops(shape, length, 0, num_logits=0) for length in batch.lengths)
+        forward = sum(
+            forward_flops(shape, group.shared, 0, num_logits=0)
+            + sum(forward_flops(shape, own, group.shared, num_logits=0) for own in group.own)
+            for group in batch.groups
+        )
         return self.base.passes * (forward + forward_flops(shape, 0, 0, num_logits=batch.num_units))
 
     def evaluate(self, kind: EvaluationKind) -> Evaluated:
@@ -163,7 +168,7 @@ def lesson_loss(model: Decoder, batch: LessonBatch, scale: float) -> Tensor:
     """Summed nats over the taught tokens of one batch, multiplied by `scale`. Logits of other tokens are not
     computed."""
     device = model.embedding.weight.device
-    context = PackedContext(batch.positions.to(device), batch.lengths)
+    context = PackedContext(batch.positions.to(device), batch.groups)
     hidden = model(batch.token_ids.to(device), context)
     return linear_cross_entropy(hidden, model.head_weight, batch.targets.to(device), scale)
 
@@ -201,8 +206,9 @@ def _parts(sequences: Sequence[Taught]) -> list[list[Taught]]:
 @torch.no_grad()
 def _batch_nats(model: Decoder, sequences: Sequence[Taught], precision: Precision) -> list[float]:
     batch, device = lesson_batch(sequences), model.embedding.weight.device
-    context = PackedContext(batch.positions.to(device), batch.lengths)
+    context = PackedContext(batch.positions.to(device), batch.groups)
     with torch.autocast(device.type, precision.dtype, enabled=precision.is_autocast, cache_enabled=False):
         hidden = model(batch.token_ids.to(device), context)
         losses = token_losses(hidden, model.head_weight, batch.targets.to(device))
-    return [float(part.double().sum()) for part in losses.split(batch.lengths, dim=1)]
+    sums = torch.zeros(len(batch.lessons), dtype=torch.float64, device=device)
+    return sums.index_add_(0, batch.origins.to(device), losses[0].double()).tolist()
