@@ -18,6 +18,7 @@ from tuition.core.errors import DataError
 from tuition.core.lock import FileLock
 from tuition.core.progress import Progress, SilentProgress, Task
 from tuition.data.corpora import with_demo_titles
+from tuition.data.csv_rows import unusual_separator
 from tuition.data.documents import Counts, sources_of
 from tuition.data.fingerprints import file_state, fingerprint_sources, require_unchanged
 from tuition.data.settings import DataSettings
@@ -122,6 +123,9 @@ def prepare_corpus(
     corpus = _open(target, digest, reused)
     for line in describe_unexpected(settings):
         reporter.say(line)
+    for source in sources:
+        if (sign := unusual_separator(source)) is not None:
+            reporter.say(f"{source.name}: cells separated by {sign}")
     _say(corpus, reporter)
     return corpus
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tuition.core.errors import DataError, shown_path
 from tuition.core.progress import Progress, SilentProgress
+from tuition.data.csv_rows import unusual_separator
 from tuition.data.documents import Counts
 from tuition.data.example_forms import FORMS, Form, named_form
 from tuition.data.fingerprints import file_state, require_unchanged
@@ -103,8 +104,10 @@ def read_examples(
     forms = [form_of(source, settings) for source in sources]
     found = ReadingLog()
     for source, form in zip(sources, forms, strict=True):
+        sign = unusual_separator(source)
+        separated = "" if sign is None else f", cells separated by {sign}"
         for each in (log, found):
-            each.forms.setdefault(f"{form.name} ({form.fields})", []).append(source.name)
+            each.forms.setdefault(f"{form.name} ({form.fields}){separated}", []).append(source.name)
     for line in [*describe_unexpected(files, ROW_KINDS), *found.describe()]:
         reporter.say(line)
     with reporter.task("read examples", sum(source.num_bytes for source in sources), "B") as task:

@@ -3,12 +3,12 @@
 In: `Source`s.  Out: numbered rows as dicts. A row that cannot be used comes as a `BadInput` in its place.
 """
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tuition.data.readers import MAX_LINE_BYTES, BadInput, OpenSource, Row, json_rows
+from tuition.data.csv_rows import csv_rows
+from tuition.data.readers import BadInput, OpenSource, Row, json_rows
 from tuition.data.sources import Source
 from tuition.data.tables import table_rows
 
@@ -16,7 +16,6 @@ MAX_JSON_BYTES = 2**30
 """A JSON list has to be held whole."""
 
 _TURN_FIELDS = ({"role", "content"}, {"from", "value"})
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
 _BLANK = " \t\r\n"
 
 Numbered = tuple[int, Row | BadInput, int]
@@ -51,71 +50,7 @@ def _present(value: Any) -> Any:
 def _opened_rows(opened: OpenSource, source: Source) -> Iterator[tuple[int, Row | BadInput]]:
     if source.kind == "json":
         return _json_file_rows(opened, source)
-    return json_rows(opened) if source.kind == "jsonl" else csv_rows(opened, _DELIMITERS[source.kind])
-
-
-def csv_rows(opened: OpenSource, delimiter: str) -> Iterator[tuple[int, Row | BadInput]]:
-    """The line where a row begins, and its cells by the names of the first line. Raises: BadInput."""
-    csv.field_size_limit(MAX_LINE_BYTES)
-    lines = _text_lines(opened)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    try:
-        names = next(reader, None)
-    except csv.Error as error:
-        raise BadInput("bad CSV", f"is no CSV ({error})", 1, way_out=_CSV_WAY_OUT) from None
-    _check_header(names)
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            yield number, BadInput("bad CSV", f"is no CSV ({error})", number, way_out=_CSV_WAY_OUT)
-            continue
-        if cells is None:
-            return
-        if cells:
-            yield number, _csv_row(names or [], cells, number)
-
-
-_CSV_WAY_OUT = 'put cells with quotes or line ends into quotes, and double the quotes inside ("")'
-
-
-def _text_lines(opened: OpenSource) -> Iterator[str]:
-    """Lines, with bytes that are no UTF-8 marked: only the row that holds them is bad."""
-    encoding = "utf-8-sig"
-    while line := opened.read_line(MAX_LINE_BYTES + 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise BadInput("too long", f"a line is longer than {MAX_LINE_BYTES:,} bytes")
-        yield line.decode(encoding, "surrogateescape")
-        encoding = "utf-8"
-
-
-def _check_header(names: list[str] | None) -> None:
-    """Raises: BadInput unless the first line names columns."""
-    if not names:
-        raise BadInput("empty", "is empty" if names is None else "has no names of columns", 1)
-    for name in names:
-        if not name.strip():
-            raise BadInput("bad CSV", "has a column without a name", 1, way_out="name it in the first line")
-        if names.count(name) > 1:
-            problem = f"has {names.count(name)} columns named {name!r}"
-            raise BadInput("ambiguous field", problem, 1, way_out="rename all but one of them")
-    if len(names) == 1 and (other := next((sign for sign in ";\t|" if sign in names[0]), None)):
-        way_out = "save it with commas as .csv, or with tabs as .tsv"
-        raise BadInput("bad CSV", f"seems to separate its columns by {other!r}", 1, way_out=way_out)
-
-
-def _csv_row(names: list[str], cells: list[str], number: int) -> Row | BadInput:
-    if len(cells) != len(names):
-        problem = f"has {len(cells)} cells, the first line names {len(names)}"
-        return BadInput("bad CSV", problem, number, way_out=_CSV_WAY_OUT)
-    for name, cell in zip(names, cells, strict=True):
-        if "\0" in cell:
-            return BadInput("binary", f"the field {name!r} is binary (it holds a zero byte)", number)
-        if not cell.isascii() and (at := next((c for c in cell if "\ud800" <= c <= "\udfff"), None)):
-            problem = f"the field {name!r} is no UTF-8 (byte 0x{ord(at) & 0xFF:02x})"
-            return BadInput("bad UTF-8", problem, number, way_out="save it as UTF-8")
-    return dict(zip(names, cells, strict=True))
+    return json_rows(opened) if source.kind == "jsonl" else csv_rows(opened, source)
 
 
 def _json_file_rows(opened: OpenSource, source: Source) -> Iterator[tuple[int, Row | BadInput]]:

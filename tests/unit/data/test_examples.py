@@ -204,11 +204,13 @@ def test_the_form_is_said_once(write_jsonl: Write, tmp_path: Path) -> None:
     for number in range(3):
         write_jsonl([{"prompt": "a", "completion": f"{number}"}], f"data/{number}.jsonl")
     write_jsonl([{"messages": talk("a", "b")}], "data/x.jsonl")
+    (tmp_path / "data" / "y.csv").write_text("prompt;completion\n2,5;c\n")
     settings = ExampleSettings(paths=(tmp_path / "data",))
-    assert len(list(read_examples(settings, progress=Listener()))) == 4
+    assert len(list(read_examples(settings, progress=Listener()))) == 5
     assert said == [
         "3 files (0.jsonl, ...): read as pairs (prompt, completion)",
         "x.jsonl: read as messages (messages)",
+        "y.csv: read as pairs (prompt, completion), cells separated by ';'",
     ]
 
 

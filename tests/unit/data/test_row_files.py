@@ -101,6 +101,37 @@ def test_tsv_is_separated_by_tabs(tmp_path: Path) -> None:
     assert rows(written(tmp_path, "a.tsv", "a\tb\n1, 2\t3\n")) == [(2, {"a": "1, 2", "b": "3"})]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "a;b\n1,5;2\n"),
+        ("a.csv", '\ufeff"a";"b"\r\n"1,5";2\r\n'),
+        ("a.tsv", "a;b\n1,5;2\n"),
+        ("a.csv", "a\tb\n1,5\t2\n"),
+        ("a.csv", "a|b\n1,5|2\n"),
+        ("a.csv", "\ufeffa,b\n" + '"1,5",2\n'),
+    ],
+)
+def test_the_separator_of_cells_is_found(tmp_path: Path, name: str, text: str) -> None:
+    """Spreadsheets write ';' where ',' is the decimal sign."""
+    assert rows(written(tmp_path, name, text)) == [(2, {"a": "1,5", "b": "2"})]
+
+
+def test_a_first_line_that_leaves_two_separators_is_settled_by_the_rows(tmp_path: Path) -> None:
+    text = "price, net;name\n1,5;x\n2;y\n3;z\n"
+    assert rows(written(tmp_path, "a.csv", text))[0] == (2, {"price, net": "1,5", "name": "x"})
+    with_a_bad_row = "price, net;name\n1;x\n2;y;z\n"
+    found = rows(written(tmp_path, "b.csv", with_a_bad_row))
+    assert found == [(2, {"price, net": "1", "name": "x"}), (3, "has 3 cells, the first line names 2")]
+
+
+def test_a_line_before_the_names_may_say_the_separator(tmp_path: Path) -> None:
+    """As Excel has it; lines are counted with it."""
+    for said in ("sep=;", '"sep=;"', "SEP=;\r"):
+        path = written(tmp_path, "a.csv", f"\ufeff{said}\na,b;c\n1,2;3\n")
+        assert rows(path) == [(3, {"a,b": "1,2", "c": "3"})]
+
+
 def test_a_huge_cell_is_read_whole(tmp_path: Path) -> None:
     """The csv library's own limit is 131,072 characters."""
     ((_, row),) = rows(written(tmp_path, "a.csv", "a,b\n" + "x" * 300_000 + ",y\n"))
@@ -127,8 +158,8 @@ def test_bad_rows_of_csv_are_named_and_reading_goes_on(tmp_path: Path) -> None:
         ("a,b\n", "holds no rows"),
         ("a,a\n1,2\n", "has 2 columns named 'a'"),
         ("a,,b\n1,2,3\n", "a column without a name"),
-        ("a;b\n1;2\n", "seems to separate its columns by ';'"),
-        ("a\tb\n1\t2\n", r"seems to separate its columns by '\\t'"),
+        ("a,b;c\n1,2;3\n", "its first line holds ',' and ';': each could separate columns"),
+        ("a,b;c\n", "its first line holds ',' and ';': each could separate columns"),
         ("a,b\n1,2\n".encode("utf-16"), "is UTF-16 text"),
         ("a,b\n1,2\n".encode("utf-16-le"), "is UTF-16 text"),
     ],
