@@ -169,10 +169,11 @@ def sizes_of(version: "Version") -> dict[str, Any]:
     """Raises: ModelError."""
     from tuition.model.folder import open_model
     from tuition.spec.counts import num_parameters
+    from tuition.tokenizer.folder import DEFAULT_TEMPLATE
 
     folder = open_model(version.path, verify=False)
     return {
-        "kind": "chat" if folder.has_chat_template else "text",
+        "kind": "chat" if DEFAULT_TEMPLATE in folder.chat_templates else "text",
         "format": folder.format,
         "num_parameters": num_parameters(folder.shape),
         "num_bytes": folder.num_bytes,

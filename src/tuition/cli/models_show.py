@@ -20,6 +20,7 @@ from tuition.model.adapter_folder import AdapterFolder, is_adapter, open_adapter
 from tuition.model.folder import ModelFolder, open_model
 from tuition.registry.registry import Registry, Version
 from tuition.spec.counts import kv_bytes_per_token, num_parameters
+from tuition.tokenizer.folder import TOOL_TEMPLATE
 
 
 def show(arguments: ShowModel) -> int:
@@ -69,9 +70,18 @@ def lines_of_model(folder: ModelFolder) -> list[tuple[str, str]]:
         ),
         ("vocabulary", f"{shape.vocab_size:,} tokens; context {shape.context_length:,} tokens"),
         ("cache", f"{format_bytes(kv_bytes_per_token(shape))} per token in bf16"),
+        *([("chat templates", templates_of(folder))] if len(folder.chat_templates) > 1 else []),
         ("sampling", folder.generation.describe()),
         ("runner", f"{runner.kind}: {runner.reason}"),
     ]
+
+
+def templates_of(folder: ModelFolder) -> str:
+    """Names of several, and the use of the second."""
+    use = (
+        f"; {TOOL_TEMPLATE} shows conversations with tools" if TOOL_TEMPLATE in folder.chat_templates else ""
+    )
+    return f"{', '.join(map(repr, folder.chat_templates))}{use}"
 
 
 def lines_of_adapter(folder: AdapterFolder, base: Version | ModelError | None) -> list[tuple[str, str]]:

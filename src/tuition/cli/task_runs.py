@@ -3,7 +3,6 @@
 In: references of models and tasks.  Out: results, kept in the workspace and in the registry.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
@@ -109,13 +108,11 @@ def subject_of(reference: str, registry: "Registry") -> Subject:
     digests = [found.folder.digest() if base is None else base.digest]
     if found.adapter is not None:
         digests.append(found.adapter.digest)
-    tokenizer = found.folder.tokenizer()
-    template = "" if tokenizer.chat is None else tokenizer.chat.source
     return Subject(
         name=reference if version is None else version.reference,
         version=version,
         digest=" ".join(digests),
-        text_digest=hashlib.sha256(f"{tokenizer.digest} {template}".encode()).hexdigest(),
+        text_digest=found.folder.tokenizer().text_digest,
     )
 
 
@@ -150,6 +147,18 @@ def read_tasks(paths: "Sequence[Path]") -> "list[Task]":
         if names.count(name) > 1:
             raise SettingsError("tasks", got=f"two of the name {name!r}", wanted="another name in one header")
     return tasks
+
+
+def check_forms(reference: str, tasks: "Sequence[Task]", workspace: "Workspace", books: "Books") -> None:
+    """Refuse tasks that a model cannot be asked, before any time is spent. Raises: SettingsError;
+    NotFoundError, ModelError."""
+    from tuition.desk.references import find_reference
+    from tuition.evals.run import check_form
+    from tuition.registry.registry import Registry
+
+    tokenizer = find_reference(reference, Registry(workspace, books)).folder.tokenizer()
+    for task in tasks:
+        check_form(task, tokenizer)
 
 
 def before_and_after(runs: TaskRuns, before: str, after: str, tasks: "Sequence[Task]") -> str:

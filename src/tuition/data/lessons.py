@@ -17,6 +17,7 @@ from tuition.data.examples import Example, ReadingLog, Style, read_examples
 from tuition.data.readers import BadInput
 from tuition.data.settings import ExampleSettings
 from tuition.data.split import PARTS, Item, Part, Tally
+from tuition.tokenizer.folder import TOOL_TEMPLATE
 from tuition.tokenizer.taught import Taught, taught_conversation, taught_pair
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -36,6 +37,8 @@ class LessonCounts:
     lengths: list[int] = field(default_factory=list)
     """Tokens of every example, before it was cut."""
     first_too_long: str = ""
+    num_with_tools: int = 0
+    """Shown by a chat template of the model's own for tools."""
     num_duplicates: int = 0
     """Second and later copies in the part that is taught; they stay in it."""
     num_heldout_copies: int = 0
@@ -122,6 +125,7 @@ class Lessons:
             f"{self.split}"
         ]
         notes = (
+            (counts.num_with_tools, f"with tools, shown by the model's chat template {TOOL_TEMPLATE!r}"),
             (counts.num_cut, "cut at the end of a turn (--data.too-long)"),
             (counts.num_left_out, "too long, left out (--data.too-long)"),
             (self.log.num_trimmed, "cut behind the assistant's last turn: what follows it teaches nothing"),
@@ -216,6 +220,7 @@ class _Maker:
     def _render(self, example: Example) -> tuple[Taught, ...]:
         """Raises: RequestError, ModelError."""
         if example.messages:
+            self.counts.num_with_tools += bool(example.tools) and self.tokenizer.tool_chat is not None
             return taught_conversation(
                 self.tokenizer, example.messages, tools=example.tools or None, now=self.now
             )

@@ -145,6 +145,8 @@ def tokenizer_metadata(tokenizer: Tokenizer, num_rows: int) -> dict[str, Any]:
         metadata[f"tokenizer.ggml.{kind}_token_id"] = token_id
     if tokenizer.chat is not None:
         metadata["tokenizer.chat_template"] = tokenizer.chat.source
+        for name, text in tokenizer.named_templates.items():
+            metadata[f"tokenizer.chat_template.{name}"] = text
     metadata["tokenizer.ggml.pre"] = _pre_tokenizer(tokenizer, bool(model.get("ignore_merges")))
     return metadata
 

@@ -25,7 +25,7 @@ from tuition.model.names import Layout
 from tuition.model.safetensors_file import SafetensorsFile
 from tuition.spec.shape import ModelShape
 from tuition.tokenizer.folder import POINTER_HEAD, is_pointer, pointer_error, read_folder_settings
-from tuition.tokenizer.gguf import gguf_tokenizer
+from tuition.tokenizer.gguf import gguf_templates, gguf_tokenizer
 from tuition.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class ModelFolder:
     """The weight files."""
     generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     """How the model's own files want tokens drawn, where a request does not say."""
-    has_chat_template: bool = False
-    """Whether its own files say how messages become a prompt."""
+    chat_templates: tuple[str, ...] = ()
+    """Names of the texts in its own files that say how messages become a prompt, the default one first."""
     release: Callable[[], None] = field(default=lambda: None, repr=False)
     """Give back the memory of the weights that were read from files; they can be read again."""
     in_memory: bool = False
@@ -162,7 +162,7 @@ def _open_file(path: Path) -> ModelFolder:
         shape=model.shape,
         manifest=None,
         generation=defaults_of_gguf(model.file.metadata, path),
-        has_chat_template="tokenizer.chat_template" in model.file.metadata,
+        chat_templates=tuple(gguf_templates(model.file.metadata)),
         format=f"gguf {model.types}",
         num_bytes=model.file.num_bytes,
         files=tuple(file.path for file in model.file.files),
@@ -231,7 +231,7 @@ def _open_folder(folder: Path, verify: bool) -> ModelFolder:
         shape=shape,
         manifest=manifest,
         generation=defaults_of_folder(generation, folder / "generation_config.json"),
-        has_chat_template=read_folder_settings(folder).chat_template is not None,
+        chat_templates=read_folder_settings(folder).templates,
         format="safetensors " + "/".join(types),
         num_bytes=sum(shard.file.size for shard in shards.values()),
         files=tuple(shard.file.path for shard in shards.values()),

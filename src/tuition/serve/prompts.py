@@ -67,13 +67,13 @@ class _Wish:
 
 def prepare_chat(body: ChatRequest, caller: Caller) -> Prepared:
     """Render the conversation. Blocks while the template runs. Raises: RequestError, CapacityError."""
-    tokenizer = caller.model.tokenizer
-    if tokenizer.chat is None:
+    tokenizer, variables = caller.model.tokenizer, dict(body.chat_template_kwargs or {})
+    chat = tokenizer.template_for(variables)
+    if chat is None:
         raise RequestError(
             "model", f"{caller.model.name} has no chat template, it continues text; use /v1/completions"
         )
-    messages = for_template(body.messages, tokenizer.chat.source)
-    variables = dict(body.chat_template_kwargs or {})
+    messages = for_template(body.messages, chat.source)
     if body.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", body.reasoning_effort)
     prompt = tokenizer.render_chat(

@@ -16,6 +16,8 @@ from tuition.core.errors import ModelError
 
 _MAX_CONFIG_BYTES = 2**26
 _POINTER = b"version https://git-lfs"
+DEFAULT_TEMPLATE, TOOL_TEMPLATE = "default", "tool_use"
+"""Names of templates in a model with several: the second shows conversations with tools."""
 POINTER_HEAD = len(_POINTER)
 """Bytes at the beginning of a file that `is_pointer` needs."""
 
@@ -37,12 +39,24 @@ class FolderSettings:
     """Tokens that are added after these, where tokenizer.json has no such added token."""
     add_bos: bool | None = None
     chat_template: str | None = None
+    named_templates: Mapping[str, str] = field(default_factory=dict)
+    """Templates beside it, by the names that the model gives them: see `TOOL_TEMPLATE`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else tokenizer_config.json had, kept for saving."""
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Names of the chat templates, the default one first."""
+        default = () if self.chat_template is None else (DEFAULT_TEMPLATE,)
+        return (*default, *self.named_templates)
+
     def config(self, bos_token: str | None, eos_token: str | None, add_bos: bool) -> dict[str, Any]:
         """The content of tokenizer_config.json."""
-        named = {"bos_token": bos_token, "eos_token": eos_token, "chat_template": self.chat_template}
+        template: Any = self.chat_template
+        if self.named_templates:
+            every = {DEFAULT_TEMPLATE: template, **self.named_templates}
+            template = [{"name": name, "template": text} for name, text in every.items()]
+        named = {"bos_token": bos_token, "eos_token": eos_token, "chat_template": template}
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
@@ -73,6 +87,7 @@ def read_folder_settings(folder: Path) -> FolderSettings:
     bos_ids = [*_ids(generation.get("bos_token_id")), *_ids(model.get("bos_token_id"))]
     add_bos = config.get("add_bos_token")
     added, needed = _added_tokens(folder, config, special)
+    templates = _chat_templates(folder, config)
     return FolderSettings(
         bos_token=_token(config["bos_token"] if "bos_token" in config else special.get("bos_token")),
         eos_token=eos_tokens[0] if eos_tokens else None,
@@ -82,7 +97,8 @@ def read_folder_settings(folder: Path) -> FolderSettings:
         added=added,
         needed=needed,
         add_bos=add_bos if isinstance(add_bos, bool) else None,
-        chat_template=_chat_template(folder, config),
+        chat_template=templates.pop(DEFAULT_TEMPLATE, None),
+        named_templates=templates,
         extra={key: _plain(config[key]) for key in _KEPT if key in config},
     )
 
@@ -129,23 +145,25 @@ def _added(value: Any, is_special: bool) -> AddedToken:
     return AddedToken(_token(value) or "", special=special, normalized=normalized, **others)
 
 
-def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """A file of its own comes first, then the config: one text, or a list of named ones, of which `default`
-    is taken."""
+def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """By name. A file of its own comes first, then the config: one text, or a list of named ones."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return read_text(path)
+        return {DEFAULT_TEMPLATE: read_text(path)}
     template = config.get("chat_template")
     if template is None and (legacy := folder / "chat_template.json").is_file():
         template = _read_json(legacy).get("chat_template")
+    if template is None:
+        return {}
+    named: dict[Any, Any] = {DEFAULT_TEMPLATE: template}
     if isinstance(template, list):
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, Mapping)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
+    if not all(isinstance(part, str) for pair in named.items() for part in pair):
         raise ModelError(
-            folder, "its chat_template is not a text", way_out="remove it, or write it as one text"
-        )
-    return template
+            folder, "its chat_template is neither a text nor a list of named texts",
+            way_out="remove it, or write it as one text",
+        )  # fmt: skip
+    return named
 
 
 def _token(value: Any) -> str | None:

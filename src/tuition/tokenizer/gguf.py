@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers
 
 from tuition.core.errors import ModelError
 from tuition.tokenizer.ends import END_TOKENS
-from tuition.tokenizer.folder import FolderSettings
+from tuition.tokenizer.folder import DEFAULT_TEMPLATE, FolderSettings
 from tuition.tokenizer.pretokenizers import ARCHITECTURE_DEFAULTS, PRE_TOKENIZERS, PreTokenizer
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -60,6 +60,16 @@ def gguf_tokenizer(metadata: Mapping[str, Any], origin: str = "GGUF file") -> To
     return Tokenizer(core, _settings(metadata, kind, tokens, origin), origin=origin)
 
 
+def gguf_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates by name."""
+    begin = "tokenizer.chat_template"
+    named = {DEFAULT_TEMPLATE: metadata.get(begin)}
+    named |= {
+        key.removeprefix(f"{begin}."): text for key, text in metadata.items() if key.startswith(f"{begin}.")
+    }
+    return {name: text for name, text in named.items() if isinstance(text, str)}
+
+
 def _added(tokens: Sequence[str], types: Sequence[int]) -> list[AddedToken]:
     """Tokens that are found in a text before anything else is done with it. Ends of a turn are special
     whatever the file says, as in llama.cpp."""
@@ -86,13 +96,14 @@ def _settings(metadata: Mapping[str, Any], kind: str, tokens: Sequence[str], ori
     ]
     eos_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
     adds_bos = is_sentencepiece or _pre_tokenizer(metadata, origin).adds_bos
-    template = metadata.get("tokenizer.chat_template")
+    templates = gguf_templates(metadata)
     return FolderSettings(
         bos_token=tokens[bos_id] if bos_id is not None else None,
         eos_token=tokens[eos_ids[0]] if eos_ids else None,
         eos_ids=eos_ids,
         add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos)),
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=templates.pop(DEFAULT_TEMPLATE, None),
+        named_templates=templates,
     )
 
 

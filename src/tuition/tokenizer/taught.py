@@ -83,7 +83,7 @@ def taught_conversation(
     try:
         return _sequences(_turns(tokenizer, chat, replies, tools or ()))
     except _NotExactError as error:
-        if (fault := _template_fault(tokenizer, template_kwargs or {})) is not None:
+        if (fault := _template_fault(tokenizer, variables)) is not None:
             raise ModelError(
                 chat.origin, fault.why, way_out="correct the template, or teach pairs of plain text"
             ) from None

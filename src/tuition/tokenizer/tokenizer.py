@@ -18,7 +18,7 @@ from tuition.core.errors import ModelError, RequestError
 from tuition.tokenizer.chat import REPLY_TOKENS, ChatTemplate, GuardedChat, Span
 from tuition.tokenizer.encoder import TextEncoder, may_shrink, parse_core, unknown_id, with_special
 from tuition.tokenizer.ends import known_ends
-from tuition.tokenizer.folder import FolderSettings, read_folder_settings, read_text
+from tuition.tokenizer.folder import TOOL_TEMPLATE, FolderSettings, read_folder_settings, read_text
 from tuition.tokenizer.pieces import IncrementalDecoder, Pieces, pieces_of
 
 Specials = Literal["text", "parse"]
@@ -51,11 +51,10 @@ class Tokenizer:
         self._unknown = None if unknown in (*self.eos_ids, self.bos_id) else unknown
         self._text = TextEncoder(core, _ids(added, special=True), unknown=self._unknown, origin=origin)
         self.add_bos: bool = self._adds_bos(settings.add_bos)
-        self.chat: ChatTemplate | None = None
-        if settings.chat_template is not None:
-            eos_token = settings.eos_token or (self.token(self.eos_ids[0]) if self.eos_ids else None)
-            bos_token = settings.bos_token or (self.token(self.bos_id) if self.bos_id is not None else None)
-            self.chat = ChatTemplate(settings.chat_template, bos_token, eos_token, origin=origin)
+        self.chat: ChatTemplate | None = self._template(settings.chat_template)
+        tool_template = settings.named_templates.get(TOOL_TEMPLATE)
+        self.tool_chat: ChatTemplate | None = self.chat and self._template(tool_template)
+        """A template for conversations with tools, where the model has one beside the other."""
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -118,6 +117,23 @@ class Tokenizer:
     def eos_token(self) -> str | None:
         return self.token(self.eos_ids[0]) if self.eos_ids else None
 
+    @property
+    def named_templates(self) -> Mapping[str, str]:
+        """Chat templates beside the first."""
+        return self._settings.named_templates
+
+    def template_for(self, template_kwargs: Mapping[str, Any] | None) -> ChatTemplate | None:
+        """The template that shows a conversation with these variables, chosen as transformers does."""
+        has_tools = (template_kwargs or {}).get("tools") is not None
+        return self.tool_chat if has_tools and self.tool_chat is not None else self.chat
+
+    def _template(self, source: str | None) -> ChatTemplate | None:
+        if source is None:
+            return None
+        eos_token = self._settings.eos_token or self.eos_token
+        bos_token = self._settings.bos_token or self.bos_token
+        return ChatTemplate(source, bos_token, eos_token, origin=self._origin)
+
     @cached_property
     def _json(self) -> str:
         """The text of its tokenizer.json, made when it is first asked for."""
@@ -127,6 +143,12 @@ class Tokenizer:
     def digest(self) -> str:
         """SHA-256 of what turns text into ids, as 64 hex digits."""
         return hashlib.sha256(self._json.encode()).hexdigest()
+
+    @cached_property
+    def text_digest(self) -> str:
+        """SHA-256 of what turns texts and conversations into ids, as 64 hex digits."""
+        templates = "".join(chat.source for chat in (self.chat, self.tool_chat) if chat is not None)
+        return hashlib.sha256(f"{self.digest} {templates}".encode()).hexdigest()
 
     def to_json(self) -> str:
         """The text of its tokenizer.json."""
@@ -199,9 +221,10 @@ class Tokenizer:
         now: datetime | None = None,
     ) -> GuardedChat:
         """A conversation in which no message can write what marks turns. Raises: as `render_chat`."""
-        if self.chat is None:
+        chat = self.template_for(template_kwargs)
+        if chat is None:
             raise RequestError("messages", "this model has no chat template; use plain completions")
-        return self.chat.guarded(
+        return chat.guarded(
             messages,
             [*self.special_tokens, *self._markup],
             reply_tokens=[token for token in REPLY_TOKENS if token in self._ordinary],
@@ -228,12 +251,13 @@ class Tokenizer:
 
     @cached_property
     def _markup(self) -> frozenset[str]:
-        """Added tokens that are not marked as special but mark turns: those that the chat template writes,
-        and those that end a reply. No message of a chat can produce them."""
+        """Added tokens that are not marked as special but mark turns: those that the chat templates
+        write, and those that end a reply. No message of a chat can produce them."""
         if self.chat is None:
             return frozenset()
-        ends = {token for token, token_id in self._ordinary.items() if token_id in self.eos_ids}
-        return self.chat.tokens_written(self._ordinary) | ends
+        ends = frozenset(token for token, token_id in self._ordinary.items() if token_id in self.eos_ids)
+        written = (chat.tokens_written(self._ordinary) for chat in (self.chat, self.tool_chat) if chat)
+        return ends.union(*written)
 
     @cached_property
     def _messages(self) -> TextEncoder:
