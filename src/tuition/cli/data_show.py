@@ -38,7 +38,8 @@ class Show(Common):
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Files or folders; the same as --data.paths."""
     model: str | None = None
-    """Whose chat template, tokenizer and context to use: name, name@version, folder or GGUF file."""
+    """Whose chat template, tokenizer and context to use: name, name@version, folder or GGUF file; of an
+    adapter, those of its base."""
     rows: int = 3
     """How many rows to show."""
     context: int | None = None
@@ -86,11 +87,15 @@ def overview_of(arguments: Show, settings: ExampleSettings) -> "Overview":
     from tuition.data.examples import kind_of_data
     from tuition.data.overview import example_overview, text_overview
     from tuition.model.folder import open_model
-    from tuition.registry.registry import Registry
+    from tuition.registry.registry import Registry, Version
 
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:
-        folder = open_model(Registry(workspace, books).resolve(str(arguments.model)), verify=False)
+        registry = Registry(workspace, books)
+        found = registry.find(str(arguments.model))
+        if isinstance(found, Version) and found.kind == "adapter":
+            found = registry.base_of(found)
+        folder = open_model(found.path if isinstance(found, Version) else found, verify=False)
     progress = BarsOnly(open_progress())
     tokenizer, context = folder.tokenizer(), arguments.context or folder.shape.context_length
     if kind_of_data(settings, arguments.text_field) == "examples":

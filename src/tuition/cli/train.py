@@ -94,10 +94,9 @@ def run(argv: list[str]) -> int:
         )
     from tuition.books.books import open_books
     from tuition.cli.changes import change_table
-    from tuition.cli.task_runs import TaskRuns, before_and_after
+    from tuition.cli.task_runs import TaskRuns, before_and_after, check_forms, read_tasks
     from tuition.cli.terminal import open_progress
     from tuition.engine.settings import EngineSettings
-    from tuition.evals.task_file import read_task
     from tuition.ledger.render import render
     from tuition.ledger.statements import training_receipt
     from tuition.train.run import Host, run_training
@@ -107,20 +106,23 @@ def run(argv: list[str]) -> int:
             "nothing without --from: there is no model before; afterwards: tuition eval MODEL --tasks FILE"
         )
         raise SettingsError("check", got=[str(path) for path in arguments.check], wanted=wanted)
-    tasks = [read_task(path) for path in arguments.check]
+    tasks = read_tasks(arguments.check)
     workspace.create()
     machine = measured_for(settings, arguments.machine, workspace)
     with open_books(workspace) as books:
         host = Host(workspace, books, machine, open_progress())
         if arguments.recipe is None and entry.name != DEFAULT:
             host.progress.say(f"recipe: {entry.name}, chosen from the files (--recipe names another)")
+        if tasks and resume is None:
+            check_forms(own.base, tasks, workspace, books)
         result = run_training(settings, entry.make(own), host, resume=resume)
         receipt = training_receipt(books, result.run_id)
         print(render(receipt))
         if tasks and result.status == "finished":
             runs = TaskRuns(workspace, books, machine, EngineSettings(), host.progress)
-            parent = result.version.lineage.parent or own.base
-            print(before_and_after(runs, parent, result.version.reference, tasks))
+            lineage = result.version.lineage
+            before = lineage.adapter or lineage.parent or own.base
+            print(before_and_after(runs, before, result.version.reference, tasks))
     score = result.probes[-1].score if result.probes else None
     if result.changes:
         print(f"{change_table(result.changes, receipt.total)}\n{result.split}")
