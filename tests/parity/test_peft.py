@@ -212,6 +212,18 @@ def test_parts_with_an_a_each_are_saved_as_one_of_a_higher_rank(
     close(our_logits(merged(base, again)), wanted)
     assert json.loads((tmp_path / "ours" / "tuition.json").read_text())["weights_digest"] == again.digest()
     close(logits_of(PeftModel.from_pretrained(oracle(*FAMILIES[family]), tmp_path / "ours").eval()), wanted)
+    further = load_with_lora(base, again.settings, begins_with=again)
+    close(our_logits(further), wanted)
+    assert {name: len(down) for name, (down, _) in again.pairs.items()} == dict.fromkeys(adapter.pairs, 3)
+    save_adapter(tmp_path / "further", adapter_of(further), base)
+    shapes = [
+        {
+            name: value.shape
+            for name, value in load_file(tmp_path / folder / "adapter_model.safetensors").items()
+        }
+        for folder in ("ours", "further")
+    ]
+    assert shapes[0] == shapes[1], "what is taught further does not grow"
     save_adapter(tmp_path / "uneven", adapter, base)
     close(
         our_logits(merged(base, open_adapter(tmp_path / "uneven", base))), our_logits(merged(base, adapter))

@@ -6,6 +6,7 @@ Source: https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +183,7 @@ def _modules(base: ModelFolder) -> _Modules:
 def _apart(
     settings: AdapterSettings, joined: Mapping[str, Pair], alphas: Mapping[str, float], modules: _Modules
 ) -> Adapter:
-    """An adapter of our tensors: each part of a joined matrix gets its rows of B, and the whole A.
+    """An adapter of our tensors: each part of a joined matrix gets its rows of B, and of A what these use.
     Raises: ShapeError where B has other rows than the module."""
     pairs: dict[str, Pair] = {}
     own: dict[str, float] = {}
@@ -194,13 +195,27 @@ def _apart(
         if len(up) != outputs:
             where = f"adapter of another base, {next(iter(parts))}"
             raise ShapeError(where, wanted=f"B ({outputs}, rank)", got=up.shape)
+        scale = settings.scale_for(len(down), alphas[module])
         for name, place in parts.items():
-            pairs[name] = (down, up[place.first : place.first + place.count])
-            if alphas[module] != settings.alpha:
-                own[name] = alphas[module]
+            rows = up[place.first : place.first + place.count]
+            if up.any() and not rows.any():
+                continue  # of a joined matrix only other parts are adapted
+            pairs[name] = _used(down, rows)
+            rank = len(pairs[name][0])
+            alpha = alphas[module] if rank == len(down) else scale / settings.scale_for(rank, 1.0)
+            if alpha != settings.alpha:
+                own[name] = alpha
     found = {name.split(".")[-2] for name in pairs}
     matrices = tuple(part for part in GROUPS["all-linear"] if part in found)
-    return Adapter(replace(settings, matrices=matrices), pairs, own)
+    ranks = Counter(len(down) for down, _ in pairs.values()).most_common(1) or [(settings.rank, 0)]
+    return Adapter(replace(settings, rank=ranks[0][0], matrices=matrices), pairs, own)
+
+
+def _used(down: np.ndarray, up: np.ndarray) -> Pair:
+    """A and B without what adds nothing: in the A of a joined matrix, parts may have a place of their own."""
+    used = up.any(axis=0)
+    is_whole = used.all() or not used.any()
+    return (down, up) if is_whole else (down[used], np.ascontiguousarray(up[:, used]))
 
 
 def _together(adapter: Adapter, modules: _Modules) -> tuple[dict[str, Pair], dict[str, float]]:

@@ -6,7 +6,9 @@ Source: LoRA, arXiv:2106.09685; frozen matrices as integers: QLoRA, arXiv:2305.1
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,8 +27,10 @@ def load_with_lora(
     settings: AdapterSettings,
     generator: torch.Generator | None = None,
     frozen: Frozen = "float32",
+    begins_with: Adapter | None = None,
 ) -> Decoder:
-    """A decoder with the frozen weights of `source`, packed one at a time, and a new adapter.
+    """A decoder with the frozen weights of `source`, packed one at a time, and a new adapter, or the one that
+    it `begins_with`, whose ranks and matrices count then.
 
     Whoever calls this asks before whether it fits in memory. Raises: ModelError; SettingsError for matrices
     that the model lacks.
@@ -46,6 +50,8 @@ def load_with_lora(
             setattr(module, last, nn.Parameter(_held(name, tensor, frozen), requires_grad=False))
     decoder.set_submodule("embedding", FrozenEmbedding(decoder.embedding.weight.detach()))
     source.release()
+    if begins_with is not None:
+        return _with_known_pairs(decoder, settings, begins_with)
     return _with_pairs(decoder, settings, generator)
 
 
@@ -75,16 +81,18 @@ def add_lora(
 
 def adapter_of(decoder: Decoder, base: str | None = None, base_digest: str | None = None) -> Adapter:
     """The adapter of a decoder, copied. Raises: ShapeError where it has none."""
-    settings, pairs = None, {}
+    known: dict[str, AdapterSettings] = {}
+    pairs = {}
     for name in adaptable(decoder.shape):
         module = decoder.get_submodule(name.removesuffix(".weight"))
         if isinstance(module, FrozenLinear) and module.pair is not None:
-            settings = module.pair.settings
-            down, up = module.pair.down, module.pair.up
-            pairs[name] = (_array(down), _array(up))
-    if settings is None:
+            known[name] = module.pair.settings
+            pairs[name] = (_array(module.pair.down), _array(module.pair.up))
+    if not known:
         raise ShapeError("adapter_of", wanted="a decoder with an adapter", got="one without")
-    return Adapter(settings, pairs, base=base, base_digest=base_digest)
+    ((settings, _),) = Counter(known.values()).most_common(1)
+    alphas = {name: own.alpha for name, own in known.items() if own.alpha != settings.alpha}
+    return Adapter(settings, pairs, alphas, base=base, base_digest=base_digest)
 
 
 def merged_tensors(
@@ -113,6 +121,19 @@ def _with_pairs(decoder: Decoder, settings: AdapterSettings, generator: torch.Ge
         # A as peft draws it, B zero: the first step begins at the base
         bound = 1 / math.sqrt(module.in_features)
         module.pair.down.data.uniform_(-bound, bound, generator=generator)
+    return decoder
+
+
+def _with_known_pairs(decoder: Decoder, settings: AdapterSettings, adapter: Adapter) -> Decoder:
+    """Raises: ShapeError where the adapter does not fit."""
+    adapter.check(decoder.shape)
+    decoder.requires_grad_(False)
+    for name, (down, up) in adapter.pairs.items():
+        alpha = adapter.alphas.get(name, adapter.settings.alpha)
+        module, own = _frozen(decoder, name), replace(settings, rank=len(down), alpha=alpha)
+        module.pair = LowRank(module.in_features, module.out_features, own)
+        module.pair.down.data.copy_(torch.from_numpy(down))
+        module.pair.up.data.copy_(torch.from_numpy(up))
     return decoder
 
 

@@ -4,7 +4,6 @@ In: `hf:ORG/NAME[:FILE][@REVISION]`.  Out: a `Version`, downloaded if its commit
 """
 
 import json
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from tuition.model.folder import open_model
 from tuition.registry.hub_download import download, look_up
 from tuition.registry.hub_files import HubReference
 from tuition.registry.lineage import Lineage
+from tuition.registry.names import as_name
 
 if TYPE_CHECKING:
     from tuition.registry.registry import Registry, Version
@@ -85,7 +85,7 @@ def _name_for(registry: "Registry", reference: HubReference) -> str:
     """A name that stands for no other model."""
     organisation, repository = reference.repository.split("/")
     stems = [repository, f"{repository}-{reference.file}"] if reference.file else [repository]
-    names = [_as_name(stem) for stem in (stems[-1], f"{organisation}-{stems[-1]}")]
+    names = [as_name(stem) for stem in (stems[-1], f"{organisation}-{stems[-1]}")]
     begin = str(HubReference(reference.repository, None, reference.file)) + "@"
     for name in names:
         others = [version for version in registry.list() if version.name == name]
@@ -95,10 +95,6 @@ def _name_for(registry: "Registry", reference: HubReference) -> str:
         str(reference), f"other models are called {' and '.join(names)}",
         way_out=f"give it a name: tuition models add NAME {reference}",
     )  # fmt: skip
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+|\.\.+", "-", text.lower()).strip("-._")[:64] or "model"
 
 
 def _say_own_code(folder: Path, progress: Progress) -> None:

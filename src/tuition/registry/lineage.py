@@ -33,7 +33,7 @@ class Lineage:
     recipe: str | None = None
     """The way it was trained, as in the table of recipes."""
     adapter: str | None = None
-    """`name@version` of the adapter that was merged into the parent."""
+    """`name@version` of the adapter that it began from: merged into the parent, or taught further."""
     adapter_digest: str | None = None
     """Digest of that adapter."""
     run_id: str | None = None

@@ -31,3 +31,8 @@ def parse_reference(text: str) -> Reference | None:
     if match is None or ".." in text:
         return None
     return Reference(match[1], int(match[2]) if match[2] else None)
+
+
+def as_name(text: str) -> str:
+    """A name made of a title, or of a file's name."""
+    return re.sub(r"[^a-z0-9._-]+|\.\.+", "-", text.lower()).strip("-._")[:64] or "model"
