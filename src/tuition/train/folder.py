@@ -1,7 +1,7 @@
 """The folder of one run: its settings, its log and its checkpoints.
 
-    settings.toml  header.json  moment.json  tokenizer/  checkpoints/  best/  before.json  log.jsonl
-    tensorboard/  result.json
+    settings.toml  header.json  moment.json  base.json  tokenizer/  checkpoints/  best/  before.json
+    log.jsonl  tensorboard/  result.json
 
 In: a workspace and a run's id.  Out: paths, and which run a resume means.
 """
@@ -40,6 +40,11 @@ class RunFolder:
         if not kept.is_file():
             write_json(kept, datetime.now().isoformat(timespec="seconds"))
         return datetime.fromisoformat(json.loads(kept.read_text(encoding="utf-8")))
+
+    @property
+    def base(self) -> Path:
+        """The model that the run began from, as its name was understood then."""
+        return self.path / "base.json"
 
     @property
     def lock(self) -> Path:

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from tuition.core.errors import CapacityError, DataError, NotFoundError, SettingsError
-from tuition.core.workspace import open_workspace
 from tuition.data.settings import ExampleSettings
 from tuition.model.adapter_settings import AdapterSettings, adaptable
 from tuition.model.folder import open_model
@@ -148,12 +147,6 @@ def test_what_cannot_hold_is_refused_before_a_run_is_recorded(base_home: BaseHom
     with pytest.raises(error, match=problem):
         base_home.run(**changes)
     assert not base_home.workspace.runs.exists()
-
-
-def test_an_adapter_of_a_base_that_is_not_registered_is_refused(base_home: BaseHome, tmp_path: Path) -> None:
-    base_home.workspace = open_workspace(tmp_path / "empty").create()
-    with pytest.raises(SettingsError, match="a registered model"):
-        base_home.run(base=str(base_home.folder), adapter="lora")
 
 
 def test_plain_text_is_not_fine_tuned(base_home: BaseHome) -> None:

@@ -19,7 +19,8 @@ class BaseSettings:
     """The model to begin from, what of it is taught, and what is kept."""
 
     base: From = None
-    """The model to begin from: a registered name, name@version, a model folder or a GGUF file."""
+    """The model to begin from: a registered name, name@version, a model folder or a GGUF file. An adapter is
+    taught further, beside its base."""
     adapter: Literal["auto", "lora", "none"] = "auto"
     """lora: the base stays as it is, and a small adapter is taught, saved by itself and served beside its
     base. none: all weights are taught, and the result is a model of its own. auto: none for bases of up to
@@ -33,11 +34,13 @@ class BaseSettings:
     control: Path | None = None
     """A text file that shows what is forgotten: it is scored before and after. Left out: a part of the
     manual of the running Python, in English."""
-    control_bytes: int = 24_576
-    """Bytes of the control text that are scored; 0: none."""
+    control_bytes: int | None = None
+    """Bytes of the control text that are scored; 0: none. Left out: 24,576, or fewer where a budget is short.
+    """
 
     def __post_init__(self) -> None:
         check_numbers(self)
-        wants(self.control_bytes >= 0, "control_bytes", self.control_bytes, "0 or more")
+        num_bytes = self.control_bytes
+        wants(num_bytes is None or num_bytes >= 0, "control_bytes", num_bytes, "0 or more")
         if self.control is not None:
-            wants(self.control_bytes > 0, "control_bytes", 0, "more than 0, or no --control")
+            wants(num_bytes != 0, "control_bytes", 0, "more than 0, or no --control")

@@ -6,7 +6,7 @@ its context length stay.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,16 @@ from tuition.train.best import Keeps
 from tuition.train.change import Measured
 from tuition.train.control import Control
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
-from tuition.train.recipes.base import Base, open_base
+from tuition.train.recipes.base import Base, base_of_run, open_base
 from tuition.train.recipes.comparing import Comparing
-from tuition.train.recipes.continued_settings import ContinuedSettings
+from tuition.train.recipes.continued_settings import ContinuedEvaluation, ContinuedSettings
 from tuition.train.recipes.pretrain import next_token_loss
+from tuition.train.recipes.scored import BYTES_PER_TOKEN, Room, room_of
 from tuition.train.scoring import HELDOUT_TASK, TokenBytes, beginnings, score_documents, window_method
 from tuition.train.settings import wants
 
+PROBED, SCORED = (2_048, 16_384), (8_192, 131_072)
+"""Held-out bytes that are scored where nobody says, in a run and around it: fewest, most."""
 MOST_SEQ_LEN = 512
 """Tokens of a row where nobody says."""
 
@@ -42,6 +45,7 @@ class Prepared:
     base: Base
     corpus: Corpus
     tokens: TokenBytes
+    room: Room
     control: Control | None
     seq_len: int
 
@@ -61,13 +65,14 @@ class Continued:
 
     def prepare(self, context: RunContext) -> Prepared:
         """The text in the base's tokens."""
-        base = open_base(self.settings, context.registry)
+        base = base_of_run(self.settings, context)
         for line in base.describe():
             context.progress.say(line)
         tokenizer = base.folder.tokenizer()
         corpus = prepare_corpus(self.settings.data, tokenizer, context.workspace.data, context.progress)
-        control = base.control(tokenizer)
-        return Prepared(base, corpus, TokenBytes.of(tokenizer), control, self._seq_len(base))
+        room = room_of(context, base.folder.shape, self.settings.evaluation.times)
+        control = base.control(tokenizer, room)
+        return Prepared(base, corpus, TokenBytes.of(tokenizer), room, control, self._seq_len(base))
 
     def _seq_len(self, base: Base) -> int:
         """Raises: SettingsError for more than the base can read."""
@@ -81,7 +86,8 @@ class Continued:
     def build(self, context: RunContext, data: Prepared) -> "ContinuedTask":
         """The base's decoder. Raises: CapacityError."""
         model = data.base.load(context, self.settings.batch_size * data.seq_len, data.seq_len)
-        return ContinuedTask(self.settings, context, data, model)
+        base = data.base.registered(context)
+        return ContinuedTask(self.settings, context, replace(data, base=base), model)
 
 
 class ContinuedTask:
@@ -101,8 +107,9 @@ class ContinuedTask:
         self.split = corpus.describe_split()
         self._seq_len, self._tokens = data.seq_len, data.tokens
         documents = [corpus.heldout.document(index) for index in range(corpus.heldout.info.num_documents)]
-        self._final = beginnings(documents, data.tokens, settings.evaluation.final_bytes)
-        self._probe = beginnings(documents, data.tokens, settings.evaluation.probe_bytes)
+        probed, scored = _bytes_scored(settings.evaluation, context, data)
+        self._final = beginnings(documents, data.tokens, scored)
+        self._probe = beginnings(documents, data.tokens, probed)
         sizes = tuple(map(data.tokens.num_bytes, self._final))
         self._comparing = Comparing(context, model, self._measure, sizes, data.control, corpus.digest)
         self._loader = Loader(
@@ -151,3 +158,20 @@ class ContinuedTask:
 
     def write(self, folder: Path, manifest: Mapping[str, Any]) -> Path:
         return self.base.write(folder, self.model, manifest)
+
+
+def _bytes_scored(settings: ContinuedEvaluation, context: RunContext, data: Prepared) -> tuple[int, int]:
+    """Held-out bytes that are scored each time in the run, and before and after it."""
+    room, there = data.room, data.corpus.heldout_bytes
+    probed = settings.probe_bytes or _fitting_bytes(room.interim, *PROBED)
+    scored = settings.final_bytes or _fitting_bytes(room.heldout, *SCORED)
+    if settings.final_bytes is None and scored < min(there, SCORED[1]):
+        what = f"{scored:,} of {there:,} held-out bytes are scored before and after"
+        why = f"a budget of {context.settings.budget} has little time for it"
+        context.progress.say(f"{what}: {why} (--evaluation.final-bytes)")
+    return probed, scored
+
+
+def _fitting_bytes(room: int, least: int, most: int) -> int:
+    """Windows overlap by half, so that a byte is computed about twice."""
+    return max(least, min(most, BYTES_PER_TOKEN * room // 2))

@@ -15,15 +15,17 @@ class ContinuedEvaluation:
     times: int = 4
     """Evaluations spread evenly over the run, the last at its end; the best weights of all of them are kept.
     0: only at the end, and the last weights are kept."""
-    probe_bytes: int = 16_384
-    """Held-out bytes scored each time before the end."""
-    final_bytes: int = 131_072
-    """Held-out bytes scored before the run and at its end."""
+    probe_bytes: int | None = None
+    """Held-out bytes scored each time before the end. Left out: 16,384, or fewer where a budget is short."""
+    final_bytes: int | None = None
+    """Held-out bytes scored before the run and at its end. Left out: 131,072, or fewer where a budget is
+    short: about as many as can be scored in a tenth of it."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "evaluation.")
         for name in ("probe_bytes", "final_bytes"):
-            wants(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "1 or more")
+            value = getattr(self, name)
+            wants(value is None or value >= 1, f"evaluation.{name}", value, "1 or more")
         wants(self.times >= 0, "evaluation.times", self.times, "0 or more")
 
 

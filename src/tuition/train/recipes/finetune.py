@@ -6,7 +6,7 @@ microbatches nor threads change the loss.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,18 @@ from tuition.train.change import Measured
 from tuition.train.control import Control
 from tuition.train.losses import linear_cross_entropy, token_losses
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
-from tuition.train.recipes.base import Base, open_base
+from tuition.train.recipes.base import Base, base_of_run, open_base
 from tuition.train.recipes.comparing import Comparing
-from tuition.train.recipes.finetune_settings import FinetuneSettings
+from tuition.train.recipes.finetune_settings import FinetuneEvaluation, FinetuneSettings
+from tuition.train.recipes.scored import Room, fitting, room_of
 from tuition.train.scoring import TOKENS_AT_ONCE
 from tuition.train.settings import wants
 
 HELDOUT_LOSS = "held-out loss"
 """Of the examples that the model's own training held out."""
 UNIT = "nats per taught token"
+PROBED, SCORED = (8, 64), (16, 400)
+"""Held-out examples that are scored where nobody says, in a run and around it: fewest, most."""
 MOST_LONGEST = 2_048
 """Tokens of an example where nobody says: attention is computed over all of them at once."""
 
@@ -50,6 +53,7 @@ class Prepared:
 
     base: Base
     lessons: Lessons
+    room: Room
     control: Control | None
 
 
@@ -69,13 +73,14 @@ class Finetune:
 
     def prepare(self, context: RunContext) -> Prepared:
         """The examples in the base's tokens."""
-        base = open_base(self.settings, context.registry)
+        base = base_of_run(self.settings, context)
         for line in base.describe():
             context.progress.say(line)
         tokenizer = base.folder.tokenizer()
         longest, now = self._longest(base), context.folder.moment()
         lessons = prepare_lessons(self.settings.data, tokenizer, longest, context.progress, now=now)
-        return Prepared(base, lessons, base.control(tokenizer))
+        room = room_of(context, base.folder.shape, self.settings.evaluation.times)
+        return Prepared(base, lessons, room, base.control(tokenizer, room))
 
     def _longest(self, base: Base) -> int:
         """Raises: SettingsError for more than the base can read."""
@@ -90,7 +95,8 @@ class Finetune:
         """The base's decoder. Raises: CapacityError."""
         longest = max(map(num_inputs, data.lessons.train))
         model = data.base.load(context, max(self.settings.batch_tokens, longest), longest)
-        return FinetuneTask(self.settings, context, data, model)
+        base = data.base.registered(context)
+        return FinetuneTask(self.settings, context, replace(data, base=base), model)
 
 
 class FinetuneTask:
@@ -108,7 +114,8 @@ class FinetuneTask:
         self.keeps: Keeps = "lowest score" if self.num_evaluations else "last"
         self.digests = {"corpus": lessons.digest, "base": self.base.digest}
         self.split = lessons.split
-        self._heldout = lessons.heldout[: settings.evaluation.examples]
+        self._num_probed, num_scored = _num_scored(settings.evaluation, context, data)
+        self._heldout = lessons.heldout[:num_scored]
         sizes = tuple(map(num_taught, self._heldout))
         self._comparing = Comparing(context, model, self._measure, sizes, data.control, lessons.digest)
         self._loader = LessonLoader(
@@ -150,8 +157,8 @@ class FinetuneTask:
         return self._comparing.evaluate(kind)
 
     def _measure(self, kind: EvaluationKind) -> Measured:
-        settings, precision = self.settings.evaluation, self.context.precision
-        heldout = self._heldout[: settings.probe_examples] if kind == "interim" else self._heldout
+        precision = self.context.precision
+        heldout = self._heldout[: self._num_probed] if kind == "interim" else self._heldout
         nats = lesson_nats(self.model, heldout, precision, self.context.pool)
         sizes = tuple(map(num_taught, heldout))
         method = f"each example with its own context, in {str(precision.dtype).removeprefix('torch.')}"
@@ -162,6 +169,18 @@ class FinetuneTask:
 
     def write(self, folder: Path, manifest: Mapping[str, Any]) -> Path:
         return self.base.write(folder, self.model, manifest)
+
+
+def _num_scored(settings: FinetuneEvaluation, context: RunContext, data: Prepared) -> tuple[int, int]:
+    """Held-out examples that are scored each time in the run, and before and after it."""
+    heldout, room = data.lessons.heldout, data.room
+    probed = settings.probe_examples or fitting(heldout, num_inputs, room.interim, *PROBED)
+    scored = settings.examples or fitting(heldout, num_inputs, room.heldout, *SCORED)
+    if settings.examples is None and scored < min(len(heldout), SCORED[1]):
+        what = f"{scored:,} of {len(heldout):,} held-out examples are scored before and after"
+        why = f"a budget of {context.settings.budget} has little time for it"
+        context.progress.say(f"{what}: {why} (--evaluation.examples)")
+    return probed, scored
 
 
 def lesson_loss(model: Decoder, batch: LessonBatch, scale: float) -> Tensor:

@@ -14,15 +14,17 @@ class FinetuneEvaluation:
     times: int = 4
     """Evaluations spread evenly over the run, the last at its end; the best weights of all of them are kept.
     0: only at the end, and the last weights are kept."""
-    probe_examples: int = 64
-    """Held-out examples scored each time before the end."""
-    examples: int = 400
-    """Held-out examples scored before the run and at its end."""
+    probe_examples: int | None = None
+    """Held-out examples scored each time before the end. Left out: 64, or fewer where a budget is short."""
+    examples: int | None = None
+    """Held-out examples scored before the run and at its end. Left out: 400, or fewer where a budget is
+    short, about as many as a tenth of it allows."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "evaluation.")
         for name in ("probe_examples", "examples"):
-            wants(getattr(self, name) >= 1, f"evaluation.{name}", getattr(self, name), "1 or more")
+            value = getattr(self, name)
+            wants(value is None or value >= 1, f"evaluation.{name}", value, "1 or more")
         wants(self.times >= 0, "evaluation.times", self.times, "0 or more")
 
 
