@@ -3,17 +3,14 @@
 In: items and replies.  Out: scores from 0 to 1. The process starts again after a reply that broke a limit.
 """
 
-import contextlib
 import json
-import selectors
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tuition.core.errors import DataError
+from tuition.core.worker import Worker
 
 _WORKER = Path(__file__).with_name("function_worker.py")
 
@@ -32,7 +29,7 @@ class FunctionProcess:
 
     def __init__(self, file: Path, name: str, limits: FunctionLimits = FunctionLimits()) -> None:
         self._file, self._name, self._limits = file, name, limits
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +44,7 @@ class FunctionProcess:
 
         Raises: DataError where the function fails or returns something else than a score.
         """
-        job = json.dumps({"item": item, "reply": reply}).encode() + b"\n"
+        job = json.dumps({"item": item, "reply": reply}).encode()
         answer = self._ask(job)
         if "error" in answer:
             problem = f"{self._name} failed: {answer['error']}"
@@ -55,40 +52,17 @@ class FunctionProcess:
         return answer.get("score", 0.0), answer.get("limit")
 
     def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
-            self._process = None
+        if self._worker is not None:
+            self._worker.close()
 
     def _ask(self, job: bytes) -> dict[str, Any]:
-        process = self._process = self._process or self._start()
+        if self._worker is None or not self._worker.usable:
+            self.close()
+            self._worker = Worker(str(_WORKER), str(self._file), self._name, str(self._limits.memory_mb))
         try:
-            process.stdin.write(job)  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-            with selectors.DefaultSelector() as selector:
-                selector.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-                if not selector.select(self._limits.wall_s):
-                    self.close()
-                    return {"limit": f"took more than {self._limits.wall_s:g} s"}
-            line = process.stdout.readline()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            line = b""
-        except BaseException:
-            self.close()
-            raise
-        if not line.endswith(b"\n"):
-            self.close()
+            (answer,) = self._worker.ask(job, wall_s=self._limits.wall_s)
+        except TimeoutError:
+            return {"limit": f"took more than {self._limits.wall_s:g} s"}
+        except EOFError:
             return {"limit": "ended the process that judges"}
-        return json.loads(line)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        """The interpreter without our packages' folder at the front of its path."""
-        return subprocess.Popen(  # noqa: S603 - our own script with a file that the user named, no shell
-            [sys.executable, "-P", str(_WORKER), str(self._file), self._name, str(self._limits.memory_mb)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        return json.loads(answer)

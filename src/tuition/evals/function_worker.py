@@ -1,7 +1,7 @@
 """Calls a user's function for replies, in a process of its own with limits that it cannot leave.
 
 Run as a script by `function_process`, never imported: arguments are the file, the function and the limits;
-standard input brings items with replies, one JSON object per line, and standard output takes scores.
+standard input brings items with replies, and standard output takes scores, as JSON in parts of `core.worker`.
 """
 
 import ctypes
@@ -12,6 +12,8 @@ import resource
 import sys
 from typing import Any
 
+from tuition.core.worker import read_parts, write_parts
+
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn")
 """Audit events of what would reach the network, or start a process that could."""
@@ -19,25 +21,24 @@ REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "
 
 def main() -> None:
     path, name, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    told = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the function prints does not mix with the scores
     leave_network()
     resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(refuse)
     function = None
-    for line in sys.stdin:
+    while (parts := read_parts(sys.stdin.buffer)) is not None:
         try:
             if function is None:
                 function = load(path, name)
-            job = json.loads(line)
+            job = json.loads(parts[0])
             answer = {"score": score_of(function(job["item"], job["reply"]))}
         except MemoryError:
             answer = {"limit": f"used more than {megabytes:,} MB"}
         except BaseException as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        told.write(json.dumps(answer) + "\n")
-        told.flush()
+        write_parts(told, [json.dumps(answer).encode()])
 
 
 def leave_network() -> None:

@@ -1,31 +1,28 @@
-"""The process that reads large bodies, and what the server asks of it.
+"""The process that reads large bodies and encodes large texts, and what the server asks of it.
 
 In: a raw body and its limits.  Out: the request, or the error of the caller. Parsing and validating a million
-values in the serving process would hold its interpreter, and every stream, for half a second.
+values in the serving process would hold its interpreter, and every stream, for half a second. Taking the ids
+of a text of 4 MB would hold it for a tenth of a second.
 """
 
-import contextlib
 import json
-import os
-import selectors
-import subprocess
-import sys
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any, TypeVar
 
+from tuition.core.worker import Worker
 from tuition.serve.bounds import BodyLimits
 from tuition.serve.errors import ApiError, overloaded
 from tuition.serve.protocol import Common, read_request
+from tuition.tokenizer.tokenizer import Tokenizer
 
 _WORKER = "tuition.serve.body_worker"
 _WALL_S = 30.0
 """For one body; a full one takes less than a second where a core is free."""
 _PAUSE_S = 0.0005
-"""Between lists of token ids: other threads get the interpreter meanwhile."""
+"""After each list of token ids: other threads get the interpreter meanwhile."""
 
 Body = TypeVar("Body", bound=Common)
 
@@ -35,23 +32,30 @@ class BodyProcess:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
+        self._tokenizers = set[str]()
+        """Those that the process has."""
 
     def read(self, kind: type[Body], raw: bytes, limits: BodyLimits) -> Body:
         """The body as a `kind`. Raises: ApiError with what the checks of a small body would say."""
         models = {name: astuple(model) for name, model in limits.models.items()}
         job = {"kind": kind.__name__, "max_sequences": limits.max_sequences, "models": models}
-        first, *prompts = self._ask(job, raw)
-        request = read_request(kind, first["fields"])
-        return request.model_copy(update={"prompt": tuple(prompts)}) if prompts else request
+        fields, lists = self._ask(job, raw)
+        request = read_request(kind, fields)
+        return request.model_copy(update={"prompt": tuple(_load_each(lists))}) if lists else request
 
     def fields(self, raw: bytes) -> dict[str, Any]:
         """The JSON object in `raw`. Raises: ApiError, also if it holds too many values beside `tokens`."""
-        first, *slices = self._ask({"kind": None}, raw)
+        fields, lists = self._ask({"kind": "fields"}, raw)
         tokens = list[int]()
-        for some in slices:
+        for some in _load_each(lists):
             tokens += some
-        return first["fields"] | ({"tokens": tokens} if slices else {})
+        return fields | ({"tokens": tokens} if lists else {})
+
+    def encode(self, tokenizer: Tokenizer, text: str, add_bos: bool | None) -> tuple[int, bytes]:
+        """The number of `tokenizer.encode`'s ids, and the ids with commas between them."""
+        fields, texts = self._ask({"kind": "ids", "add_bos": add_bos}, text.encode(), tokenizer)
+        return fields["count"], b"".join(texts)
 
     def close(self) -> None:
         """End the process. A body that it reads meanwhile is answered with an error."""
@@ -59,96 +63,48 @@ class BodyProcess:
         if worker is not None:
             worker.kill()
             with self._lock:  # who waits for its answer sees the end of it first
-                worker.end()
+                worker.close()
 
-    def _ask(self, job: dict[str, Any], raw: bytes) -> list[Any]:
+    def _ask(
+        self, job: dict[str, Any], raw: bytes, tokenizer: Tokenizer | None = None
+    ) -> tuple[dict[str, Any], list[bytes]]:
         with self._lock:
             for _ in range(2):  # the process may have been killed before this body, or because of it
                 worker = self._worker
-                if worker is None or not worker.is_alive:
-                    worker = self._worker = _Worker()
+                if worker is None or not worker.usable:
+                    worker, self._tokenizers = Worker("-m", _WORKER), set()
+                    self._worker = worker
                 try:
-                    parts = list(worker.ask(job, raw))
+                    if tokenizer is not None:
+                        job = job | {"tokenizer": self._give(worker, tokenizer)}
+                    head, *parts = worker.ask(json.dumps(job).encode(), raw, wall_s=_WALL_S)
                     break
-                except (OSError, ValueError, EOFError):
-                    worker.end()
+                except (EOFError, TimeoutError):
                     if self._worker is not worker:  # closed
                         raise overloaded(
                             "the server is stopping; try another one, or again later", 5
                         ) from None
-                except BaseException:
-                    worker.end()  # an answer nobody waits for must not become the next one's
-                    raise
             else:
                 raise overloaded("the process that reads large bodies ended twice over this one", 1)
-        if "bug" in parts[0]:
-            raise RuntimeError(f"reading a large body failed with {parts[0]['bug']}")
-        if "error" in parts[0]:
-            raise ApiError(**parts[0]["error"])
-        return parts
+        answer = json.loads(head)
+        if "bug" in answer:
+            raise RuntimeError(f"reading a large body failed with {answer['bug']}")
+        if "error" in answer:
+            raise ApiError(**answer["error"])
+        return answer["fields"], parts
+
+    def _give(self, worker: Worker, tokenizer: Tokenizer) -> str:
+        """The name by which the process knows a tokenizer, after it has got it."""
+        settings = {name: getattr(tokenizer, name) for name in ("bos_id", "eos_ids", "add_bos")}
+        name = json.dumps([tokenizer.digest, settings])
+        if name not in self._tokenizers:
+            job = {"kind": "tokenizer", "tokenizer": name, "settings": settings}
+            list(worker.ask(json.dumps(job).encode(), tokenizer.to_json().encode(), wall_s=_WALL_S))
+            self._tokenizers.add(name)
+        return name
 
 
-class _Worker:
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._process = subprocess.Popen(  # noqa: S603 - our own script, no shell, nothing from outside in its arguments
-            [sys.executable, "-P", "-m", _WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-        self._received = bytearray()
-        self.end = weakref.finalize(self, _end_process, self._process)
-
-    @property
-    def is_alive(self) -> bool:
-        """False also in a forked child, which must not share its parent's pipes."""
-        return self._pid == os.getpid() and self._process.poll() is None
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def ask(self, job: dict[str, Any], raw: bytes) -> Iterator[Any]:
-        """The parts of the answer. Raises: OSError, ValueError or EOFError if the process ended over it."""
-        self._write(json.dumps({**job, "size": len(raw)}).encode() + b"\n")
-        self._write(raw)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
-            deadline = time.monotonic() + _WALL_S
-            first = self._part(selector, deadline)
-            yield first
-            for _ in range(first.get("num_lists", 0)):
-                yield tuple(self._part(selector, deadline))
-                time.sleep(_PAUSE_S)
-
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._process.stdin.write(view) or 0 :]  # type: ignore[union-attr]
-
-    def _part(self, selector: selectors.BaseSelector, deadline: float) -> Any:
-        while (end := self._received.find(b"\n", 0, 32)) < 0:
-            self._receive(selector, deadline)
-        size = int(self._received[:end])
-        while len(self._received) < end + 1 + size:
-            self._receive(selector, deadline)
-        data = bytes(self._received[end + 1 : end + 1 + size])
-        del self._received[: end + 1 + size]
-        return json.loads(data)
-
-    def _receive(self, selector: selectors.BaseSelector, deadline: float) -> None:
-        if not selector.select(max(0.0, deadline - time.monotonic())):
-            raise TimeoutError
-        chunk = os.read(self._process.stdout.fileno(), 1 << 20)  # type: ignore[union-attr]
-        if not chunk:
-            raise EOFError
-        self._received += chunk
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            pipe.close()  # type: ignore[union-attr]
+def _load_each(parts: list[bytes]) -> Iterator[tuple[int, ...]]:
+    for part in parts:
+        yield tuple(json.loads(part))
+        time.sleep(_PAUSE_S)

@@ -1,8 +1,8 @@
-"""Parses, bounds and validates large bodies, in a process of its own.
+"""Parses, bounds and validates large bodies and encodes large texts, in a process of its own.
 
-Run as a program by `body_process.BodyProcess`, never imported: standard input brings a line of JSON with the
-job and then the raw body; standard output takes the answer. The serving process never holds the values of a
-body that is refused, and of one that is accepted only those that have a use.
+Run as a program by `body_process.BodyProcess`, never imported: standard input brings the job as JSON and the
+raw body, standard output takes the answer, in the parts of `core.worker`. The serving process never holds the
+values of a body that is refused, and of one that is accepted only those that have a use.
 """
 
 import gc
@@ -11,14 +11,17 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tuition.core.errors import TuitionError
+from tuition.core.worker import read_parts, write_parts
 from tuition.serve.body import parse_body
 from tuition.serve.bounds import BodyLimits, ModelLimits, check_sizes, check_values
 from tuition.serve.errors import ApiError, as_api_error
 from tuition.serve.protocol import ChatRequest, Common, CompletionRequest, list_fields, read_request
+from tuition.tokenizer.folder import FolderSettings
+from tuition.tokenizer.tokenizer import Tokenizer
 
 KINDS: dict[str, type[Common]] = {kind.__name__: kind for kind in (ChatRequest, CompletionRequest)}
 _UNUSED = {
@@ -27,43 +30,43 @@ _UNUSED = {
 }
 _SLICE = 10_000
 """Token ids in one piece of the answer."""
+_Answer = tuple[dict[str, Any], Iterable[bytes]]
 _NICENESS = 5
 """Token generation goes first where cores are few."""
 
 
-def _answer(job: dict[str, Any], raw: bytes) -> Iterator[Any]:
-    """The error, or the fields of a body within its limits and then, list after list, its token ids."""
+def _answer(job: dict[str, Any], raw: bytes) -> Iterator[bytes]:
+    """The error, or the fields of a body within its limits and then, part after part, its token ids."""
     try:
-        fields, ids = _read(job, raw)
+        fields, parts = _KINDS_OF_JOB.get(job["kind"], _read)(job, raw)
     except (TuitionError, ApiError) as error:
         told = as_api_error(error, "")
-        yield {
-            "error": {
-                "status": told.status,
-                "message": told.message,
-                "kind": told.kind,
-                "code": told.code,
-                "param": told.param,
-                "headers": told.headers,
-            }
-        }
+        names = ("status", "message", "kind", "code", "param", "headers")
+        yield _dump({"error": {name: getattr(told, name) for name in names}})
     except Exception as error:  # a bug: its message may hold text of the caller
-        yield {"bug": type(error).__name__}
+        yield _dump({"bug": type(error).__name__})
     else:
-        yield {"fields": fields, "num_lists": len(ids)}
-        yield from ids
+        yield _dump({"fields": fields})
+        yield from parts
 
 
-def _read(job: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], Sequence[Sequence[int]]]:
+def _dump(part: Any) -> bytes:
+    return json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _read_fields(_: dict[str, Any], raw: bytes) -> _Answer:
+    body = parse_body(raw)
+    tokens = body.get("tokens")
+    if isinstance(tokens, list) and all(type(token) is int for token in tokens):
+        body["tokens"] = []
+    else:
+        tokens = []
+    check_values("body", body)
+    return body, [_dump(tokens[begin : begin + _SLICE]) for begin in range(0, len(tokens), _SLICE)]
+
+
+def _read(job: dict[str, Any], raw: bytes) -> _Answer:
     body, name = parse_body(raw), job["kind"]
-    if name is None:
-        tokens = body.get("tokens")
-        if isinstance(tokens, list) and all(type(token) is int for token in tokens):
-            body["tokens"] = []
-        else:
-            tokens = []
-        check_values("body", body)
-        return body, [tokens[begin : begin + _SLICE] for begin in range(0, len(tokens), _SLICE)]
     models = {model: ModelLimits(*numbers) for model, numbers in job["models"].items()}
     check_sizes(body, BodyLimits(job["max_sequences"], models))
     request = read_request(KINDS[name], body)
@@ -74,8 +77,24 @@ def _read(job: dict[str, Any], raw: bytes) -> tuple[dict[str, Any], Sequence[Seq
         for field in ("messages", "chat_template_kwargs"):
             check_values(field, fields.get(field))
     elif isinstance(request, CompletionRequest) and not isinstance(request.prompt[0], str):
-        return fields | {"prompt": ""}, request.prompt  # type: ignore[return-value]
+        return fields | {"prompt": ""}, map(_dump, request.prompt)
     return fields, ()
+
+
+def _take_tokenizer(job: dict[str, Any], raw: bytes) -> _Answer:
+    settings = job["settings"] | {"eos_ids": tuple(job["settings"]["eos_ids"])}
+    _TOKENIZERS[job["tokenizer"]] = Tokenizer.from_json(raw.decode(), FolderSettings(**settings))
+    return {}, ()
+
+
+def _encode(job: dict[str, Any], raw: bytes) -> _Answer:
+    ids = _TOKENIZERS[job["tokenizer"]].encode(raw.decode(), add_bos=job["add_bos"])
+    return {"count": len(ids)}, [",".join(map(str, ids)).encode()]
+
+
+_KINDS_OF_JOB = {"fields": _read_fields, "tokenizer": _take_tokenizer, "ids": _encode}
+"""The others are kinds of bodies."""
+_TOKENIZERS: dict[str, Tokenizer] = {}
 
 
 def main() -> None:
@@ -85,16 +104,9 @@ def main() -> None:
     os.nice(_NICENESS)
     gc.disable()  # a body of a million values has no cycles; looking for them doubles the time to parse it
     gc.freeze()
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
-    while header := source.readline():
-        job = json.loads(header)
-        raw = source.read(job["size"])
-        if len(raw) < job["size"]:
-            return
-        for part in _answer(job, raw):
-            data = json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode()
-            sink.write(b"%d\n%s" % (len(data), data))
-        sink.flush()
+    while (parts := read_parts(sys.stdin.buffer)) is not None:
+        job, raw = parts
+        write_parts(sys.stdout.buffer, list(_answer(json.loads(job), raw)))
         gc.collect()
 
 

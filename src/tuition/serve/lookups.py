@@ -21,7 +21,15 @@ from tuition.serve.context import ServeContext, ServedModel
 from tuition.serve.errors import ApiError, dump_json, json_response
 from tuition.serve.metrics import Metrics
 from tuition.serve.prompts import check_token_ids
-from tuition.serve.routes import LARGE_BODY_BYTES, in_turns, off_loop, read_body, read_fields, wanted_text
+from tuition.serve.routes import (
+    APART_BYTES,
+    LARGE_BODY_BYTES,
+    in_turns,
+    off_loop,
+    read_body,
+    read_fields,
+    wanted_text,
+)
 
 PROBE_EVERY_S = 1.0
 """Least time between two test writes to the books."""
@@ -142,11 +150,14 @@ class Lookups:
             raise RequestError("add_special_tokens", "wanted true or false")
         add_bos = None if with_specials else False
 
-        def reply() -> str:
-            tokens = model.tokenizer.encode(prompt, add_bos=add_bos)
-            ids = ",".join(dump_json(some)[1:-1] for some in in_turns(tokens))
-            rest = dump_json({"count": len(tokens), "max_model_len": model.context_length})
-            return f'{{"tokens":[{ids}],{rest[1:]}'
+        def reply() -> bytes:
+            if len(raw) > APART_BYTES:
+                count, ids = self.context.bodies.encode(model.tokenizer, prompt, add_bos)
+            else:
+                tokens = model.tokenizer.encode(prompt, add_bos=add_bos)
+                count, ids = len(tokens), ",".join(map(str, tokens)).encode()
+            rest = dump_json({"count": count, "max_model_len": model.context_length})
+            return b'{"tokens":[%s],%s' % (ids, rest[1:].encode())
 
         shown = await off_loop(self.context, reply, len(raw) > LARGE_BODY_BYTES)
         return Response(shown, media_type="application/json")

@@ -1,7 +1,7 @@
 """Renders one chat template, in a process of its own with limits that the template cannot leave.
 
 Run as a program by `template_process.TemplateProcess`, never imported: standard input brings the template and
-then conversations, standard output takes texts, each as a line with its length and that many bytes of JSON.
+then conversations, standard output takes texts, as JSON in the parts of `core.worker`.
 Three limits hold for every rendering: fuel (instructions), processor time and address space. The last two are
 the kernel's: a template that doubles a string in a loop needs little fuel and much memory, and this process
 ends rather than the one that serves.
@@ -16,6 +16,7 @@ from typing import Any
 
 import minijinja
 
+from tuition.core.worker import read_parts, write_parts
 from tuition.tokenizer.template_source import as_minijinja, python_methods
 
 
@@ -77,17 +78,12 @@ def _environment(source: str, clock: _Clock) -> minijinja.Environment:
 
 
 def _receive() -> tuple[Any, int] | None:
-    header = sys.stdin.buffer.readline()
-    if not header:
-        return None
-    size = int(header)
-    return json.loads(sys.stdin.buffer.read(size)), size
+    parts = read_parts(sys.stdin.buffer)
+    return None if parts is None else (json.loads(parts[0]), len(parts[0]))
 
 
 def _send(reply: dict[str, Any]) -> None:
-    body = json.dumps(reply).encode()
-    sys.stdout.buffer.write(b"%d\n%s" % (len(body), body))
-    sys.stdout.buffer.flush()
+    write_parts(sys.stdout.buffer, [json.dumps(reply).encode()])
 
 
 def _limit(growth_bytes: int, cpu_s: float) -> None:

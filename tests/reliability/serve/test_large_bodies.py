@@ -58,7 +58,7 @@ ACCEPTED: dict[str, tuple[str, dict[str, Any]]] = {
             "chat_template_kwargs": {"x": "the rose\n" * 110_000},
         },
     ),
-    "tokenize": ("/tokenize", {"prompt": "the rose " * 110_000}),
+    "tokenize": ("/tokenize", {"prompt": "To be, or not to be, " * (LARGE // 21)}),
     "detokenize": ("/detokenize", {"tokens": [5] * 600_000}),
 }
 

@@ -17,6 +17,9 @@ from tuition.serve.body_process import BodyProcess
 from tuition.serve.bounds import MAX_VALUES, BodyLimits, ModelLimits, check_sizes
 from tuition.serve.errors import ApiError, as_api_error
 from tuition.serve.protocol import ChatRequest, CompletionRequest, read_request
+from tuition.tokenizer.folder import FolderSettings
+from tuition.tokenizer.tokenizer import Tokenizer
+from tuition.tokenizer.training import train_bpe
 
 LIMITS = BodyLimits(256, {"m": ModelLimits(1_000, 16), "long": ModelLimits(100_000, None)})
 TALK = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "\n好"}]}]
@@ -140,6 +143,27 @@ def test_other_bodies_are_bounded_by_the_number_of_their_values(bodies: BodyProc
     for many in ({"tokens": [[1]] * MAX_VALUES}, {"tokens": [1], "x": [1] * MAX_VALUES}):
         with pytest.raises(ApiError, match=r"body: holds \d+,\d+ values, wanted at most 50,000"):
             bodies.fields(raw_of(many))
+
+
+@pytest.mark.parametrize("add_bos", [None, True, False])
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_text_is_encoded_there_as_here(bodies: BodyProcess, begins: bool, add_bos: bool | None) -> None:
+    """Special tokens in it are text, and it begins as the model's settings say."""
+    trained = train_bpe(["the rose is a rose"], 300, ("<s>", "</s>"))
+    settings = FolderSettings(bos_token="<s>", eos_token="</s>", add_bos=begins)
+    tokenizer = Tokenizer.from_json(trained.to_json(), settings)
+    for text in ("", "</s>the <s> rose \x00 好🙂", "the rose\n" * 50_000):
+        ids = tokenizer.encode(text, add_bos=add_bos)
+        count, there = bodies.encode(tokenizer, text, add_bos)
+        assert (count, json.loads(b"[%s]" % there)) == (len(ids), ids)
+
+
+def test_a_new_process_gets_the_tokenizer_again(workers: Callable[[], list[int]]) -> None:
+    bodies, tokenizer = BodyProcess(), train_bpe(["a rose"], 300, ("</s>",))
+    for _ in range(2):
+        assert bodies.encode(tokenizer, "ab", None)[0] == len(tokenizer.encode("ab"))
+        os.kill(workers()[0], signal.SIGKILL)
+    bodies.close()
 
 
 def test_a_killed_process_is_replaced(workers: Callable[[], list[int]]) -> None:
