@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from forge import Forge
 from postgresql_server import PostgresServer
 from postgresql_server import missing as missing_postgres
 from small_disk import LimitedFiles, SmallDisk
@@ -151,6 +152,14 @@ def attempts() -> list[str]:
 def chromium() -> str:
     """Path of the Chromium that browser tests drive."""
     return find_chromium() or pytest.skip("no Chromium found")
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Forge]:
+    """Starts programs in processes of their own without paying for their imports."""
+    forge = Forge()
+    yield forge
+    forge.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """Fixtures of the browser tests: Chromium, servers that log nothing above INFO, pages that stay local."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forge import Forge
 from system.page_site import Site
 
 FLAGS = [
@@ -32,12 +34,18 @@ def browser(chromium: str) -> Iterator[Any]:
         launched.close()
 
 
+@pytest.fixture(scope="session")
+def new_site(forge: Forge) -> Callable[..., Site]:
+    """Starts one server; who starts it ends it."""
+    return partial(Site, forge)
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def site(new_site: Callable[..., Site], tmp_path: Path) -> Iterator[Callable[..., Site]]:
     started: list[Site] = []
 
     def start(*texts: str, options: tuple[str, ...] = ()) -> Site:
-        started.append(Site(tmp_path, list(texts), *options))
+        started.append(new_site(tmp_path, list(texts), *options))
         return started[-1]
 
     yield start

@@ -1,19 +1,18 @@
 """A server with the chat page in a process of its own, and what tests do on the page."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
+from forge import TINY_SERVER, Forge
 
 
 class Site:
     """A server with pages in a process of its own."""
 
-    def __init__(self, folder: Path, texts: list[str], *options: str) -> None:
+    def __init__(self, forge: Forge, folder: Path, texts: list[str], *options: str) -> None:
+        self.forge = forge
         self.arguments = [str(folder / "books"), "--pages", *options]
         for index, text in enumerate(texts):
             path = folder / f"text{index}.md"
@@ -23,18 +22,16 @@ class Site:
         self.url = self.start()
 
     def start(self, port: str = "0") -> str:
-        command = [sys.executable, str(PROGRAM), *self.arguments, "--port", port]
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        url = self.process.stdout.readline().strip()  # type: ignore[union-attr]
+        log = open(self.log, "ab")  # noqa: SIM115 - closed with the process
+        self.process = self.forge.start(TINY_SERVER, [*self.arguments, "--port", port], log)
+        url = self.process.stdout.readline().strip()
         assert url, "the server did not start"
         return url
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
+        self.process.terminate()
         self.process.wait(30)
-        self.process.stdout.close()  # type: ignore[union-attr]
+        self.process.close()
 
     def assert_quiet(self, *allowed: str) -> None:
         """Nothing above INFO was logged, but lines with one of the allowed texts: Python prints the rest."""

@@ -1,6 +1,6 @@
 """Conversations are kept in the browser: nothing that was said is lost without a question."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'Quot
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(tmp_path_factory: pytest.TempPathFactory, new_site: Callable[..., Site]) -> Iterator[str]:
     texts = {"reply": "The **answer** with ‘quotes’ \u2028 and 語.", "wordy": LONG, "play-base": " and on"}
     names = [option for name in texts for option in ("--model", name)]
     folder = tmp_path_factory.mktemp("site")
-    started = Site(folder, list(texts.values()), *names, "--each", "--pause", "0.02", "--context", "4096")
+    started = new_site(folder, list(texts.values()), *names, "--each", "--pause", "0.02", "--context", "4096")
     yield started.url
     started.stop()
     started.assert_quiet()

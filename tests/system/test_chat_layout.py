@@ -1,7 +1,7 @@
 """What the page says fits together, on a phone as on a desk: one message for one thing, nothing covered."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ REPLY = "First.\n\nSecond, and **more** of it."
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    started = Site(tmp_path_factory.mktemp("site"), [REPLY], "--model", "a-model-with-a-long-name")
+def served(tmp_path_factory: pytest.TempPathFactory, new_site: Callable[..., Site]) -> Iterator[Site]:
+    started = new_site(tmp_path_factory.mktemp("site"), [REPLY], "--model", "a-model-with-a-long-name")
     yield started
     started.stop()
     started.assert_quiet()
@@ -98,9 +98,9 @@ def test_the_bar_is_one_line_on_every_screen(page: Any) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=["phone", "desk"])
 def test_a_lost_connection_is_told_and_covers_neither_composer_nor_menu(
-    size: dict[str, int], tmp_path: Path, visit: Any
+    size: dict[str, int], tmp_path: Path, new_site: Callable[..., Site], visit: Any
 ) -> None:
-    served = Site(tmp_path, [REPLY])
+    served = new_site(tmp_path, [REPLY])
     page = visit(served.url, viewport=size)
     ask(page, "a")
     wait_for_bills(page)
@@ -113,8 +113,10 @@ def test_a_lost_connection_is_told_and_covers_neither_composer_nor_menu(
     assert apart(popup, bar)
 
 
-def test_the_sign_in_page_is_made_for_phones(tmp_path: Path, visit: Any) -> None:
-    served = Site(tmp_path, [REPLY], "--key", "a-key")
+def test_the_sign_in_page_is_made_for_phones(
+    tmp_path: Path, new_site: Callable[..., Site], visit: Any
+) -> None:
+    served = new_site(tmp_path, [REPLY], "--key", "a-key")
     try:
         told = httpx.get(served.url, headers={"accept": "text/html"}).text
         assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in told
@@ -125,9 +127,11 @@ def test_the_sign_in_page_is_made_for_phones(tmp_path: Path, visit: Any) -> None
         served.stop()
 
 
-def test_pages_that_nobody_looks_at_any_more_are_released(tmp_path: Path, browser: Any) -> None:
+def test_pages_that_nobody_looks_at_any_more_are_released(
+    tmp_path: Path, new_site: Callable[..., Site], browser: Any
+) -> None:
     """Their descriptors at once, also of visitors who fetch the page and never open its web socket."""
-    served = Site(tmp_path, [REPLY])
+    served = new_site(tmp_path, [REPLY])
     try:
         httpx.get(served.url)
         before = num_descriptors(served)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,12 @@ HOSTILE = """<script>window.hacked = 1</script><img src=x onerror="window.hacked
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shared(tmp_path_factory: pytest.TempPathFactory, new_site: Callable[..., Site]) -> Iterator[str]:
     """One server for most tests; its models say different things."""
     texts = {"reply": REPLY, "hostile": HOSTILE, "wordy": "word " * 400, "play-base": " and on it goes"}
     names = [option for name in texts for option in ("--model", name)]
     folder = tmp_path_factory.mktemp("site")
-    started = Site(folder, list(texts.values()), *names, "--each", "--pause", "0.02", "--context", "4096")
+    started = new_site(folder, list(texts.values()), *names, "--each", "--pause", "0.02", "--context", "4096")
     yield started.url
     started.stop()
     started.assert_quiet()

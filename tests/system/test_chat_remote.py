@@ -1,32 +1,27 @@
 """`tuition chat` without a model name talks to a running server, to chat models and base models alike."""
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from forge import TINY_SERVER, Forge, ForgedProcess
 from tuition.cli import chat
 from tuition.cli.main import main
 
-PROGRAM = Path(__file__).parents[1] / "reliability" / "serve" / "tiny_server.py"
-
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[object]:
+def serve(forge: Forge, tmp_path: Path) -> Iterator[object]:
     """`serve(text, *options)`: the URL of a server whose model says this text."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[ForgedProcess] = []
 
     def start(text: str, *options: str) -> str:
         path = tmp_path / "text.md"
         path.write_text(text, encoding="utf-8")
-        command = [sys.executable, str(PROGRAM), str(tmp_path / "books"), "--text", str(path), *options]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+        process = forge.start(TINY_SERVER, [str(tmp_path / "books"), "--text", str(path), *options])
         started.append(process)
-        url = process.stdout.readline().strip()  # type: ignore[union-attr]
+        url = process.stdout.readline().strip()
         assert url, "the server did not start"
         return url
 
@@ -34,7 +29,7 @@ def serve(tmp_path: Path) -> Iterator[object]:
     for process in started:
         process.terminate()
         process.wait(30)
-        process.stdout.close()  # type: ignore[union-attr]
+        process.close()
 
 
 @pytest.mark.parametrize("options", [(), ("--base",)], ids=["chat model", "base model"])

@@ -1,12 +1,13 @@
-"""An engine under load, billed into real books, until somebody kills it or closes its standard input.
+"""An engine under load, billed into real books, until somebody kills it or sends SIGTERM.
 
 Requests join and leave at random, some are cancelled, the cache is too small for all of them (so sequences
-are preempted), and periods are so short that kills fall between and inside them. Run as a script by the test
-beside it; each life of it is one process with an account of its own.
+are preempted), and periods are so short that kills fall between and inside them. Each life of it is one
+process with an account of its own.
 """
 
 import importlib.util
 import random
+import signal
 import sys
 import threading
 import time
@@ -89,7 +90,7 @@ class Load:
         threads = [threading.Thread(target=self.client, args=(i,)) for i in range(CLIENTS)]
         for thread in threads:
             thread.start()
-        sys.stdin.read()
+        signal.sigwait({signal.SIGTERM})
         self.until.set()
         for thread in threads:
             thread.join()
@@ -99,5 +100,6 @@ class Load:
         print(self.loop.stats().num_preemptions, flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # before there are threads: they inherit it
     Load(Path(sys.argv[1]), int(sys.argv[2])).run()

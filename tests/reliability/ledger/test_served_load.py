@@ -4,31 +4,26 @@ Quick: a few lives of a second or two. Full: ten minutes.
 """
 
 import random
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
+from forge import Forge
 from tuition.books.books import Books, open_books
 from tuition.books.schema import periods, requests
 from tuition.core.amount import NOTHING
 from tuition.core.workspace import Workspace
 from tuition.ledger.reconciliation import reconcile
 
-SCRIPT = Path(__file__).with_name("served_load.py")
+LOAD = "from reliability.ledger import served_load; served_load.main()"
 
 
-def life(root: Path, seed: int, seconds: float, *, kill: bool) -> int:
+def life(forge: Forge, root: Path, seed: int, seconds: float, *, kill: bool) -> int:
     """One process under load; returns its preemptions, where it ended in order."""
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(root), str(seed)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = forge.start(LOAD, [str(root), str(seed)])
     before, deadline = num_requests(root), time.monotonic() + 60
     while num_requests(root) <= before:
         assert time.monotonic() < deadline, "the load makes no progress"
@@ -37,11 +32,12 @@ def life(root: Path, seed: int, seconds: float, *, kill: bool) -> int:
     time.sleep(seconds)
     if kill:
         process.kill()
-        process.communicate()
-        return 0
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    return int(out)
+    else:
+        process.terminate()
+    out, errors = process.communicate(60)
+    process.close()
+    assert process.returncode == (-signal.SIGKILL if kill else 0), errors
+    return 0 if kill else int(out)
 
 
 def num_requests(root: Path) -> int:
@@ -54,12 +50,12 @@ def ends(books: Books) -> dict[str, int]:
     return dict(books.read(lambda connection: connection.execute(query).all()))
 
 
-def serve(root: Path, lives: int, seconds: float, seed: int) -> None:
+def serve(forge: Forge, root: Path, lives: int, seconds: float, seed: int) -> None:
     chance, kills, preemptions = random.Random(seed), 0, 0
     for number in range(1, lives + 1):
         kill = number % 3 == 0
         kills += kill
-        preemptions += life(root, seed + number, seconds * chance.uniform(0.7, 1.3), kill=kill)
+        preemptions += life(forge, root, seed + number, seconds * chance.uniform(0.7, 1.3), kill=kill)
     with open_books(Workspace(root)) as books:
         found = reconcile(books)
         assert found.faults == ()
@@ -79,11 +75,11 @@ def serve(root: Path, lives: int, seconds: float, seed: int) -> None:
     )
 
 
-def test_a_served_load_leaves_no_residual(tmp_path: Path) -> None:
-    serve(tmp_path / "home", lives=3, seconds=1.5, seed=10)
+def test_a_served_load_leaves_no_residual(forge: Forge, tmp_path: Path) -> None:
+    serve(forge, tmp_path / "home", lives=3, seconds=1.5, seed=10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_500)
-def test_ten_minutes_of_served_load_leave_no_residual(tmp_path: Path) -> None:
-    serve(tmp_path / "home", lives=24, seconds=25, seed=1_000)
+def test_ten_minutes_of_served_load_leave_no_residual(forge: Forge, tmp_path: Path) -> None:
+    serve(forge, tmp_path / "home", lives=24, seconds=25, seed=1_000)

@@ -1,8 +1,7 @@
-"""Programs that write into the books until somebody kills them. Run as a script by the tests beside it.
+"""Programs that write into the books until somebody kills them: `<mode> <workspace> <log> <number>`.
 
-The parent process imports once and forks a worker for each command on its standard input:
-`start <mode> <workspace> <log> <number>` answers with the pid, `wait <pid>` with `ended`. A worker appends
-what was acknowledged to its log with one write call per line: the client's truth, which outlives the worker.
+They append what was acknowledged to their log with one write call per line: the client's truth, which
+outlives the program.
 """
 
 import os
@@ -153,24 +152,8 @@ MODES = {
 
 
 def main() -> None:
-    """Fork a worker for each command."""
-    for line in sys.stdin:
-        verb, *words = line.split()
-        if verb == "wait":
-            os.waitpid(int(words[0]), 0)
-            print("ended", flush=True)
-            continue
-        mode, root, log, number = words
-        pid = os.fork()
-        if pid == 0:
-            file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            MODES[mode](Path(root), file, int(number))
-            for thread in threading.enumerate():
-                if thread is not threading.current_thread() and not thread.daemon:
-                    thread.join()
-            os._exit(0)
-        print(pid, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    mode, root, log, number = sys.argv[1:]
+    MODES[mode](Path(root), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), int(number))
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()

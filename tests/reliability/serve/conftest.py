@@ -1,17 +1,16 @@
 """Loads the tiny server for the tests of this folder."""
 
 import importlib.util
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forge import TINY_SERVER, Forge
 from server_thread import RunningServer, start_server
 
 PROGRAM = Path(__file__).with_name("tiny_server.py")
@@ -46,15 +45,12 @@ def scripted(tiny: Any, tmp_path: Any) -> Iterator[Callable[..., tuple[Any, Runn
 class Child:
     """A server in a process of its own."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, forge: Forge, folder: Path, *options: str) -> None:
         self.folder = folder
-        command = [sys.executable, str(PROGRAM), str(folder), *options]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-        )
-        self.url = self.process.stdout.readline().strip()  # type: ignore[union-attr]
+        self.process = forge.start(TINY_SERVER, [str(folder), *options])
+        self.url = self.process.stdout.readline().strip()
         if not self.url:
-            raise RuntimeError(self.process.stderr.read())  # type: ignore[union-attr]
+            raise RuntimeError(self.process.errors)
 
     def signal(self, number: int) -> float:
         """Send a signal; returns when."""
@@ -63,28 +59,27 @@ class Child:
 
     def end(self) -> int:
         """Make sure that it is gone."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
-        return self.process.wait(20)
+        self.process.kill()
+        code = self.process.wait(20)
+        self.process.close()
+        return code
 
 
 @pytest.fixture(scope="session")
-def new_child() -> type[Child]:
+def new_child(forge: Forge) -> Callable[..., Child]:
     """Starts one server; who starts it ends it."""
-    return Child
+    return partial(Child, forge)
 
 
 @pytest.fixture
-def child() -> Iterator[Callable[..., Child]]:
+def child(new_child: Callable[..., Child]) -> Iterator[Callable[..., Child]]:
     """Starts servers and ends them by their process ids."""
     started: list[Child] = []
 
     def start(folder: Path, *options: str) -> Child:
-        started.append(Child(folder, *options))
+        started.append(new_child(folder, *options))
         return started[-1]
 
     yield start
     for one in started:
         one.end()
-        for pipe in (one.process.stdout, one.process.stderr):
-            pipe.close()  # type: ignore[union-attr]

@@ -63,7 +63,6 @@ def kill_once(child: Callable[..., Any], folder: Path, after_s: float, *options:
     until.set()
     for client in clients:
         client.join()
-    server.end()
     return held
 
 

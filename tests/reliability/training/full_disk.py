@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zygote import recipe, settings
-
+from reliability.training.small_run import recipe, settings
 from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
 from tuition.core.workspace import open_workspace
@@ -54,7 +53,3 @@ def main() -> None:
         result = run_training(settings(STEPS), recipe(text), host)
     told = {"status": result.status, "alarms": result.alarms, "said": disk.said}
     print(json.dumps(told | {"full": (FULL_FROM, FULL_UNTIL), "steps": STEPS}))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,28 +1,28 @@
 """C5: a disk that is full for a while costs checkpoints and log lines, never the run."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from sqlalchemy import select
 
+from forge import Forge
 from tuition.books.books import open_books
 from tuition.books.schema import runs
 from tuition.core.workspace import open_workspace
 from tuition.ledger.reconciliation import reconcile
 from tuition.runtime.checkpoints import load_latest
 
+RUN = "from reliability.training import full_disk; full_disk.main()"
 
-def test_a_full_disk_is_one_alarm_for_each_thing_and_the_run_ends_whole(tmp_path: Path) -> None:
+
+def test_a_full_disk_is_one_alarm_for_each_thing_and_the_run_ends_whole(forge: Forge, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("the rose of the king\n" * 400)
-    script = Path(__file__).with_name("full_disk.py")
     root = tmp_path / "home"
-    run = subprocess.run(
-        [sys.executable, str(script), str(root), str(tmp_path / "text.txt")], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    told = json.loads(run.stdout)
+    run = forge.start(RUN, [str(root), str(tmp_path / "text.txt")])
+    out, errors = run.communicate(240)
+    assert run.returncode == 0, errors
+    run.close()
+    told = json.loads(out)
     assert told["status"] == "finished"
     for what in ("the checkpoint", "the bill", "a line of the log", "TensorBoard"):
         assert len([alarm for alarm in told["alarms"] if what in alarm]) == 1, told["alarms"]

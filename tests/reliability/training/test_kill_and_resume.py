@@ -1,64 +1,38 @@
 """T1: a run that is killed and resumed ends with the same bits as one that was not, and loses at most one
 interval."""
 
-import contextlib
 import hashlib
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from sqlalchemy import select
 
+from forge import Forge, ForgedProcess
 from tuition.books.books import open_books
 from tuition.books.schema import run_costs, runs
 from tuition.core.workspace import open_workspace
 from tuition.runtime.checkpoints import load_latest
 
 STEPS = 60
+RUN = "from reliability.training import small_run; small_run.main()"
 
 
-class Zygote:
-    """Starts training processes quickly; see zygote.py."""
-
-    def __init__(self) -> None:
-        script = Path(__file__).with_name("zygote.py")
-        self.process = subprocess.Popen(
-            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def start(
-        self, root: Path, text: Path, *, mode: str = "new", steps: int = STEPS, threads: int = 1,
-        pause_s: float = 0.01,
-    ) -> int:  # fmt: skip
-        """Returns the pid. `pause_s`: between two steps, or a run is over before it can be killed."""
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(f"{root}\t{steps}\t{mode}\t{threads}\t{pause_s}\t{text}\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def status(self) -> int:
-        assert self.process.stdout
-        return int(self.process.stdout.readline())
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(60)
+def start(
+    forge: Forge, root: Path, text: Path, *, mode: str = "new", steps: int = STEPS, threads: int = 1,
+    pause_s: float = 0.01,
+) -> ForgedProcess:  # fmt: skip
+    """`pause_s`: between two steps, or a run is over before it can be killed."""
+    return forge.start(RUN, [str(root), str(steps), mode, str(threads), str(pause_s), str(text)])
 
 
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    started = Zygote()
-    yield started
-    started.close()
+def status(process: ForgedProcess) -> int:
+    code = process.wait(240)
+    process.close()
+    return code
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +44,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def wait_for_lines(root: Path, number: int, pid: int) -> bool:
+def wait_for_lines(root: Path, number: int, process: ForgedProcess) -> bool:
     """Until the run has logged this many lines; False when its process is gone before."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         logs = list(root.glob("runs/*/log.jsonl"))
         if logs and logs[0].read_bytes().count(b"\n") >= number:
             return True
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+        if process.poll() is not None:
             return False
         time.sleep(0.002)
     raise TimeoutError(f"{root} did not reach {number} lines")
@@ -104,36 +76,34 @@ def losses(root: Path) -> list[str]:
     return [line.partition(', "start_ns"')[0] for line in lines]
 
 
-def kill_until_done(zygote: Zygote, root: Path, text: Path, kills: int, seed: int, **how: float) -> int:
+def kill_until_done(forge: Forge, root: Path, text: Path, kills: int, seed: int, **how: float) -> int:
     """Start, kill some steps later, resume, until it is done. Returns the kills that hit."""
     chance = random.Random(seed)
     for turn in range(kills + 1):
         before = sum(log.read_bytes().count(b"\n") for log in root.glob("runs/*/log.jsonl"))
-        pid = zygote.start(root, text, mode="resume" if turn else "new", **how)
-        if turn < kills and wait_for_lines(root, before + chance.randrange(1, STEPS // 3), pid):
+        process = start(forge, root, text, mode="resume" if turn else "new", **how)
+        if turn < kills and wait_for_lines(root, before + chance.randrange(1, STEPS // 3), process):
             time.sleep(chance.random() * 0.01)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        status = zygote.status()
-        if status == 0:
+            process.kill()
+        code = status(process)
+        if code == 0:
             return turn
-        assert status == signal.SIGKILL
+        assert code == -signal.SIGKILL
     raise AssertionError("the last run did not end")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_killed_and_resumed_runs_end_with_the_same_bits(
-    zygote: Zygote, text: Path, tmp_path: Path, threads: int
+    forge: Forge, text: Path, tmp_path: Path, threads: int
 ) -> None:
     """Weights, optimizer, random numbers and the logged losses, after three kills -9 at random moments."""
     whole = tmp_path / "whole"
-    zygote.start(whole, text, threads=threads, pause_s=0)
-    assert zygote.status() == 0
+    assert status(start(forge, whole, text, threads=threads, pause_s=0)) == 0
     assert last_state(whole)[1] == STEPS
     hit = 0
     for attempt in range(4):  # a busy machine may let a run end before it is killed: then it is slowed down
         root = tmp_path / f"killed {attempt}"
-        hit = kill_until_done(zygote, root, text, kills=3, seed=5, threads=threads, pause_s=0.01 * 5**attempt)
+        hit = kill_until_done(forge, root, text, kills=3, seed=5, threads=threads, pause_s=0.01 * 5**attempt)
         assert last_state(root) == last_state(whole)
         assert losses(root) == losses(whole)
         if hit >= 2:
@@ -155,14 +125,14 @@ def assert_billed(root: Path, at_least_steps: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_keeps_a_model_and_its_bill(
-    zygote: Zygote, text: Path, tmp_path: Path, number: signal.Signals
+    forge: Forge, text: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Ctrl-C and SIGTERM: what was taught becomes a registered model, billed as stopped; it can still go
     on."""
-    pid = zygote.start(tmp_path, text, steps=20 * STEPS)  # so many that the signal comes in time
-    assert wait_for_lines(tmp_path, 8, pid)
-    os.kill(pid, number)
-    assert zygote.status() == 0
+    process = start(forge, tmp_path, text, steps=20 * STEPS)  # so many that the signal comes in time
+    assert wait_for_lines(tmp_path, 8, process)
+    process.send_signal(number)
+    assert status(process) == 0
     assert (tmp_path / "models/tiny/1/model.safetensors").is_file()
     with open_books(open_workspace(tmp_path)) as books:
         rows = books.read(lambda connection: connection.execute(select(runs)).mappings().all())
@@ -171,14 +141,13 @@ def test_a_stopped_run_keeps_a_model_and_its_bill(
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_lose_at_most_one_interval(zygote: Zygote, text: Path, tmp_path: Path) -> None:
+def test_a_hundred_kills_lose_at_most_one_interval(forge: Forge, text: Path, tmp_path: Path) -> None:
     """And end with the bits of a run that was never killed: 25 runs of four kills each."""
-    zygote.start(tmp_path / "whole", text)
-    assert zygote.status() == 0
+    assert status(start(forge, tmp_path / "whole", text)) == 0
     hit = 0
     for run in range(25):
         root = tmp_path / str(run)
-        hit += kill_until_done(zygote, root, text, kills=4, seed=run)
+        hit += kill_until_done(forge, root, text, kills=4, seed=run)
         assert last_state(root) == last_state(tmp_path / "whole")
     print(f"kills that hit: {hit} of 100; runs that ended with other bits: 0 of 25")
     assert hit >= 50

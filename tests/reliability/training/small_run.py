@@ -1,11 +1,5 @@
-"""Imports everything once, then forks a training run for each line it reads: `<workspace> <steps> <resume>
-<threads> <seconds between steps> <text>`.
+"""A small training run: `<workspace> <steps> <new or resume> <threads> <seconds between steps> <text>`."""
 
-Prints the child's pid, and when the child is gone its wait status. Forking before any torch thread runs is
-safe.
-"""
-
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -72,20 +66,5 @@ def train(root: Path, steps: int, resume: bool, threads: int, pause_s: float, te
 
 
 def main() -> None:
-    for line in sys.stdin:
-        root, steps, resume, threads, pause_s, text = line.rstrip("\n").split("\t")
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                train(Path(root), int(steps), resume == "resume", int(threads), float(pause_s), Path(text))
-                code = 0
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        print(child, flush=True)
-        print(os.waitpid(child, 0)[1], flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    root, steps, mode, threads, pause_s, text = sys.argv[1:]
+    train(Path(root), int(steps), mode == "resume", int(threads), float(pause_s), Path(text))
