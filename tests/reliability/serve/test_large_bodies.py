@@ -181,7 +181,7 @@ def test_a_small_chat_does_not_wait_behind_large_bodies(url: str) -> None:
 
 def test_a_server_that_stops_leaves_no_process(tmp_path: Path, child: Callable[..., Any]) -> None:
     """By its own end and by a kill, which leaves it no time to end others."""
-    path, raw = body_of("many prompts")
+    path, raw = "/v1/completions", json.dumps({"model": "tiny", "prompt": ["a"] * 20_000}).encode()
     for number in (signal.SIGTERM, signal.SIGKILL):
         server = child(tmp_path / str(number))
         assert httpx.post(server.url + path, content=raw, headers=JSON, timeout=60).status_code == 400

@@ -42,7 +42,7 @@ def rows(context: Any) -> list[Any]:
     return list(context.books.read(lambda c: c.execute(select(requests)).all()))
 
 
-def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> bool:
+def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

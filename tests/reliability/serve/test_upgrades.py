@@ -222,7 +222,9 @@ def test_a_shutdown_drains_and_books_whatever_connections_do(
             connection.sendall(begun)
         time.sleep(0.3)
         server.signal(signal.SIGTERM)
-        time.sleep(0.3)
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{server.url}/ready").status_code == 200 and time.monotonic() < deadline:
+            time.sleep(0.01)
         refused = httpx.post(
             f"{server.url}/v1/completions", content=BODY, headers={"content-type": "application/json"}
         )

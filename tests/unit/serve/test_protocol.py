@@ -177,11 +177,11 @@ def test_an_error_speaks_of_json_and_not_of_python(fields: dict[str, Any], wante
 
 def test_a_body_of_many_faults_is_refused_at_the_first() -> None:
     """Listing each of them would hold the server for seconds."""
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(RequestError) as caught:
         chat(messages=[{"role": "user", "content": [{"type": 1}] * 300_000}])
     assert caught.value.field == "messages[0].content[0].type"
-    assert time.perf_counter() - begin < 0.2  # a walk through all of them takes over a second
+    assert time.thread_time() - begin < 0.2  # a walk through all of them takes over a second
 
 
 def test_a_missing_field_is_named() -> None:

@@ -1,7 +1,5 @@
 """A template is a program that came with a model: one that would do harm is refused and costs nothing."""
 
-import time
-
 import psutil
 import pytest
 
@@ -54,16 +52,22 @@ HOSTILE = {
 }  # fmt: skip
 
 
+def processor_s() -> float:
+    """Of this process and of those that it has started."""
+    this = psutil.Process()
+    times = [this.cpu_times(), *(child.cpu_times() for child in this.children())]
+    return sum(sum(one[:2]) for one in times) + sum(times[0][2:4])
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_is_refused_and_costs_this_process_nothing(name: str) -> None:
-    """The processor limit is a tenth of a second; the bound here allows for a busy machine and a process to
-    start."""
+    """The processor limit is a tenth of a second; the bound here allows for two processes to start."""
     template = ChatTemplate(HOSTILE[name])
     before = psutil.Process().memory_info().rss
-    begin = time.monotonic()
+    begin = processor_s()
     with pytest.raises((RequestError, ModelError)):
         template.render(HI)
-    assert time.monotonic() - begin < 3
+    assert processor_s() - begin < 3
     assert psutil.Process().memory_info().rss - before < 32 * 2**20
 
 
