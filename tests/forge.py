@@ -5,6 +5,7 @@ arguments and environment as JSON, and the descriptors that become the program's
 pipe for its process id and its exit status.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -119,10 +120,16 @@ def take_job(door: socket.socket) -> tuple[str, list[str], dict[str, str], list[
     return (*json.loads(job), descriptors) if job else None
 
 
+def collect() -> None:
+    """Forget the processes that have ended, and take over what they report of processor time."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+
+
 def become(arguments: list[str], environment: dict[str, str], descriptors: list[int]) -> None:
     """In a process that waits for it and tells its status, make this one the program that was asked for."""
     stdout, stderr, status = descriptors
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if child := os.fork():
         os.close(stdout)
         os.close(stderr)
@@ -146,8 +153,8 @@ def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     door = socket.socket(fileno=int(sys.argv[1]))
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel collects the processes that wait for others
     while job := take_job(door):
+        collect()
         program, arguments, environment, descriptors = job
         if os.fork() == 0:
             door.close()
