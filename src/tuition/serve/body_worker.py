@@ -30,6 +30,8 @@ _UNUSED = {
 }
 _SLICE = 10_000
 """Token ids in one piece of the answer."""
+_PART = 1 << 20
+"""Bytes in one piece of the ids of a text: the server copies each in one go."""
 _Answer = tuple[dict[str, Any], Iterable[bytes]]
 _NICENESS = 5
 """Token generation goes first where cores are few."""
@@ -89,7 +91,8 @@ def _take_tokenizer(job: dict[str, Any], raw: bytes) -> _Answer:
 
 def _encode(job: dict[str, Any], raw: bytes) -> _Answer:
     ids = _TOKENIZERS[job["tokenizer"]].encode(raw.decode(), add_bos=job["add_bos"])
-    return {"count": len(ids)}, [",".join(map(str, ids)).encode()]
+    text = ",".join(map(str, ids)).encode()
+    return {"count": len(ids)}, [text[begin : begin + _PART] for begin in range(0, len(text), _PART)]
 
 
 _KINDS_OF_JOB = {"fields": _read_fields, "tokenizer": _take_tokenizer, "ids": _encode}
