@@ -19,7 +19,7 @@ _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL)
 def judge(kind: TaskKind, item: Item, reply: str) -> float:
     """1 for a right reply; with `json` the share of the fields that are right, 1 only if all are.
 
-    `choice` is judged by log-likelihood (`run`), `python` by the user's function (`judged`).
+    `choice` is judged by log-likelihood (`run`), `regex` and `python` by a function with limits (`judged`).
     """
     if kind == "exact":
         accepted = item.target if isinstance(item.target, list) else [item.target]
@@ -27,8 +27,6 @@ def judge(kind: TaskKind, item: Item, reply: str) -> float:
     if kind == "number":
         found = last_number(reply)
         return float(found is not None and found == Decimal(str(item.target)))
-    if kind == "regex":
-        return float(re.search(item.target, reply) is not None)
     if kind == "json":
         return json_match(reply, item.target)
     raise ValueError(f"replies of kind {kind} are not judged here")
@@ -37,14 +35,14 @@ def judge(kind: TaskKind, item: Item, reply: str) -> float:
 def judged(
     kind: TaskKind, item: Item, reply: str, function: FunctionProcess | None
 ) -> tuple[float, str | None]:
-    """The score of a generated reply by its kind, the user's function included, and a note on it.
+    """The score of a generated reply, by `function` where its task has one, and a note on it.
 
     Raises: DataError where the function fails.
     """
     if function is None:
         return judge(kind, item, reply), None
     score, limit = function.score(dict(item.given), reply)
-    return score, None if limit is None else f"counted as wrong: the function {limit}"
+    return score, None if limit is None else f"counted as wrong: judging it {limit}"
 
 
 def last_number(reply: str) -> Decimal | None:

@@ -85,8 +85,9 @@ def requests_of(task: Task, item: Item, model: Respondent) -> list[Request]:
         ids = prompt_ids(header, item, engine.tokenizer)
         return [engine.request(ids, max_tokens=header.max_tokens, stop=header.stop, **fields)]
     except TuitionError as error:
-        way_out = "shorten the item, or lower max_tokens in the header"
-        raise DataError(task.path, f"item {item.id}: {error}", way_out=way_out) from error
+        raise DataError(
+            task.path, f"item {item.id}: {error}", way_out="mend the item or the header"
+        ) from error
 
 
 def prompt_ids(header: Header, item: Item, tokenizer: Tokenizer) -> list[int]:

@@ -17,6 +17,7 @@ In: .jsonl; the first line is the header, each further line one item.  Out: a `T
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,7 +31,11 @@ TaskKind = Literal["choice", "exact", "number", "regex", "json", "python"]
 Form = Literal["chat", "plain"]
 Normalization = Literal["none", "bytes", "characters"]
 DEFAULT_MAX_TOKENS = 256
+LONGEST_NAME = 64
+"""Of a task: it stands in tables and in the registry."""
 ITEM_FIELDS = ("id", "prompt", "messages", "target", "choices", "right", "note")
+PATTERN = Path(__file__).with_name("pattern.py"), "is_found"
+"""Judges replies of kind regex."""
 WAY_OUT = "see tuition eval --help for the format"
 
 
@@ -89,7 +94,9 @@ class Task:
 
     @property
     def function(self) -> tuple[Path, str] | None:
-        """File and name of the user's function."""
+        """File and name of the function that judges, with limits: the user's, or ours for patterns."""
+        if self.header.kind == "regex":
+            return PATTERN
         if self.header.function is None:
             return None
         file, _, name = self.header.function.rpartition(":")
@@ -123,7 +130,7 @@ def read_task(path: Path) -> Task:
     told = json.dumps([row for _, row in rows], sort_keys=True)
     digest = hashlib.sha256(told.encode())
     task = Task(header, tuple(items.values()), digest.hexdigest(), path)
-    if task.function is not None:
+    if task.function is not None and header.kind == "python":
         digest.update(_source(path, task.function[0]))
         task = Task(header, task.items, digest.hexdigest(), path)
     return task
@@ -153,8 +160,20 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             raise DataError(path, f"is not JSON: {error}", line=number, way_out=WAY_OUT) from error
         if not isinstance(row, dict):
             raise DataError(path, "wanted a JSON object", line=number, way_out=WAY_OUT)
+        if not is_text(row):
+            problem = "holds half of a surrogate pair, which is not text"
+            raise DataError(path, problem, line=number, way_out="mend the line")
         rows.append((number, row))
     return rows
+
+
+def is_text(row: object) -> bool:
+    """Whether all texts in a JSON value can be written as UTF-8."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _header(path: Path, line: int, row: dict[str, Any]) -> Header:
@@ -168,8 +187,10 @@ def _header(path: Path, line: int, row: dict[str, Any]) -> Header:
 
 def _check_header(header: Header, given: set[str]) -> None:
     """Fields that do not fit together. Raises: SettingsError."""
-    if not header.task.strip():
-        raise SettingsError("task", got=header.task, wanted="a name")
+    name = header.task
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        wanted = f"a name of 1 to {LONGEST_NAME} printable characters"
+        raise SettingsError("task", got=name[:LONGEST_NAME], wanted=wanted)
     if header.max_tokens is not None and header.max_tokens < 1:
         raise SettingsError("max_tokens", got=header.max_tokens, wanted="at least 1")
     if not all(header.stop):
@@ -251,10 +272,10 @@ def _check_answer(row: dict[str, Any], kind: TaskKind, refuse: Any) -> None:
         return
     target = row["target"]
     texts = target if isinstance(target, list) else [target]
-    is_number = isinstance(target, (int, float)) and not isinstance(target, bool)
+    is_number = type(target) is int or (isinstance(target, float) and math.isfinite(target))
     fits, wanted = {
         "exact": (bool(texts) and all(isinstance(each, str) and each.strip() for each in texts), "a text"),
-        "number": (is_number, "a number"),
+        "number": (is_number, "a finite number"),
         "json": (isinstance(target, dict) and bool(target), "an object with at least one field"),
         "regex": (isinstance(target, str) and bool(target), "a pattern"),
     }[kind]
@@ -263,5 +284,5 @@ def _check_answer(row: dict[str, Any], kind: TaskKind, refuse: Any) -> None:
     if kind == "regex":
         try:
             re.compile(target)
-        except re.error as error:
-            raise refuse(f"target: {target!r} is not a pattern: {error}") from error
+        except (re.error, RecursionError, OverflowError) as error:
+            raise refuse(f"target: {target[:80]!r} is not a pattern: {error}") from error

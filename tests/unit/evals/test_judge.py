@@ -1,11 +1,14 @@
 """What counts as a right reply, by kind."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tuition.evals.judge import judge
-from tuition.evals.task_file import Item
+from tuition.evals.function_process import FunctionLimits, FunctionProcess
+from tuition.evals.judge import judge, judged
+from tuition.evals.task_file import Item, read_task
 
 ORDER = {"item": "desk lamps", "quantity": 12, "price": 2.5, "gift": False}
 
@@ -30,8 +33,6 @@ ORDER = {"item": "desk lamps", "quantity": 12, "price": 2.5, "gift": False}
         ("number", 0.5, "about .5", 1),
         ("number", 12, "It is 12.", 1),
         ("number", 1500, "1.5e3", 1),
-        ("regex", r"^\d{4}$", "2031", 1),
-        ("regex", r"^\d{4}$", "In 2031", 0),
         ("json", ORDER, '{"quantity": 12.0, "item": "desk lamps", "price": 2.5, "gift": false}', 1),
         (
             "json",
@@ -52,3 +53,19 @@ ORDER = {"item": "desk lamps", "quantity": 12, "price": 2.5, "gift": False}
 )
 def test_a_reply_is_judged_by_its_kind(kind: Any, target: Any, reply: str, score: float) -> None:
     assert judge(kind, Item("1", "?", target), reply) == score
+
+
+def test_a_pattern_is_searched_with_a_limit_on_time(tmp_path: Path) -> None:
+    """The first pattern needs 2^40 steps on its reply; the other items are judged all the same."""
+    path = tmp_path / "p.task.jsonl"
+    targets = [r"^(a|a)*b$", r"^\d{4}$", r"^\d{4}$"]
+    rows = [{"task": "p", "kind": "regex"}, *({"prompt": "?", "target": target} for target in targets)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    task = read_task(path)
+    assert task.function is not None
+    with FunctionProcess(*task.function, FunctionLimits(wall_s=1.0)) as function:
+        found = [
+            judged("regex", item, reply, function)
+            for item, reply in zip(task.items, ("a" * 40, "2031", "In 2031"), strict=True)
+        ]
+    assert found == [(0.0, "counted as wrong: judging it took more than 1 s"), (1.0, None), (0.0, None)]

@@ -1,6 +1,7 @@
 """Task files: every field is honoured or refused with file, line and name."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,8 @@ def test_the_digest_follows_the_function_of_the_user(tmp_path: Path) -> None:
         ({"system": "Do."}, "system: got .*, wanted it only with form chat"),
         ({"chat_template_kwargs": {}}, "chat_template_kwargs: got {}, wanted it only with form chat"),
         ({"task": " "}, "task: got ' ', wanted a name"),
+        ({"task": "a\x1b[2Jb"}, "task: got .*, wanted a name of 1 to 64 printable characters"),
+        ({"task": "a" * 65}, "task: got .*, wanted a name of 1 to 64 printable characters"),
     ],
 )
 def test_a_bad_header_is_refused_by_name(change: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -90,9 +93,13 @@ def test_a_bad_header_is_refused_by_name(change: dict[str, Any], message: str, t
         ("exact", {"prompt": 3}, "line 2: prompt: got 3, wanted a text"),
         ("exact", {"targets": "a"}, "line 2: targets: not a field of an item"),
         ("exact", {"right": 0}, "line 2: right: wanted it left out of kind 'exact'"),
-        ("number", {"target": "3"}, "target: got '3', wanted a number"),
-        ("number", {"target": True}, "target: got True, wanted a number"),
+        ("number", {"target": "3"}, "target: got '3', wanted a finite number"),
+        ("number", {"target": math.nan}, "target: got nan, wanted a finite number"),
+        ("exact", {"id": "\ud800"}, "line 2: holds half of a surrogate pair"),
+        ("number", {"target": True}, "target: got True, wanted a finite number"),
         ("regex", {"target": "("}, "target: '\\(' is not a pattern"),
+        ("regex", {"target": "(" * 5_000}, "target: '\\(*' is not a pattern: maximum recursion"),
+        ("regex", {"target": "a{%s}" % 10**20}, "is not a pattern: the repetition number is too large"),
         ("json", {"target": []}, "target: got \\[\\], wanted an object"),
         ("json", {"messages": []}, "messages: got \\[\\], wanted a list of messages"),
         ("json", {"messages": [{"role": "assistant", "content": "a"}]}, "messages: the last one is of the"),
