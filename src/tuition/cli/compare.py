@@ -56,12 +56,13 @@ def run(argv: list[str]) -> int:
         raise SettingsError("tasks", got=(), wanted="--tasks with at least one task file")
     from tuition.books.books import open_books
     from tuition.cli.bill_tables import aligned
-    from tuition.cli.task_runs import TaskRuns, keep, read_tasks
+    from tuition.cli.task_runs import TaskRuns, check_keep, keep, read_tasks
     from tuition.cli.terminal import HeldBack, open_progress
     from tuition.evals.compare import compare
     from tuition.evals.report import DIFFERENCE_HEAD, SIDE_HEAD, changes, difference_rows, notes, side_rows
 
     tasks = read_tasks(arguments.tasks)
+    check_keep(arguments.keep, tasks)
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_for(arguments.engine.device, arguments.machine, workspace)
     with open_books(workspace) as books:

@@ -35,6 +35,8 @@ kind is one of
 
 Without --tasks: held-out bits per byte with the standard error over documents, comparable among models of any
 tokenizer; lower is better. Without --data.paths or --data.demo, on what the model's own run held out."""
+OF_TEXT = ("part", "max_bytes", "window", "stride")
+"""Settings of bits per byte alone, beside those of the data."""
 OTHER_TASK = "bits per byte of other text"
 """Of text that was named, without what the model is known to have been taught."""
 
@@ -77,11 +79,15 @@ class Eval(Common):
         if self.keep is not None and not self.tasks:
             raise SettingsError("keep", got=str(self.keep), wanted="--tasks beside it")
         if self.tasks:
-            defaults = {each.name: each.default for each in fields(Eval)} | {"data": DataSettings()}
-            for name in ("data", "part", "max_bytes", "window", "stride"):
-                if getattr(self, name) != defaults[name]:
+            defaults = {each.name: each.default for each in fields(Eval)}
+            given = [(name, getattr(self, name), defaults[name]) for name in OF_TEXT]
+            given += [
+                (f"data.{name}", vars(self.data)[name], it) for name, it in vars(DataSettings()).items()
+            ]
+            for name, got, default in given:
+                if got != default:
                     wanted = "it without --tasks: it is a setting of bits per byte"
-                    raise SettingsError(name, got=getattr(self, name), wanted=wanted)
+                    raise SettingsError(name, got=got, wanted=wanted)
 
 
 def run(argv: list[str]) -> int:
@@ -94,11 +100,12 @@ def on_tasks(arguments: Eval) -> int:
     """Accuracy and cost of each task."""
     from tuition.books.books import open_books
     from tuition.cli.bill_tables import aligned
-    from tuition.cli.task_runs import TaskRuns, keep, read_tasks
+    from tuition.cli.task_runs import TaskRuns, check_keep, keep, read_tasks
     from tuition.cli.terminal import HeldBack, open_progress
     from tuition.evals.report import RESULT_HEAD, notes, result_row
 
     tasks = read_tasks(arguments.tasks)
+    check_keep(arguments.keep, tasks)
     workspace = open_workspace(arguments.workspace).create()
     machine = detect_for(arguments.device, arguments.machine, workspace)
     engine = EngineSettings(precision=arguments.precision, runner=arguments.runner, device=arguments.device)

@@ -175,6 +175,17 @@ def before_and_after(runs: TaskRuns, before: str, after: str, tasks: "Sequence[T
     return aligned([BEFORE_AFTER_HEAD, *rows], left=(0,))
 
 
+def check_keep(path: Path | None, tasks: "Sequence[Task]") -> None:
+    """Before anything runs. Raises: SettingsError where replies cannot be written, or replace a task."""
+    if path is None:
+        return
+    place = path.expanduser()
+    if place.is_dir():
+        raise SettingsError("keep", got=str(path), wanted="a file; this is a folder")
+    if place.exists() and any(place.samefile(task.path) for task in tasks):
+        raise SettingsError("keep", got=str(path), wanted="another file: this one is a task")
+
+
 def keep(path: Path, results: "Sequence[TaskResult]") -> None:
     """Write every reply of the results as one line. Raises: SettingsError."""
     from tuition.evals.report import kept_row

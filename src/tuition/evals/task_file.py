@@ -145,6 +145,8 @@ def _source(path: Path, file: Path) -> bytes:
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    if path.exists() and not path.is_file():  # a device or a pipe may have no end
+        raise DataError(path, "is not a regular file", way_out="name a file with --tasks")
     try:
         raw = path.read_bytes()
     except OSError as error:

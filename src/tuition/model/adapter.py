@@ -42,8 +42,12 @@ class Adapter:
         return sum(down.size + up.size for down, up in self.pairs.values())
 
     def check(self, shape: ModelShape) -> None:
-        """Raises: ShapeError where a matrix is none of the base's, or has another shape, or a number is not
-        finite."""
+        """Raises: ShapeError, as `check_shapes` and `check_numbers`."""
+        self.check_shapes(shape)
+        self.check_numbers()
+
+    def check_shapes(self, shape: ModelShape) -> None:
+        """Raises: ShapeError where a matrix is none of the base's, or has another shape."""
         shapes, known = shape.tensor_shapes(), {*adaptable(shape)}
         for name, (down, up) in self.pairs.items():
             if name not in known:
@@ -55,8 +59,17 @@ class Adapter:
                     wanted=f"A (rank, {inputs}) and B ({outputs}, rank)",
                     got=f"{down.shape} and {up.shape}",
                 )
+
+    def check_numbers(self) -> None:
+        """Raises: ShapeError where a number is not finite, or scale * B A may not fit in float32."""
+        for name, (down, up) in self.pairs.items():
             if not (np.isfinite(down).all() and np.isfinite(up).all()):
                 raise ShapeError(f"adapter, {name}", wanted="finite numbers", got="a NaN or an infinity")
+            scale = self.scale_of(name)
+            largest = scale * len(down) * float(np.abs(down).max()) * float(np.abs(up).max())
+            if not largest < float(np.finfo(np.float32).max):
+                wanted = "alpha and numbers whose products fit in float32"
+                raise ShapeError(f"adapter, {name}", wanted=wanted, got=f"up to {largest:.3g}")
 
     def digest(self) -> str:
         """SHA-256 over names, scales, shapes and values as float32, 64 hex digits."""

@@ -122,10 +122,14 @@ def open_adapter(folder: Path | AdapterFolder, base: ModelFolder) -> Adapter:
     alphas = {module: patterns.alpha(module) for module in joined}
     try:
         adapter = _apart(found.settings, joined, alphas, modules)
-        adapter.check(base.shape)
+        adapter.check_shapes(base.shape)
     except ShapeError as error:
         way_out = f"use it with the base that it was trained for, not {base.path}"
         raise ModelError(path, str(error), way_out=way_out) from error
+    try:
+        adapter.check_numbers()
+    except ShapeError as error:
+        raise ModelError(path, str(error), way_out="fetch it again, or train it again") from error
     return replace(adapter, base=found.base, base_digest=found.base_digest)
 
 
@@ -258,7 +262,8 @@ def _array(file: SafetensorsFile, name: str) -> np.ndarray:
         values = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
         values = np.frombuffer(content, {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[entry.dtype])
-    return values.astype(np.float32).reshape(entry.shape)
+    with np.errstate(over="ignore"):  # an infinity is refused with all other numbers
+        return values.astype(np.float32).reshape(entry.shape)
 
 
 def _text(value: object) -> str | None:

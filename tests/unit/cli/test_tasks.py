@@ -191,6 +191,9 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_computed(tuition, tm
     for words, message in (
         (("eval", "tiny", "--tasks", good, good), "tasks: got \"two of the name 'good'\""),
         (("eval", "tiny", "--tasks", good, "--stride", "3"), "stride: got 3, wanted it without --tasks"),
+        (("eval", "tiny", "--tasks", good, "--data.field", "b"), "--data.field: got 'b', wanted it without"),
+        (("eval", "tiny", "--tasks", good, "--keep", good), "wanted another file: this one is a task"),
+        (("compare", "tiny", "tiny", "--tasks", good, "--keep", str(tmp_path)), "wanted a file; this is a"),
         (("eval", "tiny", "--keep", "x"), "keep: got 'x', wanted --tasks beside it"),
         (("compare", "tiny", "tiny"), "tasks: nothing given, wanted --tasks with at least one task file"),
         (("eval", "nobody", "--tasks", good), "no model named 'nobody'"),
@@ -198,6 +201,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_computed(tuition, tm
         status, _, err = tuition(*words)
         assert status, words
         assert message in err
+    assert Path(good).read_text().count("\n") == 2
 
 
 def test_a_model_behind_a_server_is_asked_the_same(tuition, home: Path, chatty: str, tmp_path: Path) -> None:

@@ -136,3 +136,8 @@ def test_files_that_are_no_tasks_are_named(tmp_path: Path) -> None:
             read_task(written(tmp_path / "t.jsonl", *rows))
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_task(tmp_path / "none.jsonl")
+
+
+def test_a_file_without_an_end_is_not_read() -> None:
+    with pytest.raises(DataError, match="is not a regular file"):
+        read_task(Path("/dev/zero"))

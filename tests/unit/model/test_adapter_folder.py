@@ -95,7 +95,13 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "A of another width": (rewritten(first=np.zeros((4, 5), np.float32)), "A (rank, 32)"),
     "A is a vector": (rewritten(first=np.zeros(4, np.float32)), "is no matrix"),
     "A holds integers": (rewritten(first=np.zeros((4, 32), np.int32)), "only F64, F32, F16, BF16"),
-    "A holds a NaN": (rewritten(first=np.full((4, 32), np.nan, np.float32)), "a NaN or an infinity"),
+    "A holds a NaN": (
+        rewritten(first=np.full((4, 32), np.nan, np.float32)),
+        "a NaN or an infinity; fetch it again",
+    ),
+    "A holds more than float32": (rewritten(first=np.full((4, 32), 1e300)), "a NaN or an infinity"),
+    "alpha is huge": (configured(lora_alpha=1e39), "products fit in float32"),
+    "A is huge": (rewritten(first=np.full((4, 32), 3e38, np.float32)), "products fit in float32"),
     "a tensor of its own": (rewritten(extra=np.zeros((2, 2), np.float32)), "holds 'extra'"),
 }
 
