@@ -7,6 +7,7 @@ was interrupted goes on where it stopped. Nothing is sent but the requests for t
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _ROOM_BYTES = 64 * 2**20
 _KEPT_BYTES = 1 << 17
 """Written at once: a connection that ends loses less than this."""
 _CHUNK = 1 << 20
+_COMMIT = re.compile("[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ def look_up(reference: HubReference) -> HubModel:
         info = api.model_info(
             reference.repository, revision=reference.revision, files_metadata=True, timeout=30
         )
+    if not _COMMIT.fullmatch(str(info.sha)):  # it names a folder here
+        problem = f"could not be read: {_endpoint()} answered with the commit {str(info.sha)[:80]!r}"
+        raise ModelError(str(reference), problem, way_out="check HF_ENDPOINT")
     found = {entry.rfilename: entry for entry in info.siblings or ()}
     files = []
     for name in choose_files(reference, list(found)):

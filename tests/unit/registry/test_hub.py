@@ -248,6 +248,17 @@ def test_each_obstacle_is_one_clear_line(
     assert registry.list() == ()
 
 
+def test_a_hub_that_names_a_folder_as_commit_is_refused(hub: Hub, registry: Registry, tmp_path: Path) -> None:
+    """The commit is part of a path whose folder is emptied in the end."""
+    other = tmp_path / "own-files"
+    other.mkdir()
+    (other / "letter").write_text("dear")
+    hub.commits[TINY] = f"x/{'../' * 20}{other.relative_to('/')}"
+    with pytest.raises(ModelError, match="answered with the commit 'x/"):
+        fetch(registry, HubReference(TINY, None, None), SilentProgress())
+    assert [path.name for path in other.iterdir()] == ["letter"]
+
+
 def test_a_missing_repository_is_one_clear_line(hub: Hub, registry: Registry) -> None:
     with pytest.raises(ModelError, match="is not on the hub, or private; check the name"):
         registry.find("hf:Org/Nothing", Told())
