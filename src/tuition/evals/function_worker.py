@@ -18,6 +18,9 @@ CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 REFUSED = ("socket.", "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn")
 """Audit events of what would reach the network, or start a process that could."""
 
+LONGEST_ERROR = 300
+"""Characters: it becomes part of one line."""
+
 
 def main() -> None:
     path, name, megabytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -37,7 +40,7 @@ def main() -> None:
         except MemoryError:
             answer = {"limit": f"used more than {megabytes:,} MB"}
         except BaseException as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            answer = {"error": f"{type(error).__name__}: {error}"[:LONGEST_ERROR]}
         write_parts(told, [json.dumps(answer).encode()])
 
 

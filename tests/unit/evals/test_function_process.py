@@ -19,6 +19,7 @@ def part(item, reply): return len(reply) / 10
 def count(item, reply): seen.append(1); return len(seen) / 10
 def wrong(item, reply): return "yes"
 def fails(item, reply): return item["none"]
+def talks(item, reply): raise ValueError("a" * 100_000)
 def sleeps(item, reply):
     if reply == "slow": time.sleep(60)
     return True
@@ -65,6 +66,7 @@ def test_one_process_judges_all_replies(own: Path) -> None:
     [
         ("wrong", "wrong failed: TypeError: returned 'yes', wanted True, False, or a number from 0 to 1"),
         ("fails", "fails failed: KeyError: 'none'"),
+        ("talks", "talks failed: ValueError: a{200,290};"),
         ("nowhere", "nowhere failed: AttributeError"),
         ("starts", "starts failed: PermissionError: .* may not use subprocess.Popen"),
     ],
