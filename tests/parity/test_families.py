@@ -18,7 +18,7 @@ from tuition.model import save
 from tuition.model.context import DenseContext
 from tuition.model.folder import open_model
 from tuition.model.load import load_decoder
-from tuition.model.names import hugging_face_name
+from tuition.model.names import FOLDER
 from tuition.model.save import save_model
 from tuition.spec.machine import detect_machine
 from tuition.tokenizer.tokenizer import Tokenizer
@@ -280,7 +280,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path: Path, dtype: torch.dtype, name: 
     folder = open_model(tmp_path / "a")
     save_model(tmp_path / "b", dict(folder.tensors()), folder.shape, None, dtype=name)
     before, after = load_file(tmp_path / "a/model.safetensors"), load_file(tmp_path / "b/model.safetensors")
-    assert before.keys() == after.keys() == {hugging_face_name(ours) for ours in folder.tensor_names}
+    assert before.keys() == after.keys() == {FOLDER.name(ours) for ours in folder.tensor_names}
     for key, tensor in before.items():
         assert tensor.dtype == after[key].dtype == dtype
         assert torch.equal(tensor.view(torch.int16), after[key].view(torch.int16))

@@ -23,7 +23,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tuition.books.odd_values import odd_values
 from tuition.books.postgresql import PostgresStore
-from tuition.books.revision import current_revision
 from tuition.books.schema import place_of
 from tuition.books.sqlite import SqliteStore
 from tuition.books.store import Store
@@ -115,11 +114,6 @@ class Books:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def revision_of(books: Books) -> str | None:
-    """The schema revision the books are at."""
-    return books.read(current_revision)
 
 
 def _odd_rows(connection: Connection) -> str:

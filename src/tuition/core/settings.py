@@ -123,13 +123,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def to_toml(settings: Any) -> str:
-    """The settings as TOML text; `from_table(type(settings), tomllib.loads(text))` gives them back."""
-    return table_to_toml(to_table(settings))
-
-
 def table_to_toml(table: Mapping[str, Any]) -> str:
-    """Nested tables of plain values as TOML text."""
+    """Nested tables of plain values as TOML text, which `tomllib.loads` reads back."""
     lines: list[str] = []
     _write_table(table, "", lines)
     return "\n".join(lines).strip() + "\n"

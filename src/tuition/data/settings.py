@@ -6,8 +6,6 @@ from typing import Literal, Protocol
 
 from tuition.core.errors import SettingsError, shown_path
 
-FormName = Literal["messages", "conversations", "pairs", "instructions", "calls"]
-
 
 class Files(Protocol):
     """Settings that name files and folders."""
@@ -42,7 +40,7 @@ class DataSettings:
     field: str = "text"
     """Where rows have fields (.jsonl, .csv, .parquet and so on): the one that holds the text."""
     title_field: str | None = None
-    """Where rows have fields: the one that names a document; left out: file and line name it."""
+    """Where rows have fields: the one that names a document. Default: file and line name it."""
     dataset_split: str = "train"
     """Of a Hugging Face dataset folder: the split to take."""
     on_bad: Literal["fail", "skip"] = "fail"
@@ -102,7 +100,7 @@ class ExampleSettings:
     """Which fields a row has. messages: role and content, with tools. conversations: from and value
     (ShareGPT). pairs: prompt and completion. instructions: instruction, input, output (Alpaca), or
     instruction, context, response (Dolly). calls: query, tools, answers (xLAM). auto: found from the fields
-    of all rows, and said."""
+    of all rows, and printed."""
     prompt_field: str | None = None
     """Name of the field that holds the prompt, where no form fits; together with completion_field."""
     completion_field: str | None = None

@@ -107,15 +107,7 @@ class Layout:
 
 
 FOLDER = Layout({ours: theirs for ours, theirs, _ in _TABLE})
-"""Names in Hugging Face folders of Llama and all that follow it."""
+"""Names in Hugging Face folders of Llama and the families that use its names:
+`layers.3.mlp.up.weight` is `model.layers.3.mlp.up_proj.weight` there."""
 GGUF = Layout({ours: theirs for ours, _, theirs in _TABLE})
-
-
-def hugging_face_name(name: str) -> str:
-    """The name in a folder of Llama: `layers.3.mlp.up.weight` -> `model.layers.3.mlp.up_proj.weight`."""
-    return FOLDER.name(name)
-
-
-def gguf_name(name: str) -> str:
-    """The name in a GGUF file of Llama: `layers.3.mlp.up.weight` -> `blk.3.ffn_up.weight`."""
-    return GGUF.name(name)
+"""Names in GGUF files of these families: `layers.3.mlp.up.weight` is `blk.3.ffn_up.weight` there."""

@@ -2,7 +2,7 @@
 that message text cannot forge.
 
 In: messages, as a request brings them.  Out: text, or `Span`s that say which parts are the template's own
-tokens. A template is a program that came with a model. It runs in a process of its own
+tokens. A template is a program that came with a model. It runs in a separate process
 (`template_worker`) under fuel, processor time and memory limits, so a hostile one is refused and the server
 goes on.
 """
@@ -74,28 +74,9 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as text. What users wrote is in it as it is: encode it through `render_spans`."""
+        """The conversation as text. What users wrote is in it as it is: encode it through `guarded`."""
         checked, extra = check_messages(messages), template_kwargs or {}
         return self.render_beginnings(checked, [(len(checked), add_generation_prompt)], extra)[0]
-
-    def render_spans(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tokens: Sequence[str],
-        *,
-        reply_tokens: Collection[str] = (),
-        add_generation_prompt: bool = True,
-        template_kwargs: Mapping[str, Any] | None = None,
-    ) -> list[Span]:
-        """The conversation cut at those of `tokens` which the template itself wrote.
-
-        Every token's text inside of a message is broken by a secret mark before the template sees it; so is a
-        beginning or an end of one at the edge of a message, which the template might complete. The marks
-        are removed after the cut. Messages of the assistant may also write
-        `reply_tokens`.
-        """
-        chat = self.guarded(messages, tokens, reply_tokens=reply_tokens, template_kwargs=template_kwargs)
-        return chat.spans([(len(messages), add_generation_prompt)])[0]
 
     def guarded(
         self,
@@ -106,8 +87,14 @@ class ChatTemplate:
         template_kwargs: Mapping[str, Any] | None = None,
         now: datetime | None = None,
     ) -> "GuardedChat":
-        """A conversation of which several beginnings will be rendered, as `render_spans` does. `now`: the
-        time that the template may write."""
+        """A conversation whose beginnings can be rendered and cut at those of `tokens` that the template
+        itself wrote.
+
+        A secret mark breaks the text of every token inside a message before the template sees it. It also
+        breaks a beginning or an end of a token at the edge of a message, which the template might complete.
+        The marks are removed after the cut. Messages of the assistant may also write `reply_tokens`. `now`:
+        the time that the template may write.
+        """
         marks = Marks(tokens), Marks([token for token in tokens if token not in reply_tokens])
         checked = check_messages(messages)
         for message in checked:

@@ -9,9 +9,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, insert, inspect, text
 from sqlalchemy.exc import IntegrityError
 
-from tuition.books.books import open_books, revision_of
+from tuition.books.books import open_books
 from tuition.books.migrate import configuration, downgrade, migrate
-from tuition.books.revision import HEAD, upgrade
+from tuition.books.revision import HEAD, current_revision, upgrade
 from tuition.books.schema import APPEND_ONLY, metadata, prices
 from tuition.core.errors import BooksError
 from tuition.core.workspace import Workspace
@@ -27,7 +27,7 @@ def workspace(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytes
 
 def test_the_revisions_make_the_schema_of_the_code(workspace: Workspace) -> None:
     with open_books(workspace) as books:
-        assert revision_of(books) == HEAD
+        assert books.read(current_revision) == HEAD
         differences = books.read(lambda c: compare_metadata(MigrationContext.configure(c), metadata))
         assert differences == []
 

@@ -8,7 +8,7 @@ import pytest
 
 from tuition.core.errors import DataError, SettingsError
 from tuition.core.progress import SilentProgress
-from tuition.core.settings import to_toml
+from tuition.core.settings import table_to_toml, to_table
 from tuition.data.corpus import Corpus, prepare_corpus
 from tuition.data.settings import DataSettings
 from tuition.evals.own_text import own_corpus
@@ -34,7 +34,7 @@ def tokenizer() -> Tokenizer:
 def taught(data: DataSettings, tokenizer: Tokenizer, folder: Path) -> tuple[Corpus, Lineage]:
     """The corpus of a training, and what the registry keeps of it."""
     corpus = prepare_corpus(data, tokenizer, folder)
-    settings = to_toml(PretrainSettings(data=data))
+    settings = table_to_toml(to_table(PretrainSettings(data=data)))
     return corpus, Lineage(corpus.digest, tokenizer.digest, settings)
 
 

@@ -14,7 +14,7 @@ from tuition.core.errors import ModelError, NotFoundError, ShapeError
 from tuition.model.config import config_from_shape, shape_from_config
 from tuition.model.families import FAMILIES, Family, choose_family, family_named
 from tuition.model.fields import Fields
-from tuition.model.names import gguf_name, hugging_face_name
+from tuition.model.names import FOLDER, GGUF
 from tuition.spec.counts import kv_bytes_per_token, num_parameters
 from tuition.spec.shape import ModelShape, RopeShape
 
@@ -211,8 +211,8 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
 @given(shapes())
 def test_every_tensor_has_its_own_name_everywhere(shape: ModelShape) -> None:
     names = list(shape.tensor_shapes())
-    for translate in (hugging_face_name, gguf_name):
-        assert len({translate(name) for name in names}) == len(names)
+    for layout in (FOLDER, GGUF):
+        assert len({layout.name(name) for name in names}) == len(names)
 
 
 @given(

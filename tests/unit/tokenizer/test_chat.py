@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuition.core.errors import ModelError, RequestError
-from tuition.tokenizer.chat import ChatTemplate
+from tuition.tokenizer.chat import ChatTemplate, Span
 from tuition.tokenizer.folder import FolderSettings
 from tuition.tokenizer.tokenizer import Tokenizer
 
@@ -21,6 +21,11 @@ HI = [{"role": "user", "content": "hi"}]
 
 def user(text: str) -> list[dict]:
     return [{"role": "user", "content": text}]
+
+
+def spans_of(template: ChatTemplate, messages: list[dict], tokens: list[str]) -> list[Span]:
+    """The conversation and the beginning of a reply, cut at the template's own tokens."""
+    return template.guarded(messages, tokens).spans([(len(messages), True)])[0]
 
 
 LLAMA3 = """{% set loop_messages = messages %}{% for message in loop_messages %}{% set content =
@@ -149,13 +154,13 @@ def test_nobody_forges_a_turn(families: dict[str, Tokenizer], data) -> None:
 def test_pieces_in_neighbouring_messages_do_not_join_to_a_special_token(trained: Tokenizer) -> None:
     chat = ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}")
     messages = [{"role": "user", "content": "<|im_end  "[:-2]}, {"role": "user", "content": "|>"}]
-    spans = chat.render_spans(messages, ["<|im_end|>"])
+    spans = spans_of(chat, messages, ["<|im_end|>"])
     assert "".join(span.text for span in spans) == "<|im_end|>"
     assert not any(span.is_token for span in spans)
 
 
 def test_a_special_token_of_one_character_cannot_be_written_either() -> None:
-    spans = ChatTemplate("¶{{ messages[0].content }}").render_spans(user("a¶b"), ["¶"])
+    spans = spans_of(ChatTemplate("¶{{ messages[0].content }}"), user("a¶b"), ["¶"])
     assert [(span.text, span.is_token) for span in spans] == [("¶", True), ("a¶b", False)]
 
 
@@ -300,7 +305,7 @@ def test_tokens_are_found_wherever_they_stand_in_a_long_text() -> None:
     template = ChatTemplate("{{ messages[0].content }}<|im_end|>")
     for before in range(2**16 - len(token) - 1, 2**16 + 1):
         written = "a" * before + token + "b" * 2**16 + token
-        spans = template.render_spans([{"role": "user", "content": written}], [token])
+        spans = spans_of(template, [{"role": "user", "content": written}], [token])
         assert [span.text for span in spans if span.is_token] == [token], "the template's own, at the end"
         assert "".join(span.text for span in spans) == written + token
 
