@@ -16,7 +16,8 @@ from typing import Any, TypeVar, get_type_hints
 import tyro
 
 from tuition.cli.field_help import REGISTRY
-from tuition.cli.usage import refused_in_one_line
+from tuition.cli.help_text import filled, help_columns, listed
+from tuition.cli.usage import DESCRIPTION, refused_in_one_line
 from tuition.core.errors import SettingsError
 from tuition.core.settings import from_table, is_required, read_table, table_to_toml, to_table
 
@@ -40,7 +41,7 @@ class Common:
     """What every verb takes."""
 
     workspace: Path | None = None
-    """Folder with models, runs and the books; left out: $TUITION_HOME, else ~/.tuition."""
+    """Folder with models, runs and the books. Default: $TUITION_HOME, else ~/.tuition."""
     settings: Path | None = None
     """TOML file with settings of this verb; options override it, unknown keys are refused."""
     print_settings: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -58,13 +59,13 @@ def parse(kind: type[T], argv: Sequence[str], *, verb: str, description: str) ->
     values = {} if path is None else read_file(kind, path)
     if is_given("--print-settings", argv):
         values = blanks(kind) | values
-    with refused_in_one_line(verb, argv):
+    with refused_in_one_line(verb, argv, description):
         arguments = tyro.cli(
             kind,
             args=list(argv),
             default=draft(kind, values) if values else None,
             prog=f"tuition {verb}",
-            description=description,
+            description=DESCRIPTION,
             config=CONFIG,
             registry=REGISTRY,
         )
@@ -84,18 +85,9 @@ def choose(
     if words and words[0] in actions:
         return words[0], words[1:]
     if words and words[0] in ("-h", "--help"):
-        width = max(map(len, actions))
-        lines = [f"  {name:<{width}}  {text}" for name, text in actions.items()]
         print(f"usage: tuition {verb} [{'|'.join(actions)}] [options]\n")
-        print(
-            "\n".join(
-                [
-                    *lines,
-                    "",
-                    f"Without an action: {default}.  tuition {verb} <action> --help lists its options.",
-                ]
-            )
-        )
+        more = f"Without an action: {default}. tuition {verb} <action> --help lists its options."
+        print(listed(actions, help_columns()) + "\n\n" + filled(more, help_columns()))
         raise SystemExit(0)
     if words and not words[0].startswith("-"):
         raise SettingsError("action", got=words[0], wanted=f"one of {', '.join(actions)}")

@@ -98,7 +98,7 @@ class RunSheet(StatementSheet):
     """`tuition bill run`."""
 
     run: Annotated[str | None, tyro.conf.Positional] = None
-    """Id of the run, as `tuition train` printed it; left out: every run."""
+    """Id of the run, as `tuition train` printed it. Default: every run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,9 +110,9 @@ class RequestSheet(StatementSheet):
     """`tuition bill request`."""
 
     request: Annotated[str | None, tyro.conf.Positional] = None
-    """Id of the request (the reply's x-request-id); left out: the latest ones."""
+    """Id of the request (the reply's x-request-id). Default: the latest ones."""
     limit: int | None = None
-    """How many of the latest requests to list; left out: 20, with since or until all."""
+    """How many of the latest requests to list. Default: 20, with since or until all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,18 +41,18 @@ class Chat(Common):
     """What `tuition chat` takes."""
 
     model: Annotated[str | None, tyro.conf.Positional] = None
-    """Name, name@version, folder or GGUF file to load here; with --url: a model of that server. Left out: the
+    """Name, name@version, folder or GGUF file to load here; with --url: a model of that server. Default: the
     first model of the server."""
     url: str | None = None
-    """The server to talk to; left out: http://127.0.0.1:8000 if no model is named. Its key is taken from
+    """The server to talk to. Default: http://127.0.0.1:8000 if no model is named. Its key is taken from
     TUITION_API_KEY."""
     system: str | None = None
     """System message: how the model should behave."""
     temperature: float | None = None
-    """0 takes the most likely token, 1 draws from the model's own distribution; left out: the model's own
+    """0 takes the most likely token, 1 draws from the model's own distribution. Default: the model's own
     default."""
     max_tokens: int | None = None
-    """Most tokens of a reply; left out: the model's or the server's own limit."""
+    """Most tokens of a reply. Default: the model's or the server's own limit."""
     seed: int | None = None
     """Makes replies repeatable."""
     verbose: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -90,7 +90,7 @@ def talk(partner: "Partner", arguments: Chat) -> None:
             text = input("\n> " if interactive else "").strip()
         except EOFError:
             if interactive:
-                print(file=sys.stderr)  # what comes after has a line of its own
+                print(file=sys.stderr)  # what comes after has its own line
             return
         if text in ENDS:
             return

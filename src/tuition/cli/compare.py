@@ -12,12 +12,12 @@ from tuition.core.workspace import open_workspace
 from tuition.engine.settings import EngineSettings
 from tuition.spec.settings import MachineSettings
 
-DESCRIPTION = """Compare two models on tasks: is b better than a, by how much, and at what price?
+DESCRIPTION = """Compare two models on tasks: is B better than A, by how much, and at what cost?
 
-Items are paired. The interval is of the mean difference (10,000 resamples of the items); p is of the exact
-McNemar test for right and wrong, of a sign-flip permutation test where items are right in part.
-Results that `tuition eval --tasks` or an earlier comparison kept are taken over where weights, tokenizer,
-settings and task are the same.
+Both models answer the same items. The interval is a 95 % bootstrap interval of the mean difference
+(10,000 resamples of the items). The p-value comes from the exact McNemar test, or from a sign-flip
+permutation test if an item can be partly right. Results that `tuition eval --tasks` or an earlier
+comparison has kept are used again if weights, tokenizer, settings and task are the same.
 
 Example:
   tuition compare smollm2-135m-instruct support --tasks orders.task.jsonl"""
@@ -30,15 +30,15 @@ class Compare(Common):
     a: tyro.conf.Positional[str]
     """Name, name@version, folder, GGUF file, or http://HOST:PORT#MODEL of an OpenAI-compatible server."""
     b: tyro.conf.Positional[str]
-    """The model that is held against it."""
+    """The model to compare with A, in the same forms."""
     tasks: tuple[Path, ...] = ()
     """Task files (.jsonl), see tuition eval --help."""
     show: int = 5
-    """Most items shown of each kind of change."""
+    """Most items to show of each kind: right only with A, right only with B."""
     again: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Run both models also where their results are kept."""
+    """Run both models even if results of an earlier run are kept."""
     keep: Path | None = None
-    """.jsonl file for every reply of both models."""
+    """Write every reply of both models to this .jsonl file."""
     engine: EngineSettings = field(default_factory=EngineSettings)
     """How the models run."""
     machine: MachineSettings = field(default_factory=MachineSettings)

@@ -10,7 +10,7 @@ from tuition.cli.data_show import show
 from tuition.core.errors import SettingsError
 
 ACTIONS = {
-    "show": "the first rows of a file exactly as a model will see them, with the taught tokens marked",
+    "show": "show the first rows of a file exactly as a model will see them, with taught tokens marked",
     "make": "write the examples and the held-out task of a family: orders, problems, tools, canonical",
 }
 
@@ -25,12 +25,13 @@ class Make(Common):
     """What `tuition data make` takes."""
 
     family: tyro.conf.Positional[str]
-    """orders: mails to JSON. problems: word problems. tools: requests to calls. canonical: dates, money and
-    measures to one form."""
+    """orders: order e-mails to JSON. problems: word problems to a number. tools: requests to tool calls.
+    canonical: dates, amounts of money and measures to a canonical form."""
     rows: int = 400
-    """Examples to teach."""
+    """Number of examples to teach."""
     heldout: int = 400
-    """Items of the held-out task; no template, name, product, date or number of theirs is in the examples."""
+    """Number of items of the held-out task. They share no template, name, product, date or number with the
+    examples."""
     seed: int = 1
     """The same seed gives the same rows."""
     out: Path = Path(".")
@@ -44,7 +45,12 @@ class Make(Common):
 
 def make(argv: list[str]) -> int:
     """Write both files and say how to use them."""
-    arguments = parse(Make, argv, verb="data make", description="Make examples with an exact checker.")
+    arguments = parse(
+        Make,
+        argv,
+        verb="data make",
+        description="Write examples to teach, and a held-out task whose answers are checked exactly.",
+    )
     from tuition.evals.tasks.files import write_family
 
     files = write_family(

@@ -43,7 +43,7 @@ class Show(Common):
     rows: int = 3
     """How many rows to show."""
     context: int | None = None
-    """Most tokens of a row; left out: the model's context."""
+    """Most tokens of a row. Default: the model's context."""
     text_field: str = "text"
     """Where rows hold plain text: the field that holds it."""
     data: ExampleSettings = field(default_factory=ExampleSettings)

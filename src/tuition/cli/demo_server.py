@@ -1,4 +1,4 @@
-"""The demo's server: the real `tuition serve` in a process of its own, called over HTTP.
+"""The demo's server: the real `tuition serve` in a separate process, called over HTTP.
 
 Every reply is streamed through the OpenAI protocol; the request's receipt is then read from the books by the
 id that the server gave it.

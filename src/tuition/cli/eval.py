@@ -19,22 +19,27 @@ from tuition.spec.settings import MachineSettings
 if TYPE_CHECKING:
     from tuition.registry.registry import Registry, Version
 
-DESCRIPTION = """Measure a model, computed as it is served.
+DESCRIPTION = """Score a model on tasks or on text. The model is computed as `tuition serve` does it.
 
-With --tasks: the share of right answers with a 95 % interval, and what an answer costs. Replies are billed
+With --tasks: the share of right answers with a 95 % interval, and the cost of an answer. Replies are billed
 like those of the server. A task is a .jsonl file: a header, then one item per line.
   {"task": "orders", "kind": "json", "form": "chat", "system": "Return the order as JSON.", "max_tokens": 80}
   {"prompt": "Please send 12 desk lamps.", "target": {"item": "desk lamps", "quantity": 12}}
-kind is one of
-  choice   choices, right: the index of the right one, found by log-likelihood ("normalize": "bytes")
-  exact    target: a text or several, one of which is the reply
-  number   target: a number, the last one in the reply
-  regex    target: a pattern that is found in the reply
-  json     target: an object that the reply equals
-  python   header has "function": "FILE.py:NAME", called with item and reply in a process without network
 
-Without --tasks: held-out bits per byte with the standard error over documents, comparable among models of any
-tokenizer; lower is better. Without --data.paths or --data.demo, on what the model's own run held out."""
+The kind of a task:
+  choice   "right" is the index of one of "choices"; it must have the highest log-likelihood
+           ("normalize": "bytes" divides each by the length of the choice)
+  exact    "target" is a text or a list of texts; the reply must equal one
+  number   "target" is a number; it must be the last number in the reply
+  regex    "target" is a pattern; the reply must contain it
+  json     "target" is an object; the reply must be JSON that equals it; otherwise
+           the share of right fields is its score
+  python   the header names "function": "FILE.py:NAME"; it gets item and reply,
+           in a process without network
+
+Without --tasks: bits per byte of held-out text, with the standard error over documents. Lower is better;
+models with different tokenizers can be compared. Without --data.paths or --data.demo, the text is what the
+model's own training held out."""
 OF_TEXT = ("part", "max_bytes", "window", "stride")
 """Settings of bits per byte alone, beside those of the data."""
 OTHER_TASK = "bits per byte of other text"
@@ -51,17 +56,17 @@ class Eval(Common):
     tasks: tuple[Path, ...] = ()
     """Task files (.jsonl)."""
     keep: Path | None = None
-    """With --tasks: .jsonl file for every reply, with its tokens and its cost."""
+    """With --tasks: write every reply, with its tokens and its cost, to this .jsonl file."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text, by its paths or demo; with neither, that of the model's own run, split as it was there."""
     part: Literal["heldout", "train"] = "heldout"
-    """Which part of the text to score; train shows how much was learned by heart."""
+    """Which part of the text to score; train shows how much the model memorized."""
     max_bytes: int | None = None
-    """Score about this many bytes; left out: all of them."""
+    """Score about this many bytes. Default: all of them."""
     window: int | None = None
-    """Tokens in one forward pass; left out: the model's context."""
+    """Tokens in one forward pass. Default: the model's context."""
     stride: int | None = None
-    """New tokens per window; left out: half a window. Less is slower and gives each token more context."""
+    """New tokens per window. Default: half a window. Less is slower and gives each token more context."""
     precision: Precision = "auto"
     """Number format of the weights, as for serving: auto scores what `tuition serve` serves by default."""
     runner: RunnerKind = "auto"
@@ -195,7 +200,7 @@ def names_text(arguments: Eval) -> bool:
 
 
 def check_text(arguments: Eval, version: "Version | None") -> None:
-    """Text is named, or the model has text of its own. Raises: SettingsError."""
+    """Text is named, or the model has its own text. Raises: SettingsError."""
     if names_text(arguments):
         return
     for name, default in vars(DataSettings()).items():

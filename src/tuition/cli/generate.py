@@ -47,7 +47,7 @@ class Generate(Common):
     out: Path | None = None
     """.jsonl file for the replies; after an interruption the same command continues the file."""
     max_tokens: int | None = None
-    """Most tokens of a reply; left out: what fits the context, at most 256."""
+    """Most tokens of a reply. Default: what fits the context, at most 256."""
     stop: tuple[str, ...] = ()
     """Texts that end a reply and are not part of it."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)

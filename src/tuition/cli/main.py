@@ -14,18 +14,19 @@ import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
+from tuition.cli.help_text import filled, help_columns, listed
 from tuition.core.errors import CapacityError, SettingsError, TuitionError
 
 VERBS = {
     "demo": "teach a small model from scratch, use it, and read its bill",
-    "train": "teach a model from your own text",
+    "train": "teach a new model from text, or fine-tune an open model on your examples",
     "serve": "answer over HTTP (OpenAI protocol) and show the chat page",
     "chat": "talk to a model in the terminal",
-    "generate": "answer one prompt, or a file of them",
+    "generate": "answer one prompt, or a file of prompts",
     "data": "show data as a model will see it, or make examples with an exact checker",
-    "eval": "measure a model on tasks or text, with its uncertainty",
-    "compare": "hold two models against each other on the same tasks",
-    "models": "list, show, add or remove models",
+    "eval": "score a model on tasks or text, with the uncertainty of the score",
+    "compare": "compare two models on the same tasks",
+    "models": "list, show, add, merge or remove models and adapters",
     "bill": "what runs, requests and models have cost",
     "doctor": "what this machine has, what is missing, what it is assumed to cost",
     "machine": "measure how fast this machine computes and reads memory",
@@ -148,12 +149,10 @@ def dispatch(words: list[str]) -> int:
 
 def overview() -> str:
     """The help of `tuition` itself."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {text}" for verb, text in VERBS.items()]
-    head = "usage: tuition <verb> [options]\n\nTeach a model, use it, and know what every token costs.\n"
-    return "\n".join(
-        [head, *lines, "", "tuition <verb> --help lists the settings of a verb, each with its unit."]
-    )
+    head = "usage: tuition <verb> [options]\n\nTeach a model, use it, and know what every token costs."
+    more = "tuition <verb> --help lists the settings of a verb, each with its unit."
+    columns = help_columns()
+    return f"{head}\n\n{listed(VERBS, columns)}\n\n{filled(more, columns)}"
 
 
 def installed_version() -> str:

@@ -55,7 +55,7 @@ class AddModel(Common):
     """A Hugging Face folder (config.json, *.safetensors, tokenizer.json), a GGUF file, a folder that peft
     wrote (adapter_config.json, adapter_model.safetensors), or hf:ORG/NAME[:FILE][@REVISION] on the hub."""
     base: str | None = None
-    """For an adapter: the registered model that it was trained on. Left out: the one that the adapter
+    """For an adapter: the registered model that it was trained on. Default: the one that the adapter
     names."""
     link: tyro.conf.FlagCreatePairsOff[bool] = False
     """Leave the files where they are instead of copying them into the workspace."""

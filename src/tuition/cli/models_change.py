@@ -58,7 +58,7 @@ def add(arguments: AddModel) -> int:
 
 
 def add_from_hub(arguments: AddModel, reference: HubReference) -> int:
-    """Download and register; without a name of its own it is called as its repository."""
+    """Download and register; without a name it is named after its repository."""
     for option in ("base", "link"):
         if getattr(arguments, option):
             raise SettingsError(option, got=getattr(arguments, option), wanted=f"nothing with {reference}")

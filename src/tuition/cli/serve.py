@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 DESCRIPTION = """Answer over HTTP (OpenAI protocol), with a chat page. Every reply is billed before it ends.
 
 Examples:
-  tuition serve                                  the model that was made or added last
-  tuition serve bard smollm2-135m-instruct       two models, at http://127.0.0.1:8000
-  tuition serve smollm2 --adapters support,legal  a model and two adapters of it, each under its own name
+  tuition serve                                   the model that was made or added last
+  tuition serve bard smollm2-135m-instruct        two models, at http://127.0.0.1:8000
+  tuition serve smollm2 --adapters support,legal  a model and two adapters of it, by name
   TUITION_API_KEY=... tuition serve --host 0.0.0.0"""
 NOTHING_TO_SERVE = (
     "no model was named and the workspace has none; teach one (tuition train, tuition demo), register one "
@@ -36,7 +36,7 @@ class Serve(Common):
     """What `tuition serve` takes."""
 
     models: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Names, name@version, folders or GGUF files; left out: the model that was made or added last."""
+    """Names, name@version, folders or GGUF files. Default: the model that was made or added last."""
     adapters: tuple[str, ...] = ()
     """Registered adapters (name or name@version) of these models, with commas or spaces between."""
     serve: Annotated[ServeSettings, Flat] = field(default_factory=ServeSettings)

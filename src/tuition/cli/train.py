@@ -27,8 +27,8 @@ DEFAULT = "pretrain"
 OF_FRESH_WEIGHTS = ("--shape.", "--vocab-size", "--tokenizer", "--first-weights")
 """Options of pretraining that a base model leaves no room for."""
 
-DESCRIPTION = """Teach a model: a new one from text, or one that exists already (--from) from examples.
-Ctrl-C saves the model as far as it was taught, and bills it.
+DESCRIPTION = """Teach a new model from text, or fine-tune an existing one (--from) on your examples or text.
+Ctrl-C stops the training, saves the model and bills the run.
 
 Examples:
   tuition train my.txt --budget 5min
@@ -43,7 +43,7 @@ class Train(Common):
     texts: tyro.conf.Positional[tuple[Path, ...]] = ()
     """What to teach: files or folders of them; the same as --data.paths."""
     recipe: Literal[tuple(RECIPES)] | None = None  # type: ignore[valid-type]
-    """The way of training; the options below are those of this one. Left out: pretrain; with --from finetune
+    """The way of training; the options below are those of this one. Default: pretrain; with --from finetune
     for files of examples, continue for plain text."""
     resume: Annotated[str | None, tyro.conf.arg(metavar="[RUN]")] = None
     """Continue a run, named by its id or its model; its settings need not be given again. Without a name: the

@@ -1,6 +1,7 @@
-"""What the parser of the command line refuses, as one line instead of a box.
+"""What the parser of the command line prints: help with a description that fits the terminal, and what it
+refuses as one line instead of a box.
 
-In: the box that tyro prints before it exits.  Out: a SettingsError.  The text of the box may change with
+In: what tyro prints before it exits.  Out: help, or a SettingsError.  The text of the box may change with
 tyro's versions: what is not recognised here is shown as it came.
 """
 
@@ -8,16 +9,18 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
+from tuition.cli.help_text import filled, help_columns
 from tuition.core.errors import SettingsError
 
 WIDE = "100000"
 """Columns of a terminal on which no line of a box is wrapped."""
-WIDEST_HELP = 110
-"""Columns of help at most: on a wider terminal the parser puts its boxes side by side, out of their order."""
+
+DESCRIPTION = "(description)"
+"""What tyro is given as the description of a verb; it would print each paragraph as one long line."""
 
 PLAIN = {"INT": "a whole number", "FLOAT": "a number", "STR": "a text", "PATH": "a path"}
 
@@ -44,17 +47,34 @@ class UsageError(SettingsError):
         self.args = (f"{verb}: {problem}; see: tuition {verb} --help",)
 
 
+class _HeldBack(io.StringIO):
+    """Keeps what is written. Colours and signs are those of the stream that it stands for."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # pyrefly: ignore[bad-override]  (read-only here, as in io.StringIO itself)
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
 @contextlib.contextmanager
-def refused_in_one_line(verb: str, argv: Sequence[str]) -> Iterator[None]:
-    """Inside, a command line that tyro refuses is a SettingsError; help is left as it is."""
-    told, columns = io.StringIO(), os.environ.get("COLUMNS")
+def refused_in_one_line(verb: str, argv: Sequence[str], description: str) -> Iterator[None]:
+    """Inside, a command line that tyro refuses is a SettingsError; help shows the description."""
+    told, columns, shown = io.StringIO(), os.environ.get("COLUMNS"), _HeldBack(sys.stdout)
     is_help = not {"-h", "--help"}.isdisjoint(argv)
-    os.environ["COLUMNS"] = str(min(shutil.get_terminal_size().columns, WIDEST_HELP)) if is_help else WIDE
+    width = help_columns()
+    os.environ["COLUMNS"] = str(width) if is_help else WIDE
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(shown):
             yield
     except SystemExit as ended:
         if not ended.code:
+            sys.stdout.write(shown.getvalue().replace(DESCRIPTION, filled(description, width), 1))
             raise
         raise refusal(told.getvalue(), verb, argv) from None
     finally:

@@ -1,7 +1,7 @@
 """Values that pass between packages, without behaviour; frozen, except those of every engine step.
 
 `Window` is measured machine time; `StepTrace` lists the requests of an engine step; `Score` is a
-measured quality of a model. A billed request has a file of its own, `request_record`.
+measured quality of a model. A billed request has its own file, `request_record`.
 """
 
 from dataclasses import dataclass

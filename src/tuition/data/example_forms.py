@@ -1,4 +1,4 @@
-"""The forms in which files hold examples, as a table.
+"""A table of the forms that examples have in files.
 
 In: a row of a file.  Out: `Content`. A form is added as one row of `FORMS`, and by name in
 `ExampleSettings`.
@@ -34,7 +34,7 @@ class Form:
     fields: str
     """The fields of a row, in words."""
     fits: Callable[[Row], bool]
-    """Whether a row has these fields; their values are looked at when it is read."""
+    """Whether a row has these fields. Their values are checked when the row is read."""
     read: Callable[[Row], Content]
     """Raises: BadInput."""
 
@@ -84,7 +84,7 @@ def _texts(row: Row, prompt_field: str, completion_field: str, joint: str = "") 
 
 
 def _instruction(row: Row) -> Content:
-    """The input stands behind the instruction, after an empty line."""
+    """The prompt is the instruction, an empty line, and the input."""
     if row.get("history"):
         way_out = "write such rows as messages"
         raise BadInput("old field", "the field 'history' is not supported", way_out=way_out)

@@ -1,7 +1,7 @@
-"""Examples out of files: conversations, or prompts with their completions.
+"""Read examples from files: conversations, or prompts with their completions.
 
-In: `ExampleSettings`.  Out: `Example`s. The form of each file is found from all of its rows and said; a row
-that does not fit it is named with file, line and field, or skipped and counted.
+In: `ExampleSettings`.  Out: `Example`s. The form of each file is detected from all of its rows and reported.
+A row that does not fit is named with file, line and field, or skipped and counted.
 """
 
 import hashlib
@@ -37,19 +37,19 @@ class Example:
     """One conversation, or one pair of plain texts."""
 
     messages: tuple[Mapping[str, Any], ...]
-    """In OpenAI's form, each content one text; a message of the assistant with weight 0 is not taught. Empty
-    for a pair of plain texts."""
+    """In OpenAI's form; each content is one text. A message of the assistant with weight 0 is not taught.
+    Empty for a pair of plain texts."""
     tools: tuple[Mapping[str, Any], ...] = ()
     prompt: str | None = None
-    """Of a pair of plain texts."""
+    """Only for a pair of plain texts."""
     completion: str | None = None
     path: Path = Path()
     line: int = 0
-    """In its file, from 1; of a table, the row."""
+    """Line in its file, from 1; in a table, the row."""
     identity: int = 0
-    """64-bit hash of the content; copies with other spacing have the same."""
+    """64-bit hash of the content. Copies that differ only in spacing have the same hash."""
     group: str | None = None
-    """Examples of one group are never torn apart by the split."""
+    """All examples of a group go to the same part of the split."""
     num_bytes: int = 0
     """UTF-8 bytes of the content."""
 
@@ -68,7 +68,8 @@ class ReadingLog:
     forms: dict[str, list[str]] = field(default_factory=dict)
     """Files by the form that they have."""
     num_trimmed: int = 0
-    """Conversations that went on behind the last turn of the assistant: what follows it teaches nothing."""
+    """Conversations that continued after the last turn of the assistant; the rest is not taught and is
+    cut."""
 
     def leave_out(self, bad: BadInput, path: Path, line: int | None, settings: ExampleSettings) -> None:
         """Count a row that cannot be used. Raises: DataError unless such rows are skipped."""
@@ -295,7 +296,7 @@ def _is_taught(turn: Mapping[str, Any]) -> bool:
 
 
 def _digest(example: Example) -> tuple[int, int]:
-    """Hash and bytes of the content. Raises: BadInput for what is no text."""
+    """Hash and size in bytes of the content. Raises: BadInput for a value that JSON cannot hold."""
     kept = ("role", "content", "tool_calls", "reasoning_content", "name")
     turns = [{name: turn[name] for name in kept if turn.get(name)} for turn in example.messages]
     content = [turns, example.tools, example.prompt, example.completion]
@@ -310,7 +311,7 @@ def _digest(example: Example) -> tuple[int, int]:
 
 
 def _normal(value: Any) -> Any:
-    """The same with single spaces and composed characters."""
+    """The value with single spaces and composed characters (NFC)."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", " ".join(value.split()))
     if isinstance(value, Mapping):

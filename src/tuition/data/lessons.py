@@ -26,7 +26,7 @@ _MOST_NAMED = 5
 
 @dataclass
 class LessonCounts:
-    """What became of the examples."""
+    """How many examples were cut, left out or found twice."""
 
     num_examples: int = 0
     """Of both parts."""
@@ -40,13 +40,13 @@ class LessonCounts:
     num_with_tools: int = 0
     """Shown by a chat template of the model's own for tools."""
     num_duplicates: int = 0
-    """Second and later copies in the part that is taught; they stay in it."""
+    """Second and later copies in the part that is taught. They are kept."""
     num_heldout_copies: int = 0
-    """Second and later copies in the held-out part; they are left out."""
+    """Second and later copies in the held-out part. They are left out."""
     num_leaked: int = 0
-    """Examples that are also held out: they are not taught."""
+    """Examples that are also held out. They are not taught."""
     leaked: list[str] = field(default_factory=list)
-    """Where the first of them stand."""
+    """File and line of the first of them."""
 
     @property
     def num_too_long(self) -> int:
@@ -73,7 +73,7 @@ class Lesson:
 
     @property
     def key(self) -> int:
-        """What the split works on: the group, or the content."""
+        """Key of the split: hash of the group, or else of the content."""
         if self.group is None:
             return self.identity
         return int.from_bytes(hashlib.blake2b(self.group.encode(), digest_size=8).digest(), "big")
@@ -118,7 +118,7 @@ class Lessons:
         return whole.hexdigest()
 
     def describe(self) -> list[str]:
-        """What the reader should know, one line each."""
+        """Messages for the user, one line each."""
         counts = self.counts
         lines = [
             f"data prepared: {len(self.train_examples):,} examples, {self.num_taught:,} tokens to teach; "
@@ -128,7 +128,7 @@ class Lessons:
             (counts.num_with_tools, f"with tools, shown by the model's chat template {TOOL_TEMPLATE!r}"),
             (counts.num_cut, "cut at the end of a turn (--data.too-long)"),
             (counts.num_left_out, "too long, left out (--data.too-long)"),
-            (self.log.num_trimmed, "cut behind the assistant's last turn: what follows it teaches nothing"),
+            (self.log.num_trimmed, "cut after the assistant's last turn: what follows is not taught"),
             (counts.num_duplicates, "copies of others, taught as often as they come"),
             (counts.num_heldout_copies, "copies in the held-out part, left out"),
         )
@@ -267,7 +267,7 @@ def _shown(paths: tuple[Path, ...]) -> str:
 
 
 def cut_at_turn(sequence: Taught, longest: int) -> Taught | None:
-    """The beginning of a sequence that ends with the last taught turn that fits; None if there is none."""
+    """The sequence cut after the last taught turn that ends within `longest` tokens; None if no turn does."""
     fitting = sequence.turns[sequence.turns <= longest]
     if not len(fitting):
         return None
@@ -302,7 +302,7 @@ def _split(
 
 
 def _distinct(heldout: list[Lesson], counts: LessonCounts) -> list[Lesson]:
-    """Each held-out example once: a second copy would make the score look surer than it is."""
+    """Each held-out example once: a second copy would make the standard error too small."""
     first = {lesson.identity: lesson for lesson in reversed(heldout)}
     kept = [lesson for lesson in heldout if first[lesson.identity] is lesson]
     counts.num_heldout_copies = len(heldout) - len(kept)

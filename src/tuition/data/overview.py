@@ -1,4 +1,5 @@
-"""What a model will see of some data: its first rows with the taught tokens, lengths, and what is left out.
+"""What a model will see of a data set: the first rows with their taught tokens, the lengths, and what is left
+out.
 
 In: settings and the model's tokenizer.  Out: `Overview`, for people and as JSON.
 """
@@ -23,7 +24,7 @@ _SHOWN_TOKENS = 256
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens one behind the other that are all taught, or all not."""
+    """Neighbouring tokens that are all taught, or all not taught."""
 
     text: str
     taught: bool
@@ -39,7 +40,7 @@ class Row:
     cut_tokens: int
     """Tokens that are cut off or not shown."""
     sequences: tuple[tuple[Run, ...], ...]
-    """One, unless the template shows earlier turns otherwise than they were generated."""
+    """One sequence, unless the template shows earlier turns differently from how they were generated."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Overview:
     train_tokens: int
     """Tokens of the part that is taught, in one epoch."""
     taught_tokens: int
-    """Those of them that are targets."""
+    """Tokens of these that are targets of the loss."""
     context: int
     """Most tokens of a row."""
     lengths: Lengths
@@ -82,13 +83,13 @@ class Overview:
     num_cut: int
     num_left_out: int
     num_trimmed: int
-    """Conversations that went on behind the assistant's last turn."""
+    """Conversations that continued after the assistant's last turn."""
     num_duplicates: int | None
     """Copies in the part that is taught; None: not counted."""
     num_heldout_copies: int | None
     """Copies in the held-out part, which are left out; None: not counted."""
     num_leaked: int | None
-    """Rows of the part that is taught which are also held out, and are not taught; None: not counted."""
+    """Rows that are also held out, and so are not taught; None: not counted."""
     leaked: tuple[str, ...]
     """The first of them."""
     num_skipped: int
@@ -102,8 +103,9 @@ class Overview:
 def example_overview(
     settings: ExampleSettings, tokenizer: Tokenizer, context: int, num_rows: int, progress: Progress
 ) -> Overview:
-    """Of examples. What is too long is cut where the settings refuse it, and too few are shown too, so that
-    all can be seen.
+    """The overview of examples. It is less strict than training, so that the user can see everything:
+    examples that are too long are cut where the settings refuse them, and there may be too few to hold some
+    out.
 
     Raises: as `prepare_lessons`.
     """
@@ -185,7 +187,7 @@ def _lesson_rows(lessons: Lessons, tokenizer: Tokenizer, num_rows: int) -> Itera
 def _document_rows(
     train: TokenSet, corpus: Corpus, tokenizer: Tokenizer, context: int, num_rows: int
 ) -> Iterable[Row]:
-    """The beginnings of the first documents: what stands before its first token is not taught."""
+    """The beginnings of the first documents: the first token of a document is not predicted."""
     titles = train.info.titles
     is_named = corpus.split_by != "blocks" and len(titles) in (
         train.info.num_documents,
@@ -202,7 +204,7 @@ def _document_rows(
 
 
 def runs_of(tokenizer: Tokenizer, ids: np.ndarray, taught: np.ndarray) -> tuple[Run, ...]:
-    """The text of a sequence, in runs; special tokens as they are written."""
+    """The text of a sequence as runs, with its special tokens."""
     edges = [0, *(np.flatnonzero(np.diff(taught.astype(np.int8))) + 1).tolist(), len(ids)]
     decoder = tokenizer.stream(skip_specials=False)
     texts = [decoder.push_all(ids[begin:end].tolist()) for begin, end in pairwise(edges)]

@@ -77,7 +77,7 @@ def _json_file_rows(opened: OpenSource, source: Source) -> Iterator[tuple[int, R
         yield from _list_rows(text, next(iter(lists.values())))
     elif lists:
         problem = f"holds several lists of rows ({', '.join(lists)})"
-        raise BadInput("ambiguous field", problem, way_out="save each list as a file of its own")
+        raise BadInput("ambiguous field", problem, way_out="save each list as a separate file")
     else:
         yield _line(text, begin), value
 

@@ -34,7 +34,7 @@ class EncodedUnit:
 
 
 def choose_workers(num_workers: int, total_bytes: int) -> int:
-    """Processes to use; 1 means this one, in which the tokenizer uses threads of its own."""
+    """Processes to use; 1 means this one, in which the tokenizer uses its own threads."""
     if num_workers:
         return num_workers
     return min(os.cpu_count() or 1, 16) if total_bytes >= _WORTH_PROCESSES_BYTES else 1

@@ -1,8 +1,8 @@
-"""Read the turns of a conversation as files have them.
+"""Read the turns of a conversation in the forms that public data sets use.
 
 In: a JSON value, as `messages` of OpenAI, `conversations` of ShareGPT or a list of texts.  Out: messages in
-OpenAI's form whose content is one text, and tools as functions. What does not fit is a `BadInput` that names
-the field.
+OpenAI's form whose content is one text, and tools as functions. Anything else raises `BadInput` with the name
+of the field.
 """
 
 import json
@@ -21,7 +21,7 @@ _ROLES = {
     "tool": "tool", "function": "tool", "function_response": "tool", "tool_response": "tool",
     "observation": "tool",
 }  # fmt: skip
-"""Names of roles in public files, and OpenAI's."""
+"""Role names in public data sets, and the role of OpenAI that each means."""
 _CALLS = ("function_call", "tool_call")
 """Roles whose text is a call of a function, as JSON."""
 
@@ -37,7 +37,7 @@ def read_turns(value: Any, field: str) -> list[Message]:
 
 
 def read_tools(value: Any, field: str = "tools") -> tuple[Message, ...]:
-    """Functions that the assistant may call, also where they are written as JSON text. Raises: BadInput."""
+    """Functions that the assistant may call, given as a list or as JSON text. Raises: BadInput."""
     if value is None or value == "":
         return ()
     tools = []
@@ -69,7 +69,7 @@ def text_of(value: Any, field: str) -> str:
 
 
 def parsed_list(value: Any, field: str) -> list[Any]:
-    """A list, also where it is written as JSON text; an object counts as a list of one. Raises: BadInput."""
+    """A list, given as it is or as JSON text. An object counts as a list of one. Raises: BadInput."""
     found = value
     if isinstance(value, str):
         try:

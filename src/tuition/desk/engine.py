@@ -112,7 +112,7 @@ class Engine(plain.Engine):
         return self._costs[request_id]
 
     def service(self) -> EngineService:
-        """The engine in a thread of its own, for several clients. Its user settles each reply with `desk`, or
+        """The engine in a separate thread, for several clients. Its user settles each reply with `desk`, or
         that of its adapter."""
         self.desk.base_digest  # noqa: B018 (now, while no other thread may swap the weights)
         return EngineService(self.loop, self.account.add, name=f"engine {self.name}")

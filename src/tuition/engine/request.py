@@ -35,7 +35,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Added to the logits of these token ids."""
     seed: int | None = None
-    """Left out: a fresh one. A draw is a function of (seed, position): neighbours never change a reply."""
+    """Default: a fresh one. A draw is a function of (seed, position): neighbours never change a reply."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -76,7 +76,7 @@ def start_runner(
 ) -> Callable[[], tuple[Runner, RunnerChoice]]:
     """`open_runner` beside the caller's own work; the result is waited for when it is asked for.
 
-    Only the native runner loads in a thread of its own: it reads and checks a large file, for which the
+    Only the native runner loads in a separate thread: it reads and checks a large file, for which the
     interpreter is not needed. torch sets some things for the thread that calls it.
     """
     choice = choose_runner(folder.shape, settings)

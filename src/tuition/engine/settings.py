@@ -44,7 +44,7 @@ class EngineSettings:
     """Same tokens and logprob bits alone and in any batch, on one machine and thread count. The native runner
     always does so; the torch runner gets slower."""
     threads: int | None = None
-    """CPU threads; left out: one per core this process may use."""
+    """CPU threads. Default: one per core this process may use."""
 
     def __post_init__(self) -> None:
         for name, low in (("max_batch", 1), ("block_size", 1), ("max_waiting", 0), ("draft_tokens", 1)):

@@ -1,4 +1,4 @@
-"""Two models on the same items.  In: their results.  Out: a `Comparison`, in which each item is paired."""
+"""Compare two models on the same items.  In: their results.  Out: a `Comparison`, paired by item."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ Change = Literal["gained", "lost", "kept right", "kept wrong"]
 
 @dataclass(frozen=True)
 class Pair:
-    """One item with what both models said."""
+    """One item with the results of both models."""
 
     a: ItemResult
     b: ItemResult
@@ -34,7 +34,8 @@ class Comparison:
     pairs: tuple[Pair, ...]
     accuracy: Difference
     score: Difference | None
-    """Of the scores; None where every item is right or wrong, so that they say the same as the accuracy."""
+    """Difference of the scores; None if no item is partly right, since it would equal that of the
+    accuracies."""
 
     def changed(self, change: Change) -> list[Pair]:
         """The items with this change, in the order of the task."""
@@ -44,7 +45,7 @@ class Comparison:
 def compare(a: TaskResult, b: TaskResult) -> Comparison:
     """Raises: SettingsError where they are not of the same task."""
     if a.task_digest != b.task_digest:
-        raise SettingsError("tasks", got=f"{a.task} and {b.task}", wanted="results of one and the same task")
+        raise SettingsError("tasks", got=f"{a.task} and {b.task}", wanted="results of the same task")
     pairs = tuple(Pair(*both) for both in zip(a.items, b.items, strict=True))
     right = [[float(item.right) for item in result.items] for result in (a, b)]
     scores = [[item.score for item in result.items] for result in (a, b)]

@@ -1,6 +1,6 @@
 """A user's own function that judges replies, in a process with limits on time and memory and no network.
 
-In: items and replies.  Out: scores from 0 to 1. The process starts again after a reply that broke a limit.
+In: items and replies.  Out: scores from 0 to 1. After a reply that broke a limit, a new process is started.
 """
 
 import json
@@ -17,7 +17,7 @@ _WORKER = Path(__file__).with_name("function_worker.py")
 
 @dataclass(frozen=True)
 class FunctionLimits:
-    """What judging one reply may use."""
+    """Limits of the judgement of one reply."""
 
     wall_s: float = 10.0
     memory_mb: int = 2_048
@@ -40,7 +40,7 @@ class FunctionProcess:
         self.close()
 
     def score(self, item: Any, reply: str) -> tuple[float, str | None]:
-        """A score, and the limit that was broken: such a reply has the score 0.
+        """The score, and the limit that was broken or None. A reply that breaks a limit gets 0.
 
         Raises: DataError where the function fails or returns something else than a score.
         """
@@ -48,7 +48,7 @@ class FunctionProcess:
         answer = self._ask(job)
         if "error" in answer:
             problem = f"{self._name} failed: {answer['error']}"
-            raise DataError(self._file, problem, way_out="mend the function")
+            raise DataError(self._file, problem, way_out="correct the function")
         return answer.get("score", 0.0), answer.get("limit")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Calls a user's function for replies, in a process of its own with limits that it cannot leave.
+"""Calls a user's function for replies, in a separate process with limits that it cannot leave.
 
 Run as a script by `function_process`, never imported: arguments are the file, the function and the limits;
 standard input brings items with replies, and standard output takes scores, as JSON in parts of `core.worker`.
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def leave_network() -> None:
-    """A network of its own without any interface, where the kernel lets a process have one."""
+    """Its own network without any interface, where the kernel lets a process have one."""
     if sys.platform != "linux":
         return
     unshare = getattr(ctypes.CDLL(None), "unshare", None)

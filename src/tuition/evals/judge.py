@@ -1,4 +1,4 @@
-"""How a reply is judged, by the kind of its task.  In: an item and a reply.  Out: a score from 0 to 1."""
+"""Check a reply by the kind of its task.  In: an item and a reply.  Out: a score from 0 to 1."""
 
 import json
 import re

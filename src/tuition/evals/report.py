@@ -95,7 +95,7 @@ def p_value(value: float) -> str:
 
 
 def notes(results: Sequence[TaskResult]) -> list[str]:
-    """Sentences below the table: cost in all, what was cut or broke a limit, how it was computed."""
+    """Sentences below the table: cost in all, replies that were cut or broke a limit, and the method."""
     lines = []
     for result in results:
         counts = Counter(item.note for item in result.items if item.note is not None)
@@ -107,7 +107,7 @@ def notes(results: Sequence[TaskResult]) -> list[str]:
         if result.taken_over:
             when = format_time(result.created_unix_ns)[:16].replace("T", " ")
             lines.append(
-                f"{result.task}, {result.model}: taken over from the run of {when}Z (--again: run it)"
+                f"{result.task}, {result.model}: kept result of {when}Z (--again runs the model again)"
             )
     cost = [result.cost_nusd for result in results]
     known = [each for each in cost if each is not None]

@@ -1,6 +1,6 @@
-"""What a model did on a task: one line per item, kept as a file that comparisons read again.
+"""The result of a model on a task: kept as a file, so that later comparisons can use it again.
 
-In: a finished run.  Out: a `TaskResult`; in a file, .jsonl with a line of what was run and one per item.
+In: a finished run.  Out: a `TaskResult`. The file is .jsonl: a line about the run, then one line per item.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from tuition.core.settings import from_table
 from tuition.evals.statistics import Estimate, estimate
 
 FORMAT = 1
-"""Rises when the same run would give other results than an older version of this program."""
+"""Raise this number when the same run gives other results than with an older version of this program."""
 
 CUT = "were cut at max_tokens"
 """The note on a reply that did not end by itself."""
@@ -29,17 +29,17 @@ class ItemResult:
 
     id: str
     score: float
-    """1: right. Between: of several fields some are right."""
+    """1: right, 0: wrong, between: the share of fields that are right."""
     reply: str
-    """What was generated, or the choice that was most likely."""
+    """The generated text, or the most likely choice."""
     logprobs: tuple[float, ...]
     """With choices: the log-likelihood of each, in nats."""
     prompt_tokens: int
     cached_tokens: int | None
-    """Of prompt_tokens: taken from the prefix cache; None where a server does not tell."""
+    """Of prompt_tokens: taken from the prefix cache; None if a server does not report it."""
     generated_tokens: int
     cost_nusd: int | None
-    """None where the backend tells no cost."""
+    """None if the backend reports no cost."""
     energy_uj: int | None
     note: str | None = None
     """Why a reply could not be judged, or that it was cut."""
@@ -65,7 +65,7 @@ class TaskResult:
     created_unix_ns: int
     items: tuple[ItemResult, ...]
     taken_over: bool = False
-    """It was read from the file that an earlier run kept."""
+    """Read from the file of an earlier run."""
 
     @property
     def num_right(self) -> int:
@@ -78,7 +78,7 @@ class TaskResult:
 
     @property
     def mean_score(self) -> Estimate:
-        """Differs from the accuracy where an item can be right in part."""
+        """Differs from the accuracy if an item is partly right."""
         return estimate([item.score for item in self.items])
 
     @property
@@ -91,7 +91,7 @@ class TaskResult:
 
     @property
     def nusd_per_right(self) -> float | None:
-        """What one right answer has cost, with the wrong ones paid for; None where none is right."""
+        """Cost of all answers divided by the number of right ones; None if no answer is right."""
         cost = self.cost_nusd
         return cost / self.num_right if cost is not None and self.num_right else None
 
@@ -117,7 +117,7 @@ def _total(parts: Iterable[int | None]) -> int | None:
 
 
 def result_key(task_digest: str, model_digest: str, settings: dict[str, Any]) -> str:
-    """The name under which a result is kept: what was asked, of which weights, how they were run."""
+    """Key of a kept result: a hash of task, weights, and the settings of the run."""
     told = json.dumps([FORMAT, task_digest, model_digest, settings], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:32]
 

@@ -1,8 +1,8 @@
 """Run a task on a model.  In: a `Task` and an engine.  Out: a `TaskResult`, one line per item.
 
-Replies are greedy. Every request goes through the engine as a user's does; who opened the engine bills it.
-Choices are scored as lm-eval scores them: the sum of the log-likelihoods of their tokens behind the prompt,
-where prompt and choice are encoded as one text.
+Replies are greedy. Requests go through the engine like those of a user; the owner of the engine bills them.
+Choices are scored as in lm-eval: the sum of the log-likelihoods of their tokens after the prompt, with prompt
+and choice encoded as one text.
 """
 
 import time
@@ -25,12 +25,12 @@ from tuition.evals.task_file import Header, Item, Task
 from tuition.tokenizer.tokenizer import Tokenizer
 
 CostOf = Callable[[str], RequestCost | None]
-"""What the request of an id has cost; None where nobody bills."""
+"""Cost of a request by its id; None if requests are not billed."""
 
 
 @dataclass(frozen=True)
 class Respondent:
-    """A loaded model that is asked, and how it is named in the result."""
+    """A loaded model that answers the items, and its name in the result."""
 
     engine: Engine
     cost_of: CostOf
@@ -41,7 +41,7 @@ class Respondent:
 
 
 def run_task(task: Task, model: Respondent, progress: Progress | None = None) -> TaskResult:
-    """Ask every item. Raises: SettingsError where the model cannot be asked in the task's form; DataError
+    """Ask every item. Raises: SettingsError if the model cannot answer in the form of the task; DataError
     for an item that does not fit the context; RequestError for one on which the model fails."""
     check_form(task, model.engine.tokenizer)
     started = time.monotonic_ns()
@@ -176,14 +176,14 @@ def result_of(
 
 
 def log_likelihood(reply: Completion, begin: int) -> float:
-    """Of the tokens from `begin` on."""
+    """Sum of the log-probabilities of the tokens from `begin` on, in nats."""
     told = (reply.prompt_logprobs or ())[begin:]
     return sum(token.logprob for token in told if token.logprob is not None)
 
 
 def most_likely(header: Header, item: Item, logprobs: Sequence[float]) -> int:
-    """The choice with the highest log-likelihood, per byte or character where the header says so; of equal
-    ones the first."""
+    """The choice with the highest log-likelihood, per byte or character if the header says so; the
+    first one if several are equal."""
     lengths = {
         "none": [1.0] * len(logprobs),
         "bytes": [float(len(choice.encode())) for choice in item.choices],

@@ -14,9 +14,9 @@ RESAMPLES = 10_000
 SEED = 1
 LEVEL = 0.95
 MOST_EXACT = 14
-"""Items that differ, up to which all changes of sign are counted; above, `RESAMPLES` are drawn."""
+"""Up to this many changed items, the test counts all combinations of signs; above, it draws `RESAMPLES`."""
 _AT_ONCE = 2**22
-"""Draws held in memory."""
+"""Random numbers held in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Difference:
     low: float
     high: float
     p_value: float
-    """How often a difference at least as large would come about if both models were equally good."""
+    """Probability of a difference at least as large if both models were equally good."""
     test: Literal["exact McNemar", "sign-flip permutation"]
     num_items: int
 
@@ -45,7 +45,7 @@ class Difference:
 def estimate(scores: Sequence[float]) -> Estimate:
     """The mean of scores from 0 to 1, with the percentile interval of `RESAMPLES` resamples of the items.
 
-    Where all items are right, or none, every resample is alike; the exact binomial limit is given instead.
+    If all items are right, or none, all resamples are equal; the exact binomial limit is given instead.
     Raises: ValueError without scores.
     """
     values = np.asarray(scores, np.float64)
@@ -94,7 +94,7 @@ def sign_flip(changes: np.ndarray) -> float:
     moved = changes[changes != 0]
     if moved.size == 0:
         return 1.0
-    seen = abs(moved.sum()) * (1 - 1e-12)  # sums in another order are still as large
+    seen = abs(moved.sum()) * (1 - 1e-12)  # tolerance for sums in another order
     if moved.size <= MOST_EXACT:
         bits = np.arange(2**moved.size)[:, None] >> np.arange(moved.size) & 1
         return float((np.abs((1 - 2 * bits) @ moved) >= seen).mean())
@@ -107,10 +107,10 @@ def sign_flip(changes: np.ndarray) -> float:
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentiles of the means of resamples.
+    """The `LEVEL` percentile interval of the means of bootstrap resamples.
 
-    A resample is told by how often it holds each value: with few different values that is one multinomial
-    draw, however many items there are.
+    The mean of a resample depends only on how often each value occurs in it. So one multinomial draw over the
+    different values replaces a draw per item.
     """
     draws = np.random.default_rng(SEED)
     different, counts = np.unique(values, return_counts=True)
@@ -125,6 +125,6 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def _parts(width: int) -> list[int]:
-    """`RESAMPLES`, in parts that fit the memory."""
+    """`RESAMPLES` split into parts that fit the memory."""
     each = max(1, _AT_ONCE // width)
     return [min(each, RESAMPLES - begin) for begin in range(0, RESAMPLES, each)]

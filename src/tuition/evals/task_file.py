@@ -1,4 +1,4 @@
-"""Task files: what a model is asked, and how its answers are judged.
+"""Task files: the prompts of a task, and how the answers are checked.
 
 In: .jsonl; the first line is the header, each further line one item.  Out: a `Task`.
 
@@ -52,7 +52,7 @@ class Header:
     chat_template_kwargs: dict | None = None
     """With chat: variables of the model's template, as {"enable_thinking": false}."""
     max_tokens: int | None = None
-    """Most tokens of a reply; left out: 256, or fewer where the model's context holds fewer."""
+    """Most tokens of a reply. Default: 256, or fewer if the model's context has less room."""
     stop: tuple[str, ...] = ()
     """Texts that end a reply."""
     normalize: Normalization = "none"

@@ -1,7 +1,7 @@
 """Accounting periods on their way into the books.
 
 In: an `Account`.  Out: one row per period. The row is there from the period's first moment, with status
-`open`, and a thread of its own brings it up to date about every second. It is closed after a minute or at the
+`open`, and a separate thread brings it up to date about every second. It is closed after a minute or at the
 end, and the next one begins where it ends. So a process that is killed leaves a row that lacks at most its
 last second and names the requests that were in flight. The next process to open a period marks such a row as
 cut off and posts what it holds.

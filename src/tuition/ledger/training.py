@@ -5,7 +5,7 @@
         for record in fit(...): bill.add_step(record)
         bill.save()                         # with every checkpoint
 
-Between, a thread of its own saves it every second, in whatever phase the run is. The `with` closes it as
+Between, a separate thread saves it every second, in whatever phase the run is. The `with` closes it as
 finished; as stopped after Ctrl-C; as failed after any other exception.
 
 Steps and overhead must be measured by `bill.meter`: it keeps an independent window of the whole run, which is

@@ -1,4 +1,5 @@
-"""Adapters: thin matrices that are added to some matrices of a base (LoRA, arXiv:2106.09685). No torch.
+"""Adapters: pairs of low-rank matrices that are added to matrices of a base (LoRA, arXiv:2106.09685). No
+torch.
 
 In: settings (`adapter_settings`), and a pair of arrays for each adapted matrix under our tensor name.
 Out: a checked `Adapter`.
@@ -21,20 +22,20 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What is added to a base, and to which one."""
+    """The matrices of an adapter, and the base that they belong to."""
 
     settings: AdapterSettings
     pairs: Mapping[str, Pair]
     """By tensor name, like `layers.0.attention.query.weight`."""
     alphas: Mapping[str, float] = field(default_factory=dict)
-    """Where a matrix has another alpha than the settings say (peft's alpha_pattern)."""
+    """By tensor name: alpha of a matrix that differs from the settings (peft's alpha_pattern)."""
     base: str | None = None
     """`name@version` of the base, or its name elsewhere."""
     base_digest: str | None = None
-    """Digest of the base's weights (see model/digest); None where the adapter does not say."""
+    """Digest of the base's weights (see model/digest); None if the adapter names none."""
 
     def scale_of(self, name: str) -> float:
-        """What B A of this matrix is multiplied by."""
+        """The factor of the product B A of this matrix."""
         return self.settings.scale_for(len(self.pairs[name][0]), self.alphas.get(name))
 
     @property
@@ -47,7 +48,7 @@ class Adapter:
         self.check_numbers()
 
     def check_shapes(self, shape: ModelShape) -> None:
-        """Raises: ShapeError where a matrix is none of the base's, or has another shape."""
+        """Raises: ShapeError if the base has no such matrix, or if a shape differs."""
         shapes, known = shape.tensor_shapes(), {*adaptable(shape)}
         for name, (down, up) in self.pairs.items():
             if name not in known:

@@ -1,4 +1,4 @@
-"""adapter_config.json of peft: what it asks for, honored or refused by the name of its setting. No torch.
+"""adapter_config.json of peft. Each setting is applied, or refused by its name. No torch.
 
 In: the object of the file.  Out: `AdapterSettings`, rank and alpha of each module; and back.
 Source: https://huggingface.co/docs/peft/package_reference/lora.
@@ -25,15 +25,16 @@ _HARMLESS = {
     "fan_in_fan_out", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying",
     "loftq_config", "eva_config", "corda_config", "lora_ga_config",
 }  # fmt: skip
-"""Keys that are honored, or that change nothing once A and B are known. Any other key must say nothing."""
+"""Keys that are honored, or that change nothing once A and B are known. Any other key must have a neutral
+value."""
 _NEUTRAL = (None, False, {}, [], "none")
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways of drawing A and B that also take their product out of the base."""
+"""Ways of initializing A and B that also subtract their product from the base."""
 _MOST_PATTERNS, _LONGEST_PATTERN, _MOST_REPEATS = 4_096, 200, 3
 
 
 def read_settings(path: Path, config: Mapping[str, Any]) -> AdapterSettings:
-    """The settings that all matrices share. Raises: ModelError for what is damaged or cannot be computed."""
+    """The settings that all matrices share. Raises: ModelError for damaged or unsupported settings."""
     _refuse_what_we_cannot_compute(path, config)
     fields = Fields(path, config)
     dropout = 0.0 if config.get("lora_dropout") in (None, 0) else fields.positive("lora_dropout")
@@ -48,7 +49,8 @@ def read_settings(path: Path, config: Mapping[str, Any]) -> AdapterSettings:
 
 
 class Patterns:
-    """Rank and alpha of each module, as peft takes them: the first pattern that fits, else the default."""
+    """Rank and alpha of each module, chosen as in peft: those of the first pattern that matches, else the
+    default."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], settings: AdapterSettings) -> None:
         """Raises: ModelError."""
@@ -74,8 +76,8 @@ def config_of(
 ) -> dict[str, Any]:
     """The object for adapter_config.json.
 
-    `pairs`: rank and alpha by module; `every`: all modules that could be adapted; `is_turned`: the base keeps
-    its matrices as (in, out).
+    `pairs`: rank and alpha by module; `every`: all modules that could be adapted; `is_turned`: the base
+    stores its matrices as (in, out).
     """
     ((rank, _),) = Counter(rank for rank, _ in pairs.values()).most_common(1)
     ((alpha, _),) = Counter(alpha for _, alpha in pairs.values()).most_common(1)
@@ -105,7 +107,7 @@ def _refuse_what_we_cannot_compute(path: Path, config: Mapping[str, Any]) -> Non
         raise _unsupported(path, config, "task_type", "'CAUSAL_LM'")
     for key, value in config.items():
         if key not in _HARMLESS and value not in _NEUTRAL:
-            raise _unsupported(path, config, key, "nothing there: what it asks for is not supported")
+            raise _unsupported(path, config, key, "it left out: this setting is not supported")
     drawn = config.get("init_lora_weights")
     if isinstance(drawn, str) and drawn.lower().startswith(_CHANGE_THE_BASE):
         wanted = (

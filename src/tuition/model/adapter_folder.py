@@ -1,7 +1,8 @@
 """Adapters as files, in the format of peft: adapter_config.json and adapter_model.safetensors. No torch.
 
-In: a folder and the base it belongs to.  Out: an `Adapter`, and back. Of matrices that the base's files keep
-joined (phi3's qkv_proj, gpt2's c_attn), an adapter has one A for all parts and the rows of one B for each.
+In: a folder and the base it belongs to.  Out: an `Adapter`, and back. Some bases
+store several matrices as one (phi3's qkv_proj, gpt2's c_attn). There an adapter has one A for all parts, and
+each part has its rows of B.
 Source: https://huggingface.co/docs/peft/developer_guides/checkpoint.
 """
 
@@ -35,16 +36,17 @@ _Modules = dict[str, dict[str, Place]]
 
 @dataclass(frozen=True)
 class AdapterFolder:
-    """An adapter on disk, as its config describes it. Nothing of the weights but their places is read."""
+    """An adapter on disk, as its config describes it. Of the weights, only names, shapes and offsets are
+    read."""
 
     path: Path
     settings: AdapterSettings
     base: str | None
-    """Name of the base, as the adapter gives it."""
+    """Name of the base that the adapter gives."""
     base_digest: str | None
     config: Mapping[str, Any]
     manifest: Mapping[str, Any] | None
-    """`tuition.json`; None for adapters of others."""
+    """`tuition.json`; None for adapters that other programs wrote."""
     file: SafetensorsFile
 
     @property
@@ -62,8 +64,8 @@ def is_adapter(path: Path) -> bool:
 
 
 def read_adapter_folder(folder: Path, *, verify: bool = True) -> AdapterFolder:
-    """Read what an adapter says of itself. Raises: ModelError for what is missing, damaged, changed since it
-    was published, or not supported."""
+    """Read config and manifest of an adapter. Raises: ModelError if a file is missing, damaged, changed since
+    it was published, or not supported."""
     files: dict[str, MappedFile] = {}
 
     def mapped(name: str) -> MappedFile:
@@ -95,8 +97,8 @@ def read_adapter_folder(folder: Path, *, verify: bool = True) -> AdapterFolder:
 def open_adapter(folder: Path | AdapterFolder, base: ModelFolder) -> Adapter:
     """The adapter in `folder`, with the names of `base`.
 
-    Raises: ModelError, also where its matrices are not those of `base`. Whether the weights of `base` are
-    those it was trained with is for the caller to say, who knows their digest: see `require_base`.
+    Raises: ModelError, also where its matrices are not those of `base`. This does not check that `base` has
+    the weights that the adapter was trained with: the caller knows their digest and calls `require_base`.
     """
     found = folder if isinstance(folder, AdapterFolder) else read_adapter_folder(folder)
     modules, path = _modules(base), found.path
@@ -170,7 +172,7 @@ def save_adapter(
         write_json(staging / CONFIG, config)
         save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
         told = {"kind": "adapter", "base": adapter.base, "base_digest": adapter.base_digest}
-        digest = _apart(adapter.settings, joined, alphas, modules).digest()  # of what the files say
+        digest = _apart(adapter.settings, joined, alphas, modules).digest()  # of the stored values
         write_manifest(staging, {**(manifest or {}), **told}, digest)
 
     return publish_folder(folder, fill)
@@ -223,8 +225,8 @@ def _used(down: np.ndarray, up: np.ndarray) -> Pair:
 
 
 def _together(adapter: Adapter, modules: _Modules) -> tuple[dict[str, Pair], dict[str, float]]:
-    """A and B of each module, and its alpha. Parts with an A each get a place of their own in the A of the
-    whole, and zeros elsewhere in B."""
+    """A and B of each module, and its alpha. If parts have different As, these are stacked in the A of the
+    module, and B has zeros where a part does not use them."""
     joined: dict[str, Pair] = {}
     alphas: dict[str, float] = {}
     for module, parts in modules.items():
@@ -239,7 +241,7 @@ def _together(adapter: Adapter, modules: _Modules) -> tuple[dict[str, Pair], dic
         start = 0
         for name in adapted:
             own, place = adapter.pairs[name][1], parts[name]
-            # one scale for the whole: what a part's own differs by goes into its B
+            # a module has one scale: the ratio of a part's own scale to it goes into its B
             scaled = own * np.float32(adapter.scale_of(name) / scale) if len(parts) > 1 else own
             up[place.first : place.first + place.count, start : start + own.shape[1]] = scaled
             start += 0 if shares_a else own.shape[1]

@@ -24,9 +24,9 @@ class AdapterSettings:
     """LoRA: weight + scale * B A, where only A and B are trained."""
 
     rank: int = 16
-    """Rows of A and columns of B."""
+    """Rank: rows of A and columns of B. A larger rank trains more parameters."""
     alpha: float = 32.0
-    """Numerator of the scale."""
+    """Numerator of the scale, see lora.scale."""
     dropout: float = 0.0
     """Share of the inputs of A that are set to zero during training."""
     scale: Scale = "plain"

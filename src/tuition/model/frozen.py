@@ -1,8 +1,8 @@
-"""A frozen matrix, held packed, with or without an adapter that is trained.
+"""A frozen matrix in packed form, with or without an adapter that is trained.
 
-In: inputs of the matrix.  Out: their product, with what the adapter adds. The gradient of the frozen matrix
-is never computed, no float32 copy of it is made, and of the forward pass only the inputs and the thin product
-of the adapter are kept.
+In: inputs of the matrix.  Out: their product with the matrix, plus the product of the adapter. No gradient of
+the frozen matrix is computed and no float32 copy of it is made. The forward pass saves only the inputs and
+their product with A.
 """
 
 import threading
@@ -18,14 +18,14 @@ from torch.autograd.function import once_differentiable
 from tuition.model.adapter_settings import AdapterSettings
 
 Frozen = Literal["float32", "bfloat16", "int8"]
-"""How frozen matrices are held. int8: whole numbers from -127 to 127 and one scale per row."""
+"""Number format of frozen matrices. int8: integers from -127 to 127 and one scale per row."""
 
 _drawing = threading.local()
 
 
 @contextmanager
 def dropout_seeded(seed: int) -> Iterator[None]:
-    """Adapters on this thread drop inputs, drawn from `seed`; outside of this they drop none."""
+    """Inside, the adapters of this thread apply dropout, drawn from `seed`. Outside, there is no dropout."""
     before = getattr(_drawing, "generator", None)
     _drawing.generator = torch.Generator().manual_seed(seed)
     try:
@@ -35,7 +35,7 @@ def dropout_seeded(seed: int) -> Iterator[None]:
 
 
 class LowRank(nn.Module):
-    """The trained part: A and B, float32."""
+    """The trained part: `down` is A (rank, inputs), `up` is B (outputs, rank), both float32."""
 
     def __init__(self, inputs: int, outputs: int, settings: AdapterSettings) -> None:
         super().__init__()
@@ -45,7 +45,8 @@ class LowRank(nn.Module):
 
 
 class FrozenLinear(nn.Module):
-    """Like a `Linear` whose weight never changes; computes in the type of its inputs, or autocast's."""
+    """A linear layer whose weight (outputs, inputs) does not change. Computes in the dtype of its inputs, or
+    in that of autocast."""
 
     def __init__(self, weight: Tensor, frozen: Frozen, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -66,13 +67,14 @@ class FrozenLinear(nn.Module):
         return _Product.apply(inputs, self, pair.down, pair.up, _kept(inputs, pair.settings.dropout))
 
     def value(self) -> Tensor:
-        """The matrix as it is computed with, float32, without the adapter."""
+        """The matrix without the adapter, unpacked to float32: (outputs, inputs)."""
         wide = self.weight.detach().float()
         return wide if self.row_scale is None else wide * self.row_scale[:, None]
 
 
 class FrozenEmbedding(nn.Module):
-    """Like an `Embedding` that never changes; the residual stream begins in float32 whatever the table is."""
+    """An embedding (vocab, hidden) that does not change. Its outputs are float32 in every format of the
+    table."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class FrozenEmbedding(nn.Module):
 
 
 def _pack(weight: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor | None]:
-    """The matrix as it is held, in memory of its own, and the scales of its rows."""
+    """The packed matrix as a copy, and the scales of its rows (int8) or None."""
     if frozen != "int8":
         return weight.to(getattr(torch, frozen), copy=True), None
     wide = weight.to(torch.float32, copy=True)
@@ -93,7 +95,7 @@ def _pack(weight: Tensor, frozen: Frozen) -> tuple[Tensor, Tensor | None]:
 
 
 def _kept(inputs: Tensor, dropout: float) -> Tensor | None:
-    """What the inputs of A are multiplied by: 0 where dropped, else 1 / (1 - dropout); None: by nothing."""
+    """Dropout mask for the inputs of A: 0 or 1 / (1 - dropout); None: no dropout."""
     generator = getattr(_drawing, "generator", None)
     if not dropout or generator is None:
         return None

@@ -1,7 +1,7 @@
 """Adapters on a decoder: trained beside a frozen base, and merged into it.
 
-In: a model and `AdapterSettings`.  Out: a `Decoder` whose base is frozen and packed, and whose chosen
-matrices have a trainable A and B; the `Adapter` they make; the weights of base and adapter together.
+In: a model and `AdapterSettings`.  Out: a `Decoder` with a frozen, packed base and a trainable A and B at the
+chosen matrices; from it the `Adapter`; and the merged weights of base and adapter.
 Source: LoRA, arXiv:2106.09685; frozen matrices as integers: QLoRA, arXiv:2305.14314, section 3.
 """
 
@@ -32,7 +32,7 @@ def load_with_lora(
     """A decoder with the frozen weights of `source`, packed one at a time, and a new adapter, or the one that
     it `begins_with`, whose ranks and matrices count then.
 
-    Whoever calls this asks before whether it fits in memory. Raises: ModelError; SettingsError for matrices
+    The caller checks before that it fits in memory. Raises: ModelError; SettingsError for matrices
     that the model lacks.
     """
     with torch.device("meta"):
@@ -61,11 +61,11 @@ def add_lora(
     generator: torch.Generator | None = None,
     frozen: Frozen = "float32",
 ) -> None:
-    """Freeze and pack a decoder, and give it a new adapter; it then computes what it did before, up to the
-    rounding of `frozen`.
+    """Freeze and pack a decoder, and give it a new adapter. B begins at 0, so the outputs are those of the
+    base, up to the rounding of `frozen`.
 
-    Matrices of the layers are held as `frozen` says; embedding and head too, but in bfloat16 where that is
-    int8; norms and biases in float32. Raises: SettingsError for matrices that the decoder lacks.
+    Matrices of the layers have the format `frozen`; so do embedding and head, but in bfloat16 if it is int8.
+    Norms and biases stay float32. Raises: SettingsError for matrices that the decoder lacks.
     """
     for name in adaptable(decoder.shape):
         module = decoder.get_submodule(name.removesuffix(".weight"))
@@ -118,7 +118,7 @@ def _with_pairs(decoder: Decoder, settings: AdapterSettings, generator: torch.Ge
     for name in settings.tensor_names(decoder.shape):
         module = _frozen(decoder, name)
         module.pair = LowRank(module.in_features, module.out_features, settings)
-        # A as peft draws it, B zero: the first step begins at the base
+        # A is drawn as peft draws it and B is zero, so that training begins at the base
         bound = 1 / math.sqrt(module.in_features)
         module.pair.down.data.uniform_(-bound, bound, generator=generator)
     return decoder
@@ -149,7 +149,7 @@ def _replace(decoder: Decoder, name: str, module: nn.Module) -> None:
 
 
 def _held(name: str, tensor: Tensor, frozen: Frozen) -> Tensor:
-    """A tensor outside of the packed matrices, in its own memory."""
+    """A tensor that is not one of the packed matrices, as a copy in the format that it is held in."""
     is_table = tensor.dim() == 2 and not name.startswith("layers.")
     dtype = torch.bfloat16 if is_table and frozen != "float32" else torch.float32
     return tensor.detach().to(dtype, copy=True)

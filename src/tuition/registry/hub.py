@@ -106,4 +106,4 @@ def _say_own_code(folder: Path, progress: Progress) -> None:
         except (ValueError, AttributeError):
             continue  # refused when the model is opened
         if own:
-            progress.say(f"{path.name} names code of its own (auto_map); it is not downloaded and not run")
+            progress.say(f"{path.name} names Python code (auto_map); it is not downloaded and not run")

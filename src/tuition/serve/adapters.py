@@ -1,7 +1,7 @@
-"""Adapters beside the models that are served: added and removed while the server runs.
+"""Endpoints that add and remove adapters while the server runs.
 
-By registered name only: no path comes from the network. The endpoints bear vLLM's names; access to them is
-that to all of the API: the key where there is one, else programs of this machine (serve/access).
+By registered name only: no path comes from the network. The endpoints have vLLM's names; access is
+as for the rest of the API: with the key if there is one, else from this machine only (serve/access).
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _POLL_S = 0.05
 
 
 def serve_adapter(models: Iterable[ServedModel], reference: str) -> ServedModel:
-    """Add a registered adapter to the engine of its base; waits until the step at hand has ended.
+    """Add a registered adapter to the engine of its base; waits for the end of the current step.
 
     Raises: NotFoundError; SettingsError for a model; ModelError where its base is not served; RequestError
     for a name that is taken.
@@ -99,7 +99,7 @@ class Adapters:
         async with self._turn:
             model = self.context.model(name)
             if model.engine is None or model.variant is None or model.desk is model.engine.desk:
-                raise RequestError("lora_name", f"{name!r} is a model of its own, not an added adapter")
+                raise RequestError("lora_name", f"{name!r} is a model, not an added adapter")
             self.context.remove(name)
             try:
                 await self._remove(model, time.monotonic() + wait_s)

@@ -70,7 +70,7 @@ class ServedModel:
 
     @classmethod
     def of(cls, engine: Engine, service: Service, desk: Desk | None = None) -> "ServedModel":
-        """A loaded model, and its engine in a thread of its own. `desk`: of an adapter that was added."""
+        """A loaded model, and its engine in a separate thread. `desk`: of an adapter that was added."""
         variant = engine.default_variant if desk is None else desk.model.name
         desk = desk or engine.desk
         return cls(

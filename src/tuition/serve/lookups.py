@@ -183,7 +183,7 @@ class Lookups:
         return Response(shown, media_type="application/json")
 
     async def tokenizer_info(self, request: Request) -> Response:
-        """GET /tokenizer_info: what a client needs to work without a tokenizer of its own."""
+        """GET /tokenizer_info: what a client needs to work without its own tokenizer."""
         name = request.query_params.get("model")
         model = self._model_of({} if name is None else {"model": name})
         tokenizer = model.tokenizer

@@ -24,7 +24,7 @@ MOST_NAMES = 200
 
 
 class Metrics:
-    """The counters of one server, in a registry of its own."""
+    """The counters of one server, in its own registry."""
 
     def __init__(self, context: ServeContext) -> None:
         self.registry = CollectorRegistry()

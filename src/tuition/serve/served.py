@@ -1,4 +1,4 @@
-"""Models that are opened to be served: each has an engine in a thread of its own; closed in order."""
+"""Models that are opened to be served: each has an engine in a separate thread; closed in order."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

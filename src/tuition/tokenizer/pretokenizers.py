@@ -1,7 +1,7 @@
 """Where byte-level BPE cuts a text into words, by the name under which GGUF files keep it.
 
 In: `tokenizer.ggml.pre` and the architecture.  Out: `PreTokenizer`: patterns that are applied one after the
-other, each match and each gap a piece of its own.
+other, each match and each gap is one piece.
 Source: llama.cpp, src/llama-vocab.cpp, `llm_tokenizer_bpe` and `llama_vocab::impl::load`. Where that file
 names the pattern of the model's own tokenizer.json, it stands here in place of llama.cpp's adaptation.
 """

@@ -65,7 +65,7 @@ def taught_conversation(
     """Sequences in which every reply of a conversation is taught once.
 
     One sequence, unless the template shows an earlier reply otherwise than it was generated, as those do
-    that leave out earlier thinking: then each such reply has a sequence of its own. Messages after the last
+    that leave out earlier thinking: then each such reply has its own sequence. Messages after the last
     reply are left out. A first message of the assistant answers nothing and is not taught; nor is a reply
     whose `weight` is 0, as in OpenAI's files. Later replies see both.
     `now`: the time that the template may write.
@@ -93,8 +93,9 @@ def taught_conversation(
 def taught_pair(tokenizer: Tokenizer, prompt: str, completion: str) -> Taught:
     """Plain text that continues plain text; the completion and the end of the text are taught.
 
-    The two are encoded apart, as they are where the prompt is given and the completion generated.
-    Raises: RequestError for text that is none, ModelError if the tokenizer has no token that ends a text.
+    The two are encoded apart, as they are where the prompt is given and the completion generated. Raises:
+    RequestError for text that is not valid Unicode, ModelError if the tokenizer has no token that ends a
+    text.
     """
     if not tokenizer.eos_ids:
         raise ModelError(

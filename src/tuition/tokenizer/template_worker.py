@@ -1,4 +1,4 @@
-"""Renders one chat template, in a process of its own with limits that the template cannot leave.
+"""Renders one chat template, in a separate process with limits that the template cannot leave.
 
 Run as a program by `template_process.TemplateProcess`, never imported: standard input brings the template and
 then conversations, standard output takes texts, as JSON in the parts of `core.worker`.
@@ -109,7 +109,7 @@ def _unlimit() -> None:
 
 
 def _render_all(env: minijinja.Environment, job: dict[str, Any], size: int) -> dict[str, Any]:
-    """Every beginning of the conversation, each under limits of its own."""
+    """Every beginning of the conversation, each with its own limits."""
     texts = []
     for num_messages, add_generation_prompt in job["beginnings"]:
         variables = {

@@ -1,8 +1,8 @@
-"""The weights with the best score of all evaluations of a run, kept on disk, across a kill and a resume too.
+"""The weights with the best score of all evaluations of a run. They are kept on disk and survive a kill.
 
-In: a training state and its score at an evaluation.  Out: the state with the best of those weights.
-They are checkpoints of their own, `best/step-.../`, with the weights only. A checkpoint of the run names the
-best one at its time; later ones, of steps that are made again after a resume, are removed.
+In: a training state and its score at an evaluation.  Out: the state with the best of those weights. They are
+separate checkpoints, `best/step-.../`, which hold only the weights. A checkpoint of the run names the best
+one so far. A resume repeats the steps after its checkpoint, so later best weights are removed.
 """
 
 from pathlib import Path

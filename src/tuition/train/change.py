@@ -1,8 +1,8 @@
-"""One measure of a model before training and after it, on the same items.
+"""A measure of a model before and after training, on the same items.
 
-In: sums of each item, like nats, and the sizes they are divided by, like tokens.
-Out: a `Measured`, its score, and the `Change` between two: both means, and their difference with an error
-that is paired by item.
+In: for each item a sum (nats) and a size (tokens).
+Out: a `Measured`, its score, and the `Change` between two: both means, and their difference with a paired
+standard error.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Change:
-    """Two measures of the same items. Standard errors are over the items; None where there is only one."""
+    """Two measures of the same items. Standard errors are over the items; None if there is only one item."""
 
     what: str
     unit: str
@@ -52,7 +52,7 @@ class Change:
     after: float
     after_stderr: float | None
     difference_stderr: float | None
-    """Of `after - before`: items that are hard for both models do not count as noise."""
+    """Of `after - before`, paired by item: an item that is hard before and after adds no noise."""
     num_items: int
 
     @property

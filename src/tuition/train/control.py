@@ -1,6 +1,6 @@
-"""A control text: scored before and after fine-tuning, it shows what the model has forgotten.
+"""A control text: it is scored before and after fine-tuning and shows what the model has forgotten.
 
-In: a file of the user's, or nothing: then a fixed part of the running Python's own manual, which every
+In: a file that the user names, or else a fixed part of the manual of the running Python, which every
 installation has.  Out: bits per byte of its documents.
 """
 
@@ -20,7 +20,7 @@ from tuition.train.scoring import TokenBytes, score_documents, window_method
 
 CONTROL = "control text"
 DOCUMENT_BYTES = 2_048
-"""Of one document: an error over many short documents is worth more than one over few long ones."""
+"""Size of one document. Many short documents give a better standard error than few long ones."""
 WINDOW, STRIDE = 1_024, 512
 
 

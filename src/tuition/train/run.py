@@ -61,7 +61,7 @@ class Host:
     clock: Callable[[], float] = time.monotonic
     """Seconds, for the budget and the checkpoints."""
     meter: Meter | None = None
-    """Measures what is billed; left out: the machine's own."""
+    """Measures what is billed. Default: the machine's own."""
 
 
 @dataclass(frozen=True)

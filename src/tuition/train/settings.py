@@ -39,12 +39,12 @@ class OptimizerSettings:
     lower learning rate than fresh weights."""
 
     kind: Literal["adamw", "muon"] | None = None
-    """adamw for everything, or muon for the matrices inside the layers and adamw for the rest. Left out: muon
+    """adamw for everything, or muon for the matrices inside the layers and adamw for the rest. Default: muon
     for pretraining, adamw for fine-tuning."""
     lr: float | None = None
-    """Peak learning rate of AdamW. Left out: chosen by the recipe, and said."""
+    """Peak learning rate of AdamW. Default: chosen by the recipe, and printed."""
     muon_lr: float | None = None
-    """Peak learning rate of Muon. Left out: chosen by the recipe."""
+    """Peak learning rate of Muon. Default: chosen by the recipe."""
     beta1: float = 0.9
     """AdamW: decay rate of the gradient's mean."""
     beta2: float = 0.95
@@ -52,7 +52,7 @@ class OptimizerSettings:
     epsilon: float = 1e-8
     """AdamW: added to the denominator."""
     weight_decay: float | None = None
-    """Share of a weight subtracted per step and unit of learning rate; not for norms and embedding. Left out:
+    """Share of a weight subtracted per step and unit of learning rate; not for norms and embedding. Default:
     chosen by the recipe."""
     muon_momentum: float = 0.95
     """Muon: decay rate of the gradient's mean."""
@@ -195,7 +195,7 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
     threads: int | None = None
-    """CPU threads; left out: one per core this process may use."""
+    """CPU threads. Default: one per core this process may use."""
     seed: int = 0
     """Seed of the first weights, the order of the data and the samples."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)

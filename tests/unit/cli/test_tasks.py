@@ -92,9 +92,9 @@ def test_a_comparison_takes_over_what_was_kept_and_pairs_the_items(
     assert receipts(tuition, 1) == before, "nothing is asked again"
     assert re.search(r"^twice +a tiny@1 +4 +100\.0", out, re.M)
     assert re.search(r"^twice +\+0\.0 +\+0\.0 to \+0\.0 +1\.0000 +exact McNemar +0 +0$", out, re.M)
-    assert out.count("taken over from the run of") == 2
+    assert out.count("kept result of ") == 2
     out = tuition("compare", "tiny", chatty, "--tasks", task, *ENGINE, "--again")[1]
-    assert "taken over" not in out
+    assert "kept result of" not in out
     assert (
         len({row["request_id"] for row in receipts(tuition, 9)} - {row["request_id"] for row in before}) >= 8
     )

@@ -1,5 +1,6 @@
 """A command line that cannot be read: one line with what came, what was wanted, and how to see more."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -96,6 +97,23 @@ def test_help_fills_the_terminal(
         if text.match(line) and text.match(following):
             word = following.split()[0]
             assert len(line) + 1 + len(word) > min(columns, 110) - 4, f"{line!r} has room for {word!r}"
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("words", ["", "data", "models", "eval", "compare", "train"])
+def test_descriptions_fit_the_terminal(
+    words: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prose and lists are wrapped between words, paragraphs stay apart; an example is one line to copy."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with contextlib.suppress(SystemExit):
+        main([*words.split(), "--help"])
+    usage, description = capsys.readouterr().out.partition("╭")[0].split("\n", 1)
+    assert usage.startswith("usage: tuition")
+    assert "\n\n\n" not in description.rstrip()
+    prose = [line for line in description.splitlines() if not re.match(r" {2}(tuition |\{)", line)]
+    if words != "eval":  # has a table, which stays as it is
+        assert max(map(len, prose)) <= columns
 
 
 @pytest.mark.parametrize("kind", [bill.CheckSheet, serve.Serve, arguments_of(RECIPES["pretrain"])])

@@ -107,7 +107,7 @@ def test_a_comparison_pairs_items_and_names_what_changed() -> None:
 
 
 def test_results_of_two_tasks_are_not_compared() -> None:
-    with pytest.raises(SettingsError, match="wanted results of one and the same task"):
+    with pytest.raises(SettingsError, match="wanted results of the same task"):
         compare(result(1.0), result(1.0, task_digest="e"))
 
 
@@ -115,5 +115,5 @@ def test_what_was_cut_is_counted_below_the_table() -> None:
     cut = replace(result(1.0), items=(item("1", 0.0, note="were cut at max_tokens"), item("2", 1.0)))
     lines = notes([cut, replace(result(1.0), taken_over=True)])
     assert lines[0] == "orders: 1 of 2 replies were cut at max_tokens"
-    assert "taken over from the run of 1970-01-01 00:00Z" in lines[1]
+    assert "kept result of 1970-01-01 00:00Z" in lines[1]
     assert "12 tokens in came from the prefix cache" in lines[2]

@@ -1,4 +1,4 @@
-"""What a task family is, and how its rows are drawn.
+"""Task families: generated examples with exact answers, and how their rows are drawn.
 
 In: a name, a number of rows, a seed and a part.  Out: `Row`s, each a conversation with its target.
 The parts `train` and `heldout` have no template, name, product, place, date, time or number in common. Short
@@ -19,7 +19,7 @@ Kind = Literal["exact", "number", "json"]
 Words = Mapping[Part, Sequence[str]]
 """Entities or templates of one sort, by part."""
 MOST_TRIES = 1_000
-"""Draws without a new row, after which a template is taken to be used up."""
+"""After so many draws without a new row, a template counts as used up."""
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ class Row:
     system: str
     user: str
     reply: str
-    """As a teacher writes it."""
+    """The reference reply, which is taught."""
     target: Any
     """What a checker compares a reply with."""
     template: str

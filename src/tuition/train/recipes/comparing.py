@@ -1,7 +1,7 @@
-"""Evaluations of a run that begins from a model: the same measures before training and at its end.
+"""Evaluations of a run that begins from a base model: the same measures before training and at its end.
 
-In: what is measured on held-out items, and a control text.  Out: `Evaluated`, at the end with the changes.
-The measures before training are kept in the run's folder, so that a run that is resumed compares with them.
+In: a measure of held-out items, and a control text.  Out: `Evaluated`, at the end with the changes.
+The measures before training are kept in the run's folder, so that a resumed run compares with them.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from tuition.train.change import Measured, change, read_measured, write_measured
 from tuition.train.control import Control
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
 
-WORSE = "training made the model worse on held-out items: lower optimizer.lr, or teach for a shorter time"
+WORSE = "training made the model worse on held-out items: lower optimizer.lr, or train for a shorter time"
 
 
 @dataclass(frozen=True)
 class Comparing:
-    """See the module."""
+    """Scores a run before training, at intervals and at its end, and compares first and last."""
 
     context: RunContext
     model: Decoder

@@ -1,6 +1,6 @@
 """Continued pretraining: teach a model that exists already more plain text.
 
-In: a base model and text.  Out: the base with other weights, as the training loop takes it. Its tokenizer and
+In: a base model and text.  Out: a `FinetuneTask` for the training loop. Its tokenizer and
 its context length stay.
 """
 
@@ -35,12 +35,12 @@ from tuition.train.settings import wants
 PROBED, SCORED = (2_048, 16_384), (8_192, 131_072)
 """Held-out bytes that are scored where nobody says, in a run and around it: fewest, most."""
 MOST_SEQ_LEN = 512
-"""Tokens of a row where nobody says."""
+"""Tokens of a row if nothing else is set."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything up to the model."""
+    """The base, the examples and the control text, before the model is loaded."""
 
     base: Base
     corpus: Corpus

@@ -1,6 +1,6 @@
-"""Fine-tuning: teach a model that exists already from examples.
+"""Fine-tuning: train an existing model on examples.
 
-In: a base model and examples.  Out: the base with other weights, as the training loop takes it. Only what the
+In: a base model and examples.  Out: a `FinetuneTask` for the training loop. Only what the
 assistant says is taught; the mean is over all taught tokens of a step, so that neither packing nor
 microbatches nor threads change the loss.
 """
@@ -39,17 +39,17 @@ from tuition.train.scoring import TOKENS_AT_ONCE
 from tuition.train.settings import wants
 
 HELDOUT_LOSS = "held-out loss"
-"""Of the examples that the model's own training held out."""
+"""Mean loss of the examples that the training of this model held out."""
 UNIT = "nats per taught token"
 PROBED, SCORED = (8, 64), (16, 400)
 """Held-out examples that are scored where nobody says, in a run and around it: fewest, most."""
 MOST_LONGEST = 2_048
-"""Tokens of an example where nobody says: attention is computed over all of them at once."""
+"""Tokens of an example if nothing else is set: attention is computed over all of them at once."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything up to the model."""
+    """The base, the examples and the control text, before the model is loaded."""
 
     base: Base
     lessons: Lessons
@@ -58,7 +58,7 @@ class Prepared:
 
 
 class Finetune:
-    """See the module."""
+    """Fine-tuning as a recipe."""
 
     name, unit = "finetune", "taught token"
 
@@ -210,7 +210,8 @@ def lesson_nats(
 
 
 def _parts(sequences: Sequence[Taught]) -> list[list[Taught]]:
-    """Neighbours together, at most TOKENS_AT_ONCE or one."""
+    """Consecutive sequences in groups of at most TOKENS_AT_ONCE tokens; a longer sequence is a group by
+    itself."""
     parts: list[list[Taught]] = []
     held = 0
     for sequence in sequences:

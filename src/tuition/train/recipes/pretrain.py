@@ -69,7 +69,7 @@ MOST_COUNTED = 2**22
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything up to the model."""
+    """The base, the examples and the control text, before the model is loaded."""
 
     sizes: Sizes
     evaluation: EvaluationPlan

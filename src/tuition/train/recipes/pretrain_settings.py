@@ -27,11 +27,11 @@ class ShapeSettings:
     """Query heads; hidden_size / num_heads is the size of a head and must be even."""
     num_kv_heads: int | None = None
     """Key and value heads; divides num_heads. Fewer of them make the cache smaller when the model is used.
-    Left out: num_heads."""
+    Default: num_heads."""
     mlp_size: int | None = None
-    """Width inside the feed-forward block. Left out: three times hidden_size."""
+    """Width inside the feed-forward block. Default: three times hidden_size."""
     context_length: int | None = None
-    """Most tokens of one sequence in the finished model. Left out: seq_len."""
+    """Most tokens of one sequence in the finished model. Default: seq_len."""
     tied_head: bool = True
     """Use the embedding as output head."""
     qk_norm: bool = True
@@ -62,12 +62,12 @@ class EvaluationSettings:
     """How often a run is evaluated, and on how much of the held-out text."""
 
     times: int | None = None
-    """Evaluations spread evenly over the run, the last at its end; 0: only at the end. Left out: so many
+    """Evaluations spread evenly over the run, the last at its end; 0: only at the end. Default: so many
     that nearly all of a budget is used for training; 4 in a run by steps."""
     probe_bytes: int | None = None
-    """Held-out bytes scored each time before the end. Left out: chosen with times."""
+    """Held-out bytes scored each time before the end. Default: chosen with times."""
     final_bytes: int | None = None
-    """Held-out bytes scored at the end. Left out: about as many as a fifth of a budget allows; all of them in
+    """Held-out bytes scored at the end. Default: about as many as a fifth of a budget allows; all of them in
     a run by steps."""
     sample_tokens: int = 80
     """Tokens in each sample that is shown; 0: no samples."""
@@ -96,18 +96,18 @@ class PretrainSettings:
     data: DataSettings = field(default_factory=DataSettings)
     """What is taught."""
     tokenizer: Path | None = None
-    """A folder or tokenizer.json to use; left out: one is trained on the training text."""
+    """A folder or tokenizer.json to use. Default: one is trained on the training text."""
     vocab_size: int | None = None
-    """Tokens in the vocabulary of a tokenizer that is trained here. Left out: chosen with the shape."""
+    """Tokens in the vocabulary of a tokenizer that is trained here. Default: chosen with the shape."""
     shape: ShapeSettings = field(default_factory=ShapeSettings)
     """Size of the model."""
     first_weights: Literal["auto", "random", "induction"] = "auto"
     """induction: the first two layers begin with heads that find what followed a token earlier in the text
     (short runs do not learn this); the rest is random. auto: induction if the shape has room."""
     batch_size: int | None = None
-    """Rows in one forward pass. Left out: chosen with the shape."""
+    """Rows in one forward pass. Default: chosen with the shape."""
     seq_len: int | None = None
-    """Tokens in one row. Left out: chosen with the shape."""
+    """Tokens in one row. Default: chosen with the shape."""
     save_as: Literal["float32", "bfloat16"] = "float32"
     """Number format of the saved model; float32 is exactly what was evaluated."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
