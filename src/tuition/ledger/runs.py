@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from tuition.books.journal import note_stored
-from tuition.books.schema import run_costs, runs
+from tuition.books.schema import periods, run_costs, runs
 from tuition.core.amount import NOTHING, Amount
 from tuition.core.errors import BusyError, NotFoundError
 from tuition.ledger.periods import close_cut_periods, write_period
@@ -124,6 +124,27 @@ def write_run(
         if (amount.wall_ns, amount.energy_uj or 0, amount.cost_nusd) != (0, 0, 0)
     ]
     post(connection, "training", run_id, period["rate_id"], lines, method=method)
+
+
+def recover_run(
+    connection: Connection,
+    counts: Mapping[str, object],
+    gap: Mapping[CostKind, Amount],
+    period: Mapping[str, Any],
+) -> bool:
+    """Write what a process of the run that was killed had left in its checkpoint; False where the books hold
+    as much of it, or nothing of it.
+
+    `gap`: its costs that are not in the books yet. `counts`: the run's at the checkpoint.
+    """
+    mine = (periods.c.account == period["account"]) & (periods.c.number == period["number"])
+    stored = connection.execute(select(periods.c.meter_wall_ns).where(mine)).scalar()
+    if stored is None or stored >= period["meter_wall_ns"]:
+        return False
+    booked = _costs_of(connection, period["run_id"])
+    totals = booked | {kind: booked.get(kind, NOTHING) + amount for kind, amount in gap.items()}
+    write_run(connection, counts, totals, {**period, "status": "cut off"})
+    return True
 
 
 def _costs_of(connection: Connection, run_id: str) -> dict[CostKind, Amount]:

@@ -15,9 +15,10 @@ written beside the run's costs as a period of kind `training`.
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -37,6 +38,7 @@ from tuition.ledger.runs import (
     Status,
     begin_run,
     new_run_id,
+    recover_run,
     resume_run,
     write_run,
 )
@@ -115,9 +117,13 @@ class TrainingBill:
 
     @property
     def teaching_ns(self) -> int:
-        """Wall time so far without preparation (data, load), saved or not; of earlier processes what they
-        had saved."""
-        return sum(amount.wall_ns for kind, amount in self._so_far() if kind not in ("data", "load"))
+        """Wall time so far without preparation (data, load), saved or not."""
+        return _teaching_ns(self._so_far())
+
+    @property
+    def earlier_teaching_ns(self) -> int:
+        """Of it, what earlier processes of the run had saved."""
+        return _teaching_ns(self._base.items())
 
     def to_table(self) -> dict[str, Any]:
         """The bill so far as plain JSON values, for the model's own folder: integers, and how each of them
@@ -171,21 +177,32 @@ class TrainingBill:
             self._flops += record.flops
             self._last_loss = record.loss
 
-    @property
-    def counts(self) -> dict[str, Any]:
-        """Steps, tokens and FLOPs so far as plain JSON values. A checkpoint carries them beside the state
-        that they count; `recount` takes them back."""
+    def record(self) -> dict[str, Any]:
+        """Counts, costs and meter so far as plain JSON values. A checkpoint carries them beside the state
+        that they count; `recover` takes them back."""
         with self._lock:
-            return {**self._figures, "flops": self._flops, "last_loss": self._last_loss}
+            seen = self._totals()
+            costs = {kind: self._base.get(kind, NOTHING) + amount for kind, amount in self._now(seen).items()}
+            return {
+                "counts": self._counts,
+                "costs": {kind: asdict(amount) for kind, amount in costs.items()},
+                "period": self._period(seen, self._now(seen), "running"),
+            }
 
-    def recount(self, counts: Mapping[str, Any]) -> None:
-        """Take the counts of a checkpoint where they are ahead of the books: the run was killed between its
-        checkpoint and the save of its bill."""
+    def recover(self, record: Mapping[str, Any]) -> None:
+        """Bring the books up to a checkpoint that is ahead of them: the run was killed between its checkpoint
+        and the save of its bill. Call it before the first step. Raises: BooksError, BusyError."""
+        if "period" not in record:
+            return  # from before checkpoints carried costs: counts without costs are not taken
         with self._lock:
-            if counts["num_tokens"] <= self._figures["num_tokens"]:
-                return
-            self._figures = {name: counts[name] for name in self._figures}
-            self._flops, self._last_loss = counts["flops"], counts["last_loss"]
+            self._collect()
+            costs = {kind: Amount(**units) for kind, units in record["costs"].items()}
+            gap = {kind: amount - self._base.get(kind, NOTHING) for kind, amount in costs.items()}
+            counts, period = record["counts"], record["period"]
+            if self.books.write_now(lambda connection: recover_run(connection, counts, gap, period)):
+                self._base |= costs
+                self._figures = {name: counts[name] for name in self._figures}
+                self._flops, self._last_loss = counts["flops"], counts["last_loss"]
 
     @contextmanager
     def overhead(self, kind: OverheadKind) -> Iterator[None]:
@@ -227,6 +244,10 @@ class TrainingBill:
             self.close("stopped", "Ctrl-C")
         else:
             self.close("failed", f"{type(error).__name__}: {error}"[:500])
+
+    @property
+    def _counts(self) -> dict[str, Any]:
+        return {**self._figures, "flops": self._flops, "last_loss": self._last_loss}
 
     def _so_far(self) -> list[tuple[CostKind, Amount]]:
         with self._lock:
@@ -296,10 +317,8 @@ class TrainingBill:
             kind: self._base.get(kind, NOTHING) + now.get(kind, NOTHING) for kind in {**self._base, **now}
         }
         values: dict[str, object] = {
-            **self._figures,
+            **self._counts,
             **self._described,
-            "flops": self._flops,
-            "last_loss": self._last_loss,
             "status": status,
             "reason": reason,
             "updated_unix_ns": time.time_ns(),
@@ -308,3 +327,7 @@ class TrainingBill:
         self._sent = now
         self._in_flight = self.books.write(lambda c: write_run(c, values, totals, period))
         return self._in_flight
+
+
+def _teaching_ns(parts: Iterable[tuple[CostKind, Amount]]) -> int:
+    return sum(amount.wall_ns for kind, amount in parts if kind not in ("data", "load"))

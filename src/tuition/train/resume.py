@@ -101,4 +101,5 @@ def _spent_s(checkpoint: Checkpoint | None, folder: RunFolder, bill: TrainingBil
     spent_s = float(checkpoint.state["spent_s"])
     if folder.result.exists():
         return spent_s
-    return spent_s + max(0, bill.teaching_ns - checkpoint.state.get("billed_ns", bill.teaching_ns)) / 1e9
+    billed_ns = bill.earlier_teaching_ns
+    return spent_s + max(0, billed_ns - checkpoint.state.get("billed_ns", billed_ns)) / 1e9

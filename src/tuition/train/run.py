@@ -226,13 +226,13 @@ def _prepare(run: _Run, folder: RunFolder, bill: TrainingBill) -> Session:
     if task.compares:
         with bill.overhead("evaluation"):
             host.progress.say(f"before: {described(task.evaluate('before').score)}")
-    span = span_left(settings, checkpoint, folder, bill, host.clock)
     if folder.header.is_file():
         check_same_data(json.loads(folder.header.read_text(encoding="utf-8")), header, task.digests)
     if checkpoint is not None:
         check_same_data(checkpoint.state["header"], header, task.digests)
         state.load(checkpoint.tensors, checkpoint.state["train"])
-        bill.recount(checkpoint.state["bill"])
+        bill.recover(checkpoint.state["bill"])
+    span = span_left(settings, checkpoint, folder, bill, host.clock)
     num_parameters = sum(parameter.numel() for parameter in task.model.parameters())
     bill.describe(corpus_digest=task.digests.get("corpus"), num_parameters=num_parameters)
     folder.result.unlink(missing_ok=True)  # how the run ended before: it continues

@@ -204,7 +204,7 @@ class Session:
             "header": self.header,
             "spent_s": self.span.spent_s,
             "billed_ns": self.bill.teaching_ns,
-            "bill": self.bill.counts,
+            "bill": self.bill.record(),
             "not_exact": self.not_exact,
             "probes": [asdict(probe) for probe in self.probes],
             "best": self.best.values(),

@@ -1,16 +1,26 @@
-"""A small training run: `<workspace> <steps> <new or resume> <threads> <seconds between steps> <text>`."""
+"""A small training run: `<workspace> <steps> <mode> <threads> <seconds between steps> <text>`.
 
+Modes: `new`; `resume`; `dies`, a new run that is killed by SIGKILL after its second checkpoint and before it
+saves its bill.
+"""
+
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tuition.books.books import open_books
 from tuition.core.progress import SilentProgress
+from tuition.core.records import StepRecord
 from tuition.core.workspace import open_workspace
 from tuition.data.settings import DataSettings
+from tuition.ledger import training
 from tuition.spec.machine import detect_machine
+from tuition.train.probe import Probe
 from tuition.train.recipes.pretrain import Pretrain
 from tuition.train.recipes.pretrain_settings import EvaluationSettings, PretrainSettings, ShapeSettings
 from tuition.train.run import Host, run_training
@@ -29,6 +39,24 @@ class Unhurried(SilentProgress):
     @contextmanager
     def task(self, label: str, total: float | None = None, unit: str = "") -> Iterator[SilentProgress]:
         yield self if label == "teach" else SilentProgress()
+
+
+class DiesAfterCheckpoint:
+    """A listener that ends the process between its second checkpoint and the save of its bill."""
+
+    name = "a test"
+
+    def __init__(self) -> None:
+        self.num_checkpoints = 0
+
+    def event(self, kind: str, step: int, **values: Any) -> None:
+        self.num_checkpoints += kind == "checkpoint"
+        if self.num_checkpoints == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def step(self, record: StepRecord) -> None: ...
+    def evaluated(self, probe: Probe) -> None: ...
+    def close(self) -> None: ...
 
 
 def settings(steps: int, threads: int = 1) -> TrainSettings:
@@ -56,15 +84,17 @@ def recipe(text: Path, threads: int = 1) -> Pretrain:
     )
 
 
-def train(root: Path, steps: int, resume: bool, threads: int, pause_s: float, text: Path) -> None:
-    workspace = open_workspace(root).create()
+def train(root: Path, steps: int, mode: str, threads: int, pause_s: float, text: Path) -> None:
+    workspace, listeners = open_workspace(root).create(), ()
+    if mode == "dies":
+        training.SAVE_EVERY_S = 3_600.0  # no save of its own in between
+        listeners = (DiesAfterCheckpoint(),)
     with open_books(workspace) as books:
-        host = Host(workspace, books, detect_machine(), Unhurried(pause_s))
-        run_training(
-            settings(steps, threads), recipe(text, threads), host, resume="newest" if resume else None
-        )
+        host = Host(workspace, books, detect_machine(), Unhurried(pause_s), listeners)
+        resume = "newest" if mode == "resume" else None
+        run_training(settings(steps, threads), recipe(text, threads), host, resume=resume)
 
 
 def main() -> None:
     root, steps, mode, threads, pause_s, text = sys.argv[1:]
-    train(Path(root), int(steps), mode == "resume", int(threads), float(pause_s), Path(text))
+    train(Path(root), int(steps), mode, int(threads), float(pause_s), Path(text))

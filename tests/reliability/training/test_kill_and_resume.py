@@ -2,6 +2,7 @@
 interval."""
 
 import hashlib
+import json
 import random
 import signal
 import time
@@ -15,6 +16,8 @@ from forge import Forge, ForgedProcess
 from tuition.books.books import open_books
 from tuition.books.schema import run_costs, runs
 from tuition.core.workspace import open_workspace
+from tuition.ledger.reconciliation import reconcile
+from tuition.ledger.statements import training_receipt
 from tuition.runtime.checkpoints import load_latest
 
 STEPS = 60
@@ -121,6 +124,32 @@ def assert_billed(root: Path, at_least_steps: int) -> None:
     assert rows[0]["num_steps"] == at_least_steps
     assert rows[0]["num_resumes"] >= 1
     assert sum(cost["cost_nusd"] for cost in costs) > 0
+
+
+def test_a_run_that_is_killed_between_its_checkpoint_and_its_bill_pays_for_what_it_counts(
+    forge: Forge, text: Path, tmp_path: Path
+) -> None:
+    """The books were five steps behind the checkpoint. Counts and costs of all steps are those of the log."""
+    killed = start(forge, tmp_path, text, mode="dies", steps=20, pause_s=0)
+    assert status(killed) == -signal.SIGKILL
+    (log,) = tmp_path.glob("runs/*/log.jsonl")
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert (last["kind"], last["step"]) == ("checkpoint", 10)
+    with open_books(open_workspace(tmp_path)) as books:
+        before = training_receipt(books, "tiny")
+        assert (before.num_steps, len(reconcile(books).losses)) == (5, 1)
+    assert status(start(forge, tmp_path, text, mode="resume", steps=20, pause_s=0)) == 0
+    made = [line for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == "step"]
+    with open_books(open_workspace(tmp_path)) as books:
+        receipt = training_receipt(books, "tiny")
+        found = reconcile(books)
+    assert [line["step"] for line in made] == list(range(1, 21))
+    assert (receipt.num_steps, receipt.redone_tokens) == (20, 0)
+    assert receipt.num_tokens == sum(line["num_units"] for line in made)
+    assert receipt.flops == sum(line["flops"] for line in made)
+    assert receipt.parts["step"].wall_ns == sum(line["wall_ns"] for line in made)
+    assert found.faults == ()
+    assert len(found.losses) == 1, "the moment between the checkpoint and the kill"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

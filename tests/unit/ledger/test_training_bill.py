@@ -1,5 +1,6 @@
 """The bill of a run: complete while it runs, after it was stopped, killed, resumed, or could not be saved."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tuition.books.schema import runs, transactions
 from tuition.core.amount import NOTHING
 from tuition.core.errors import BooksError, BusyError, NotFoundError
 from tuition.core.records import StepRecord
-from tuition.ledger import training
+from tuition.ledger import periods, training
 from tuition.ledger.meter import CounterMeter, ModelledMeter
 from tuition.ledger.process import has_ended, process_identity
 from tuition.ledger.reconciliation import reconcile
@@ -177,6 +178,41 @@ def test_a_resumed_run_keeps_its_costs_and_counts_what_is_done_again(
     assert receipt.total.wall_ns == 70 * MS  # the time between the two processes is nobody's
     assert (receipt.num_resumes, receipt.status) == (1, "finished")
     assert reconcile(books).holds
+
+
+def test_costs_and_counts_of_a_checkpoint_that_is_ahead_of_the_books(
+    books: Books, meter, clock, step, monkeypatch
+) -> None:
+    """Killed between the checkpoint and the save of the bill: both come back, once, or neither."""
+    first = TrainingBill.open(books, meter, RunInfo("bard"))
+    step(first, 1)
+    first.save()
+    clock.sleep(3 * MS)
+    step(first, 2)
+    checkpoint = json.loads(json.dumps(first.record()))
+    step(first, 3)  # in no save and in no checkpoint
+    monkeypatch.setattr(periods, "has_ended", lambda *_: True)
+    for _ in range(2):  # the second process is killed before a checkpoint of its own
+        bill = TrainingBill.resume(books, meter, first.run_id)
+        with bill.overhead("load"):
+            clock.sleep(7 * MS)
+        bill.save()
+        bill.recover(checkpoint)
+        bill.save()
+    receipt = training_receipt(books, first.run_id)
+    assert (receipt.num_steps, receipt.num_tokens, receipt.redone_tokens) == (2, 2_000, 0)
+    assert {kind: amount.wall_ns for kind, amount in receipt.parts.items()} == {
+        "step": 20 * MS, "other": 3 * MS, "load": 14 * MS,
+    }  # fmt: skip
+    assert reconcile(books).faults == ()
+    assert reconcile(books).accounts["training"] == receipt.parts["step"]
+
+
+def test_a_checkpoint_with_counts_alone_changes_no_count(books: Books, meter) -> None:
+    """As it was written before checkpoints carried costs: what nobody paid for is not counted."""
+    with TrainingBill.open(books, meter, RunInfo("bard")) as bill:
+        bill.recover({"num_steps": 9, "num_tokens": 9_000, "redone_tokens": 0, "progress": 0.9})
+    assert training_receipt(books, bill.run_id).num_tokens == 0
 
 
 def test_an_unknown_run_cannot_be_resumed(books: Books, meter) -> None:
