@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from tuition.books.books import Books
-from tuition.books.scores import insert_score
+from tuition.books.scores import write_score
 from tuition.core.records import Score
 
 SOFT, HARD = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -62,4 +62,4 @@ def grow_log(books: Books, until: Path, size: int) -> None:
     """Write scores with long texts until a file has grown to `size`, almost."""
     score = Score("t", 1.0, None, "u", "y" * 40_000, 1)
     while not until.exists() or until.stat().st_size < size - 100_000:
-        books.write_now(lambda connection: connection.execute(insert_score("m", 1, score)) and None)
+        books.write_now(lambda connection: write_score(connection, "m", 1, score))

@@ -17,12 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, func, insert, select
+from sqlalchemy import Column, Connection, Table, insert, select
 
 from tuition.books.schema import (
     acceptances,
     entries,
+    evaluations,
     journal,
+    models,
     periods,
     prices,
     rates,
@@ -33,8 +35,12 @@ from tuition.books.schema import (
 )
 from tuition.books.types import storable
 
-NOTED = (rates, prices, transactions, requests, periods, runs, acceptances)
-"""The tables whose rows are in the journal, in the order in which older books are taken over."""
+SINCE = {
+    "0006": (rates, prices, transactions, requests, periods, runs, acceptances),
+    "0007": (models, evaluations),
+}
+"""The tables whose rows are in the journal, by the revision that put them there."""
+NOTED = tuple(table for tables in SINCE.values() for table in tables)
 PARTS = {transactions: (entries, "transaction_id", ("id", "transaction_id")), runs: (run_costs, "run_id", ())}
 """Rows that belong to another row: their table, how they name it, and columns that do not count."""
 
@@ -118,11 +124,9 @@ def digests_of(connection: Connection, table: Table, keys: Iterable[object]) -> 
     return {str(row[key.name]): digest_of(table, row, parts[row[key.name]]) for row in rows}
 
 
-def take_over(connection: Connection) -> None:
-    """Note all rows of books that had no journal so far."""
-    if connection.execute(select(func.count()).select_from(journal)).scalar_one():
-        return
-    for table in NOTED:
+def take_over(connection: Connection, revision: str | None) -> None:
+    """Note all rows of tables that had no place in the journal at this revision of the books."""
+    for table in (each for since, tables in SINCE.items() if (revision or "") < since for each in tables):
         (key,) = table.primary_key.columns
         query = select(key).order_by(key)
         keys = connection.execute(query.where(table.c.status != "open") if table is periods else query)

@@ -54,7 +54,7 @@ def migrate(connection: Connection, revision: str = HEAD) -> bool:
     if connection.dialect.name == "postgresql":
         _finish_postgresql(connection)
     if revision == HEAD:
-        take_over(connection)
+        take_over(connection, current)
     return True
 
 

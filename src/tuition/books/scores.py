@@ -4,16 +4,17 @@ import json
 import time
 from typing import Any
 
-from sqlalchemy import Insert, RowMapping, insert
+from sqlalchemy import Connection, RowMapping, insert
 
+from tuition.books.journal import note_stored
 from tuition.books.schema import evaluations
 from tuition.core.records import Score
 
 
-def insert_score(model: str, version: int | None, score: Score) -> Insert:
-    """The statement that records a score now."""
+def write_score(connection: Connection, model: str, version: int | None, score: Score) -> None:
+    """Record a score now."""
     details = {"method": score.method, "num_bytes": score.num_bytes, "num_tokens": score.num_tokens}
-    return insert(evaluations).values(
+    row = insert(evaluations).values(
         model=model,
         version=version,
         run_id=score.run_id,
@@ -26,6 +27,8 @@ def insert_score(model: str, version: int | None, score: Score) -> Insert:
         created_unix_ns=time.time_ns(),
         details_json=json.dumps(details),
     )
+    key = connection.execute(row.returning(evaluations.c.id)).scalar_one()
+    note_stored(connection, evaluations, key)
 
 
 def score_of(row: RowMapping) -> Score:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import Connection, Table, func, select
 
 from tuition.books.journal import LINE_ROWS, NOTED, chained, digests_of, read_lines
-from tuition.books.schema import periods, place_of, runs
+from tuition.books.schema import evaluations, models, periods, place_of, runs
 from tuition.ledger.finding import Finding
 
 CHANGED = "was changed after it was written: its digest in the journal differs"
@@ -19,12 +19,12 @@ GONE = "is in the journal, and is missing"
 ADDED = "was not written by tuition: the journal does not name it"
 BROKEN = "was changed, or the line before it is missing: its digest differs"
 
-REWRITTEN = (runs, periods)
+REWRITTEN = (runs, periods, models)
 """Tables whose rows may be written again: the last digest counts."""
 
 
 def check_journal(connection: Connection) -> Iterator[Finding]:
-    """See the module. In constant memory, but for runs and periods."""
+    """See the module. In constant memory, but for runs, periods and models."""
     tables = {table.name: table for table in NOTED}
     digests: dict[str, dict[str, str]] = defaultdict(dict)
     numbers = dict.fromkeys(tables, 0)
@@ -61,7 +61,7 @@ def _compare(connection: Connection, table: Table, noted: Mapping[str, str]) -> 
         stored = digests_of(connection, table, some)
         for key in some:
             if (found := stored.get(key)) != noted[key]:
-                yield Finding(place_of(table.name, key), "fault", GONE if found is None else CHANGED)
+                yield Finding(_place(connection, table, key), "fault", GONE if found is None else CHANGED)
 
 
 def _check_added(connection: Connection, table: Table, number: int) -> Iterator[Finding]:
@@ -75,4 +75,18 @@ def _check_added(connection: Connection, table: Table, number: int) -> Iterator[
     known = {key for line in read_lines(connection) for name, key, _ in _notes(line) if name == table.name}
     for name in connection.execute(query.order_by(key)).scalars():
         if str(name) not in known:
-            yield Finding(place_of(table.name, name), "fault", ADDED)
+            yield Finding(_place(connection, table, name), "fault", ADDED)
+
+
+def _place(connection: Connection, table: Table, key: object) -> str:
+    """`evaluation 5 (bard@1, bits_per_byte)`: the number of such a row says nothing to people."""
+    names = {models: ("name", "version"), evaluations: ("model", "version", "task")}.get(table)
+    place = place_of(table.name, key)
+    if names is None:
+        return place
+    query = select(*(table.c[name] for name in names)).where(table.c.id == int(str(key)))
+    row = connection.execute(query).first()
+    if row is None:
+        return place
+    model, version, *task = row
+    return f"{place} ({', '.join([model if version is None else f'{model}@{version}', *task])})"

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, func, insert, select, tuple_, update
 
 from tuition.books.books import Books
+from tuition.books.journal import note_stored
 from tuition.books.schema import evaluations, models
-from tuition.books.scores import insert_score, score_of
+from tuition.books.scores import score_of, write_score
 from tuition.core.durable import publish_folder
 from tuition.core.errors import ModelError, NotFoundError, SettingsError
 from tuition.core.progress import LineProgress, Progress
@@ -218,16 +219,18 @@ class Registry:
             update(models)
             .where(tuple_(models.c.name, models.c.version).in_([(v.name, v.version) for v in gone]))
             .values(removed_unix_ns=now)
+            .returning(models.c.id)
         )
-        self.books.write_now(lambda connection: connection.execute(marked).rowcount)
+        self.books.write_now(
+            lambda connection: note_stored(connection, models, *connection.execute(marked).scalars())
+        )
         for version in gone:
             self._delete_files(version)
         return gone
 
     def record_score(self, version: Version, score: Score) -> None:
         """Keep a score of a version, durably."""
-        row = insert_score(version.name, version.version, score)
-        self.books.write_now(lambda connection: connection.execute(row).rowcount)
+        self.books.write_now(lambda connection: write_score(connection, version.name, version.version, score))
 
     def scores(self, version: Version) -> tuple[Score, ...]:
         """Scores of a version, the latest first."""
@@ -260,7 +263,8 @@ class Registry:
             now = time.time_ns()
             row = {"name": name, "version": number, "path": "", "digest": "", "lineage_json": "{}"}
             row |= {"created_unix_ns": now, "removed_unix_ns": now}
-            connection.execute(insert(models).values(**row))
+            key = connection.execute(insert(models).values(**row).returning(models.c.id)).scalar_one()
+            note_stored(connection, models, key)
             return number
 
         return parent / str(self.books.write_now(reserve))
@@ -269,7 +273,7 @@ class Registry:
         self, name: str, folder: Path, path: Path, digest: str, lineage: Lineage, owned: bool
     ) -> Version:
         """Fill in the row of the version that `folder` stands for."""
-        row = (
+        filled = (
             update(models)
             .where(models.c.name == name, models.c.version == int(folder.name))
             .values(
@@ -282,7 +286,13 @@ class Registry:
             )
             .returning(models)
         )
-        return self._version(self.books.write_now(lambda connection: connection.execute(row).one()))
+
+        def fill(connection: Connection) -> Row[Any]:
+            row = connection.execute(filled).one()
+            note_stored(connection, models, row.id)
+            return row
+
+        return self._version(self.books.write_now(fill))
 
     def _delete_files(self, version: Version) -> None:
         """Delete a version's own folder; nothing outside of `workspace.models` is ever touched."""

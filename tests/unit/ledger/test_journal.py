@@ -179,12 +179,12 @@ def test_books_from_before_the_journal_are_taken_over_as_they_are(whole: Life) -
     assert findings(whole.books) == {("request a1", CHANGED)}
 
 
-def test_every_table_of_the_ledger_is_in_the_journal() -> None:
-    """Entries and costs are noted with their transaction and run; models and evaluations are not money."""
+def test_every_table_of_the_books_is_in_the_journal() -> None:
+    """Entries and costs are noted with their transaction and run."""
     from tuition.books.journal import NOTED, PARTS
 
     noted = {table.name for table in NOTED} | {part.name for part, *_ in PARTS.values()}
-    assert set(metadata.tables) - noted == {"accounts", "models", "evaluations", "journal"}
+    assert set(metadata.tables) - noted == {"accounts", "journal"}
 
 
 # --- columns of numbers that hold something else ------------------------------------------------------------

@@ -13,7 +13,7 @@ from sqlalchemy import insert
 
 from tuition.books.books import Books
 from tuition.books.schema import requests
-from tuition.books.scores import insert_score
+from tuition.books.scores import write_score
 from tuition.core.errors import BooksError, NotFoundError
 from tuition.core.records import Score, SequenceWork, StepRecord, StepTrace
 from tuition.core.request_record import to_columns
@@ -57,7 +57,7 @@ def filled(books: Books, shape, machine, clock) -> Books:
         clock.sleep(4_000 * MS)
         bill.add_step(StepRecord(1, 2.0, 1.0, 0.1, 1_000, 10**11, bill.meter.stop(start), 1.0))
     score = Score("bits_per_byte", 1.8, 0.01, "bits per byte", "a test", num_items=9, run_id="bard-run")
-    books.write_now(lambda connection: connection.execute(insert_score("bard", None, score)).rowcount)
+    books.write_now(lambda connection: write_score(connection, "bard", None, score))
     rate_id = record_rate(books, machine)
     account = EngineAccount(shape, machine, meter, clock=clock)
     periods = Periods(books, account, rate_id, "bard")
