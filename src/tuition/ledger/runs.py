@@ -12,7 +12,7 @@ from tuition.books.journal import note_stored
 from tuition.books.schema import periods, run_costs, runs
 from tuition.core.amount import NOTHING, Amount
 from tuition.core.errors import BusyError, NotFoundError
-from tuition.ledger.periods import close_cut_periods, write_period
+from tuition.ledger.periods import amount_of_row, close_cut_periods, write_period
 from tuition.ledger.postings import post
 from tuition.ledger.process import has_ended, process_identity
 
@@ -127,24 +127,22 @@ def write_run(
 
 
 def recover_run(
-    connection: Connection,
-    counts: Mapping[str, object],
-    gap: Mapping[CostKind, Amount],
-    period: Mapping[str, Any],
-) -> bool:
-    """Write what a process of the run that was killed had left in its checkpoint; False where the books hold
-    as much of it, or nothing of it.
-
-    `gap`: its costs that are not in the books yet. `counts`: the run's at the checkpoint.
+    connection: Connection, counts: Mapping[str, object], period: Mapping[str, Any]
+) -> dict[CostKind, Amount]:
+    """Write what a process of the run that was killed had left in its checkpoint: the counts of the run, and
+    its own period. Returns the costs that the books did not have: nothing where they hold as much of this
+    period, or do not know it. Which part of it was overhead is known, and not of which kind.
     """
     mine = (periods.c.account == period["account"]) & (periods.c.number == period["number"])
-    stored = connection.execute(select(periods.c.meter_wall_ns).where(mine)).scalar()
-    if stored is None or stored >= period["meter_wall_ns"]:
-        return False
+    stored = connection.execute(select(periods).where(mine)).mappings().first()
+    if stored is None or stored["meter_wall_ns"] >= period["meter_wall_ns"]:
+        return {}
     booked = _costs_of(connection, period["run_id"])
+    parts: tuple[tuple[CostKind, str], ...] = (("step", "attributed"), ("other", "overhead"))
+    gap = {kind: amount_of_row(period, part) - amount_of_row(stored, part) for kind, part in parts}
     totals = booked | {kind: booked.get(kind, NOTHING) + amount for kind, amount in gap.items()}
     write_run(connection, counts, totals, {**period, "status": "cut off"})
-    return True
+    return gap
 
 
 def _costs_of(connection: Connection, run_id: str) -> dict[CostKind, Amount]:

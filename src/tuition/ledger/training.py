@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -178,16 +177,11 @@ class TrainingBill:
             self._last_loss = record.loss
 
     def record(self) -> dict[str, Any]:
-        """Counts, costs and meter so far as plain JSON values. A checkpoint carries them beside the state
-        that they count; `recover` takes them back."""
+        """Counts and the meter so far as plain JSON values. A checkpoint carries them beside the state that
+        they count; `recover` takes them back."""
         with self._lock:
             seen = self._totals()
-            costs = {kind: self._base.get(kind, NOTHING) + amount for kind, amount in self._now(seen).items()}
-            return {
-                "counts": self._counts,
-                "costs": {kind: asdict(amount) for kind, amount in costs.items()},
-                "period": self._period(seen, self._now(seen), "running"),
-            }
+            return {"counts": self._counts, "period": self._period(seen, self._now(seen), "running")}
 
     def recover(self, record: Mapping[str, Any]) -> None:
         """Bring the books up to a checkpoint that is ahead of them: the run was killed between its checkpoint
@@ -196,11 +190,10 @@ class TrainingBill:
             return  # from before checkpoints carried costs: counts without costs are not taken
         with self._lock:
             self._collect()
-            costs = {kind: Amount(**units) for kind, units in record["costs"].items()}
-            gap = {kind: amount - self._base.get(kind, NOTHING) for kind, amount in costs.items()}
             counts, period = record["counts"], record["period"]
-            if self.books.write_now(lambda connection: recover_run(connection, counts, gap, period)):
-                self._base |= costs
+            gap = self.books.write_now(lambda connection: recover_run(connection, counts, period))
+            if gap:
+                self._base |= {kind: self._base.get(kind, NOTHING) + gap[kind] for kind in gap}
                 self._figures = {name: counts[name] for name in self._figures}
                 self._flops, self._last_loss = counts["flops"], counts["last_loss"]
 
