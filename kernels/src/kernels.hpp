@@ -47,28 +47,67 @@ struct Rows {
 };
 
 // What a variant adds to one product: for each part of its outputs, up (down x). The weights are float32 or
-// bf16 where the product's are, and int8 with a scale per row where those are integers: many variants are
-// read from memory at every step, so their bytes are their price. x and all sums are float32.
+// bf16 where the product's are, and int8 where those are integers, with a scale per rank of down and per
+// block of up; x is what the product takes, and down x is rounded as the products' x is. All lies in the
+// order in which it is read.
+//
+// A line of 64 bytes holds 16 rows of a matrix by 1 column of float32, 2 of bf16, or 4 of int8, as in
+// layout.hpp. The parts share x, so their down are one matrix, of their ranks one behind the other: panels of
+// up to 3 blocks of 16, whose lines alternate.
 struct LowRank {
+    static constexpr int kPanelBlocks = 3;
     struct Part {
-        const uint8_t* down = nullptr;  // blocks of 16 ranks: [inputs][16]; bf16: in pairs of columns;
-                                        // int8: behind the 16 scales
-        const uint8_t* up = nullptr;    // blocks of 16 outputs: [rank][16], likewise
+        const uint8_t* up = nullptr;    // blocks of 16 outputs
+        const float* scales = nullptr;  // int8: of each block
+        int64_t step = 0;               // bytes from a block to the next: those of gate and up alternate
         int rank = 0;                   // padded to 4; 0: nothing is added to this part
-        int at = 0;                     // where the row's `down x` of this part begins
+        int at = 0;                     // its first among the ranks of all parts
     };
     Format format = Format::float32;
-    int inputs = 0;  // padded to 16
-    Part parts[3];   // of query, key and value; or of gate and up, whose blocks alternate
+    int inputs = 0;                       // padded to 16; int8: to groups
+    int ranks = 0;                        // of all parts, padded to 16
+    const uint8_t* down = nullptr;        // int8: each panel behind the scales of its ranks
+    Part parts[3];                        // of query, key and value; or of gate and up
     int64_t first_blocks[3] = {0, 0, 0};  // of each part, where there are three
 
-    static constexpr int64_t block_bytes(Format format, int64_t columns) {
-        return columns * 16 *
-                   (format == Format::float32 ? 4
-                    : format == Format::bf16  ? 2
-                                              : 1) +
-               (format == Format::int8 ? kLine : 0);
+    static constexpr int line_columns(Format format) {
+        return format == Format::float32 ? 1 : format == Format::bf16 ? 2 : 4;
     }
+    static constexpr int64_t block_bytes(Format format, int64_t columns) {
+        return columns / line_columns(format) * kLine;
+    }
+    int64_t down_block_bytes() const {
+        return block_bytes(format, inputs) + (format == Format::int8 ? kLine : 0);
+    }
+    int64_t down_bytes() const { return ranks / kBlockRows * down_block_bytes(); }
+    int part_index(int64_t block, bool interleaved) const {
+        if (interleaved) return static_cast<int>(block % 2);
+        int part = 0;
+        while (part < 2 && first_blocks[part + 1] > 0 && block >= first_blocks[part + 1]) ++part;
+        return part;
+    }
+    const Part& part_of(int64_t block, bool interleaved) const {
+        return parts[part_index(block, interleaved)];
+    }
+    // Its place among the blocks of its part.
+    int64_t inside_part(int64_t block, bool interleaved) const {
+        return interleaved ? block / 2 : block - first_blocks[part_index(block, false)];
+    }
+    // Where the weights of a block of outputs lie; null where nothing is added to it.
+    const uint8_t* up_of(int64_t block, bool interleaved) const {
+        const Part& part = part_of(block, interleaved);
+        return part.rank > 0 ? part.up + inside_part(block, interleaved) * part.step : nullptr;
+    }
+};
+
+// down x of rows of one variant, first <= row < last.
+struct Shrinking {
+    const LowRank* change = nullptr;
+    const Rows* left = nullptr;  // prepared for the product
+    int first = 0, last = 0;
+    float* out = nullptr;  // [row][out_stride], as `expand` wants it; 16 more floats than ranks
+    int64_t out_stride = 0;
+    const uint8_t* next = nullptr;  // what the thread reads then
 };
 
 // up (down x) of neighbouring rows of one variant, for blocks first <= b < last.
@@ -81,6 +120,7 @@ struct Expansion {
     bool interleaved = false;  // block 2j is the gate's, 2j + 1 the up projection's
     float* out = nullptr;      // [row][out_stride]
     int64_t out_stride = 0;
+    const uint8_t* next = nullptr;  // what the thread reads then
 };
 
 // add: after a scale. gelu: store what it makes of the sums. Gates: an activation of block 2j is multiplied
@@ -149,9 +189,7 @@ struct Kernels {
     // `alone`: the product will have this row only, and may take it on vector units.
     void (*prepare)(const float* x, int columns, Format format, Rows& rows, int row, bool alone);
     void (*multiply)(const Product& product);
-    // down x of rows of one variant, x [row][stride] and out [row][out_stride]; and what comes of it.
-    void (*shrink)(const LowRank& change, const float* x, int64_t stride, int num_rows, float* out,
-                   int64_t out_stride);
+    void (*shrink)(const Shrinking& shrinking);
     void (*expand)(const Expansion& expansion);
     void (*rotate)(float* head, const float* cos, const float* sin, int rotary_dim);
     void (*store_key)(const Cache& cache, int layer, int block, int head, int offset, const float* key,

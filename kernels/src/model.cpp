@@ -88,7 +88,6 @@ Model::Model(const Config& config, const uint8_t* weights, const Angles& angles,
     added_stride_ = std::max({hidden_stride_, qkv_stride_, round_up(c.gate_up_size(), 64)}) + 16;
     team_ = std::make_unique<Team>(options.num_threads, options.pin);
     const int64_t widest = std::max({hidden_stride_, query_stride_, mlp_stride_});
-    held_stride_ = widest;
     for (int thread = 0; thread < options.num_threads; ++thread) {
         Worker worker;
         worker.scratch = Buffer(product_scratch_bytes(widest));
@@ -332,41 +331,41 @@ Rows& Model::prepare_rows(const Linear& next, Rows& shared, Rows Worker::* own, 
         }
         kernels_.prepare(source, static_cast<int>(round_up(next.weight.columns, 16)), next.weight.format,
                          rows, row, num_rows == 1);
-        hold(next, source, row, num_rows, thread);
     }
-    shrink(next, num_rows, thread);
+    shrink(next, rows, num_rows, thread);
     if (num_rows > 1) settle(num_rows);
     return rows;
+}
+
+// Apart: all blocks for the rows of this thread. Else some of the blocks for all rows.
+Model::Share Model::share_of(const Linear& linear, int num_rows, int thread) const {
+    const bool interleaved = linear.kind == kGateUpProduct && config_.gated_mlp && linear.layer >= 0;
+    const int64_t blocks = linear.weight.num_blocks();
+    if (is_apart(num_rows)) return {0, blocks, rows_of(num_rows, thread).first, interleaved};
+    const int64_t unit = interleaved ? 2 : 1, units = blocks / unit, size = team_->size();
+    return {units * thread / size * unit, units * (thread + 1) / size * unit, 0, interleaved};
 }
 
 void Model::multiply(const Linear& linear, const Rows& left, int num_rows, float* out, int64_t stride,
                      Ending ending, int thread) {
     const Matrix& weight = linear.weight;
-    uint8_t* scratch = workers_[static_cast<size_t>(thread)].scratch.data();
-    if (is_apart(num_rows)) {
-        const auto [first, last] = rows_of(num_rows, thread);
-        const Rows own = left.from(first, weight.format);
-        Product product{
-            &weight, &own,        last - first, out + first * stride, stride, ending, 0, weight.num_blocks(),
-            scratch, from_memory_};
-        product.scale = config_.residual_scale;
-        expand(linear, product, first, num_rows, thread);
-        return kernels_.multiply(product);
-    }
-    const int64_t unit = is_gate(ending) ? 2 : 1, units = weight.num_blocks() / unit, size = team_->size();
+    const Share share = share_of(linear, num_rows, thread);
+    const bool apart = is_apart(num_rows);
+    const Rows own = apart ? left.from(share.first_row, weight.format) : left;
     Product product{&weight,
-                    &left,
-                    num_rows,
-                    out,
+                    &own,
+                    apart ? rows_of(num_rows, thread).second - share.first_row : num_rows,
+                    out + share.first_row * stride,
                     stride,
                     ending,
-                    units * thread / size * unit,
-                    units * (thread + 1) / size * unit,
-                    scratch,
+                    share.first,
+                    share.last,
+                    workers_[static_cast<size_t>(thread)].scratch.data(),
                     from_memory_};
     product.scale = config_.residual_scale;
-    expand(linear, product, 0, num_rows, thread);
+    expand(linear, product, share.first_row, num_rows, thread);
     kernels_.multiply(product);
+    ask_for_next(linear, num_rows, thread);
 }
 
 }  // namespace tuition

@@ -109,10 +109,14 @@ class Model {
         int span;  // of one row: this span alone (its partial is merged later), or -1: all
         int partial;
     };
+    struct Share {  // of a product: its blocks, and its first row
+        int64_t first, last;
+        int first_row;
+        bool interleaved;  // blocks are those of gate and up in turns
+    };
     struct Worker {  // what a thread has for itself
-        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory, ranks, held;
-        int num_held = 0, first_held = 0;  // rows in `held`, of one variant, that are not yet shrunk
-        Rows hidden, attended, inner;      // one row, for steps of one token
+        Buffer scratch, attention, normed, hidden_memory, attended_memory, inner_memory, ranks;
+        Rows hidden, attended, inner;  // one row, for steps of one token
     };
 
     Matrix matrix(const std::string& name, const std::string& bias) const;
@@ -125,6 +129,7 @@ class Model {
     void share_items(const Batch& batch);
     bool is_apart(int num_rows) const;
     std::pair<int, int> rows_of(int num_rows, int thread) const;
+    Share share_of(const Linear& linear, int num_rows, int thread) const;
     void settle(int num_rows);
     void work(const Batch& batch, int thread);
     void embed(const Batch& batch, int thread);
@@ -148,8 +153,11 @@ class Model {
     const LowRank* change_of(const Linear& linear, int row) const;
     void reserve_changes();
     void name_variants(const Batch& batch);
-    void hold(const Linear& next, const float* x, int row, int num_rows, int thread);
-    void shrink(const Linear& next, int num_rows, int thread);
+    const uint8_t* first_down(const Linear& linear, int first, int last) const;
+    const uint8_t* first_up(const Linear& linear, int first, int last, const Share& share) const;
+    float* ranks_of(int num_rows, int thread);
+    void shrink(const Linear& linear, const Rows& left, int num_rows, int thread);
+    void ask_for_next(const Linear& linear, int num_rows, int thread) const;
     void expand(const Linear& linear, Product& product, int first, int num_rows, int thread);
     void keep_wanted(const Batch& batch, int thread);
     Rows make_rows(int64_t columns, int64_t rows, Buffer& memory) const;
@@ -191,7 +199,7 @@ class Model {
     std::vector<int> sequence_of_;          // [row]
     const int32_t* variants_ = nullptr;     // [row] of the step at hand; null: no row has one
     std::vector<int32_t> wanted_variants_;  // of the rows whose logits are wanted
-    int64_t rank_stride_ = 0, added_stride_, held_stride_;
+    int64_t rank_stride_ = 0, added_stride_;
     Buffer ranks_, added_;  // of all rows: down x, and up (down x)
     Buffer partial_sums_, partial_scales_;
     alignas(64) std::atomic<int> next_item_{0};

@@ -46,9 +46,8 @@ Rows& Model::norm_rows(const Norm& norm, const Linear& next, int num_rows, int t
             source = me.normed.as<float>();
         }
         kernels_.prepare(source, padded, next.weight.format, rows, row, num_rows == 1);
-        hold(next, source, row, num_rows, thread);
     }
-    shrink(next, num_rows, thread);
+    shrink(next, rows, num_rows, thread);
     if (num_rows > 1) settle(num_rows);
     return rows;
 }

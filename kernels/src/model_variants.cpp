@@ -1,8 +1,9 @@
 // The part of Model that adds what variants add to the products of their rows.
 //
-// Whoever prepares a row for a product makes `down x` of it, in float32 whatever the product's format;
-// whoever computes outputs of the product then makes `up (down x)` of these outputs first, and the product
-// adds it before its ending. So a variant needs no barrier of its own, whether threads share rows or columns.
+// Whoever prepares rows for a product makes `down x` of them; whoever computes outputs of the product then
+// makes `up (down x)` of these outputs first, and the product adds it before its ending. So a variant needs
+// no barrier of its own, whether threads share rows or columns. Each thread tells the kernels what it reads
+// next: the weights of many variants come from memory at every step.
 #include <algorithm>
 
 #include "model.hpp"
@@ -10,7 +11,14 @@
 namespace tuition {
 namespace {
 
-constexpr int kHeldRows = 4;  // that share the weights of a variant at a time
+constexpr int64_t kAskedAtOnce = 4096;  // bytes, of what is read behind a barrier
+
+// The first row behind `row` of another variant, at most `last`.
+int end_of_run(const int32_t* variants, int row, int last) {
+    const int32_t variant = variants[row];
+    while (row < last && variants[row] == variant) ++row;
+    return row;
+}
 
 }  // namespace
 
@@ -23,15 +31,13 @@ int Model::add_variant(const std::vector<ThinPair>& pairs) {
 // Room for what the variants add to as many rows as the other buffers hold.
 void Model::reserve_changes() {
     if (changes_.empty()) return;
-    rank_stride_ = changes_.most_ranks();
+    rank_stride_ = changes_.most_ranks() + kBlockRows;  // see Shrinking
     const int64_t ranks = int64_t{capacity_} * rank_stride_ * 4,
                   added = int64_t{capacity_} * added_stride_ * 4;
     if (ranks > ranks_.bytes()) ranks_ = Buffer(ranks);
     if (added > added_.bytes()) added_ = Buffer(added);
-    for (Worker& worker : workers_) {
+    for (Worker& worker : workers_)
         if (rank_stride_ * 4 > worker.ranks.bytes()) worker.ranks = Buffer(rank_stride_ * 4);
-        if (worker.held.bytes() == 0) worker.held = Buffer(kHeldRows * held_stride_ * 4);
-    }
 }
 
 // Before the threads begin: which variant each row has.
@@ -49,48 +55,68 @@ const LowRank* Model::change_of(const Linear& linear, int row) const {
     return change->inputs > 0 ? change : nullptr;
 }
 
-// Keep a prepared row until rows of its variant can share the weights. A step of one row is held, and shrunk,
-// by every thread for itself.
-void Model::hold(const Linear& next, const float* x, int row, int num_rows, int thread) {
-    if (variants_ == nullptr) return;
-    Worker& me = workers_[static_cast<size_t>(thread)];
-    const LowRank* change = change_of(next, row);
-    const bool joins = me.num_held > 0 && change != nullptr && me.num_held < kHeldRows &&
-                       variants_[row] == variants_[me.first_held];
-    if (!joins) {
-        shrink(next, num_rows, thread);
-        me.first_held = row;
-    }
-    if (change == nullptr) return;
-    std::copy(x, x + change->inputs, me.held.as<float>() + me.num_held * held_stride_);
-    ++me.num_held;
+// What a thread reads of the variants of rows first <= row < last, `up` or `down`, before all else; null:
+// nothing.
+const uint8_t* Model::first_down(const Linear& linear, int first, int last) const {
+    const LowRank* change = first < last ? change_of(linear, first) : nullptr;
+    return change == nullptr ? nullptr : change->down;
 }
 
-// The rows that are held: neighbours of one variant.
-void Model::shrink(const Linear& next, int num_rows, int thread) {
-    Worker& me = workers_[static_cast<size_t>(thread)];
-    if (me.num_held == 0) return;
-    float* ranks = num_rows == 1 ? me.ranks.as<float>() : ranks_.as<float>() + me.first_held * rank_stride_;
-    kernels_.shrink(*change_of(next, me.first_held), me.held.as<float>(), held_stride_, me.num_held, ranks,
-                    rank_stride_);
-    me.num_held = 0;
+const uint8_t* Model::first_up(const Linear& linear, int first, int last, const Share& share) const {
+    const LowRank* change = first < last ? change_of(linear, first) : nullptr;
+    return change == nullptr ? nullptr : change->up_of(share.first, share.interleaved);
+}
+
+// `down x` of the rows that this thread has prepared for `linear`.
+void Model::shrink(const Linear& linear, const Rows& left, int num_rows, int thread) {
+    if (variants_ == nullptr || linear.layer < 0) return;
+    const auto [first, last] = rows_of(num_rows, thread);
+    const Share share = share_of(linear, num_rows, thread);
+    for (int row = first, end; row < last; row = end) {
+        end = end_of_run(variants_, row, last);
+        const LowRank* change = change_of(linear, row);
+        if (change == nullptr) continue;
+        const uint8_t* next =
+            end < last ? first_down(linear, end, last) : first_up(linear, share.first_row, num_rows, share);
+        kernels_.shrink({change, &left, row, end, ranks_of(num_rows, thread), rank_stride_, next});
+    }
+}
+
+// Where `down x` of the step's rows lies. A step of one row is prepared, and shrunk, by every thread for
+// itself.
+float* Model::ranks_of(int num_rows, int thread) {
+    return num_rows == 1 ? workers_[static_cast<size_t>(thread)].ranks.as<float>() : ranks_.as<float>();
 }
 
 // Fill in what is added to the blocks of `product`, whose first row is row `first` of `num_rows` in the step.
 void Model::expand(const Linear& linear, Product& product, int first, int num_rows, int thread) {
     if (variants_ == nullptr || linear.layer < 0) return;
-    const float* ranks = num_rows == 1 ? workers_[static_cast<size_t>(thread)].ranks.as<float>()
-                                       : ranks_.as<float>() + first * rank_stride_;
+    const float* ranks = ranks_of(num_rows, thread) + first * rank_stride_;
     float* added = added_.as<float>() + first * added_stride_;
     const int32_t* variants = variants_ + first;
+    const Share share{product.first, product.last, first, is_gate(product.ending)};
     for (int row = 0, end; row < product.num_rows; row = end) {
-        for (end = row + 1; end < product.num_rows && variants[end] == variants[row];) ++end;
+        end = end_of_run(variants, row, product.num_rows);
         if (variants[row] < 0) continue;
         product.variants = variants, product.added = added, product.added_stride = added_stride_;
         kernels_.expand({changes_.of(linear.layer, linear.kind) + variants[row], ranks + row * rank_stride_,
-                         rank_stride_, end - row, product.first, product.last, is_gate(product.ending),
-                         added + row * added_stride_, added_stride_});
+                         rank_stride_, end - row, product.first, product.last, share.interleaved,
+                         added + row * added_stride_, added_stride_,
+                         first_up(linear, first + end, first + product.num_rows, share)});
     }
+}
+
+// Behind a product: ask for what this thread reads first of the variants behind the barrier.
+void Model::ask_for_next(const Linear& linear, int num_rows, int thread) const {
+    if (variants_ == nullptr || linear.layer < 0) return;
+    const auto layer = static_cast<size_t>(linear.layer) + (linear.kind == kDownProduct ? 1 : 0);
+    if (layer == layers_.size()) return;
+    const Layer& in = layers_[layer];
+    const Linear* const following[] = {&in.output, &in.gate_up, &in.down, &in.qkv};
+    const auto [first, last] = rows_of(num_rows, thread);
+    const uint8_t* at = first_down(*following[linear.kind], first, last);
+    if (at == nullptr) return;
+    for (int64_t i = 0; i < kAskedAtOnce; i += kLine) __builtin_prefetch(at + i);
 }
 
 }  // namespace tuition

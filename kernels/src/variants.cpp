@@ -1,6 +1,7 @@
 #include "variants.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <stdexcept>
 
@@ -14,24 +15,124 @@ constexpr float kIntegerMost = 127.0f;
     throw std::invalid_argument("variant, " + what + ": got " + got + ", wanted " + wanted);
 }
 
-// A block as LowRank says; rows and columns behind the end are zero.
-void pack_block(Format format, const float* values, int64_t rows, int64_t columns, int64_t stride,
-                uint8_t* out) {
-    for (int64_t row = 0; row < std::min<int64_t>(rows, kBlockRows); ++row, values += stride) {
-        float top = 0;
-        for (int64_t column = 0; column < columns; ++column) top = std::max(top, std::fabs(values[column]));
-        if (format == Format::int8) reinterpret_cast<float*>(out)[row] = top / kIntegerMost;
-        for (int64_t column = 0; column < columns; ++column) {
-            const int64_t at = column * kBlockRows + row;
+float largest(const float* values, int64_t size) {
+    float top = 0;
+    for (int64_t i = 0; values != nullptr && i < size; ++i) top = std::max(top, std::fabs(values[i]));
+    return top;
+}
+
+// Sixteen rows of `columns` values, null for zeros, in lines `wide` apart. Integers: a row's largest value
+// becomes 127 by its top.
+void pack_block(Format format, const float* const (&rows)[kBlockRows], const float (&tops)[kBlockRows],
+                int64_t columns, int64_t wide, uint8_t* lines) {
+    const int per_line = LowRank::line_columns(format);
+    for (int64_t row = 0; row < kBlockRows; ++row) {
+        for (int64_t column = 0; rows[row] != nullptr && column < columns; ++column) {
+            uint8_t* const line = lines + column / per_line * wide * kLine;
+            const int64_t at = row * per_line + column % per_line;
+            const float value = rows[row][column];
             if (format == Format::float32)
-                reinterpret_cast<float*>(out)[at] = values[column];
+                reinterpret_cast<float*>(line)[at] = value;
             else if (format == Format::bf16)
-                reinterpret_cast<uint16_t*>(out)[column / 2 * 32 + row * 2 + column % 2] =
-                    to_bf16(values[column]);
-            else if (top > 0)
-                reinterpret_cast<int8_t*>(out + kLine)[at] =
-                    static_cast<int8_t>(std::nearbyint(values[column] / top * kIntegerMost));
+                reinterpret_cast<uint16_t*>(line)[at] = to_bf16(value);
+            else if (tops[row] > 0)
+                reinterpret_cast<int8_t*>(line)[at] =
+                    static_cast<int8_t>(std::nearbyint(value / tops[row] * kIntegerMost));
         }
+    }
+}
+
+// The pairs of one product, by part; null: none.
+using Pairs = std::array<const ThinPair*, 3>;
+
+// All but where the weights lie.
+LowRank shape_of(const Config& config, Format format, ProductKind kind, const Pairs& pairs) {
+    LowRank change;
+    change.format = format;
+    for (size_t part = 0; part < pairs.size(); ++part) {
+        if (pairs[part] == nullptr) continue;
+        change.inputs = static_cast<int>(round_up(pairs[part]->inputs, format == Format::int8 ? kGroup : 16));
+        change.parts[part].rank = static_cast<int>(round_up(pairs[part]->rank, 4));
+        change.parts[part].at = change.ranks;
+        change.parts[part].step = LowRank::block_bytes(format, change.parts[part].rank);
+        change.ranks += change.parts[part].rank;
+    }
+    change.ranks = static_cast<int>(round_up(change.ranks, kBlockRows));
+    if (kind == kQkvProduct) {
+        change.first_blocks[1] = config.query_size() / kBlockRows;
+        change.first_blocks[2] = change.first_blocks[1] + config.kv_size() / kBlockRows;
+    }
+    if (kind == kGateUpProduct)
+        change.parts[0].step = change.parts[1].step = change.parts[0].step + change.parts[1].step;
+    return change;
+}
+
+int64_t blocks_of(const ThinPair& pair) { return round_up(pair.outputs, kBlockRows) / kBlockRows; }
+
+// Of the scales of the blocks of `up`, before these.
+int64_t scale_bytes(Format format, const Pairs& pairs) {
+    int64_t blocks = 0;
+    for (const ThinPair* pair : pairs) blocks += pair == nullptr ? 0 : blocks_of(*pair);
+    return format == Format::int8 ? round_up(blocks * 4, kLine) : 0;
+}
+
+int64_t bytes_of(const LowRank& change, const Pairs& pairs) {
+    int64_t total = change.down_bytes() + scale_bytes(change.format, pairs);
+    for (size_t part = 0; part < pairs.size(); ++part)
+        if (pairs[part] != nullptr)
+            total += blocks_of(*pairs[part]) * LowRank::block_bytes(change.format, change.parts[part].rank);
+    return total;
+}
+
+void pack_down(LowRank& change, const Pairs& pairs, uint8_t* at) {
+    change.down = at;
+    std::vector<const float*> ranks(static_cast<size_t>(change.ranks));
+    int64_t columns = 0;
+    for (size_t part = 0; part < pairs.size(); ++part)
+        for (int64_t i = 0; pairs[part] != nullptr && i < pairs[part]->rank; ++i) {
+            columns = pairs[part]->inputs;
+            ranks[static_cast<size_t>(change.parts[part].at + i)] = pairs[part]->down + i * columns;
+        }
+    const int64_t blocks = change.ranks / kBlockRows;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t place = block % LowRank::kPanelBlocks, first = block - place,
+                      wide = std::min<int64_t>(LowRank::kPanelBlocks, blocks - first);
+        uint8_t* const panel = at + first * change.down_block_bytes();
+        const float* rows[kBlockRows];
+        float tops[kBlockRows];
+        for (int64_t i = 0; i < kBlockRows; ++i) {
+            rows[i] = ranks[static_cast<size_t>(block * kBlockRows + i)];
+            tops[i] = largest(rows[i], columns);
+            if (change.format == Format::int8)
+                reinterpret_cast<float*>(panel + place * kLine)[i] = tops[i] / kIntegerMost;
+        }
+        uint8_t* const lines = panel + (change.format == Format::int8 ? wide * kLine : 0);
+        pack_block(change.format, rows, tops, columns, wide, lines + place * kLine);
+    }
+}
+
+// The blocks of the parts one behind the other, or, where parts alternate, in turns.
+void pack_up(LowRank& change, const Pairs& pairs, uint8_t* at) {
+    float* scales = reinterpret_cast<float*>(at);
+    at += scale_bytes(change.format, pairs);
+    for (size_t part = 0; part < pairs.size(); ++part) {
+        if (pairs[part] == nullptr) continue;
+        const ThinPair& pair = *pairs[part];
+        LowRank::Part& where = change.parts[part];
+        const int64_t own = LowRank::block_bytes(change.format, where.rank), blocks = blocks_of(pair);
+        where.up = at, where.scales = scales;
+        for (int64_t block = 0; block < blocks; ++block) {
+            const int64_t first = block * kBlockRows,
+                          count = std::min<int64_t>(kBlockRows, pair.outputs - first);
+            const float top = largest(pair.up + first * pair.rank, count * pair.rank);
+            const float* rows[kBlockRows] = {};
+            float tops[kBlockRows];
+            std::fill_n(tops, kBlockRows, top);
+            for (int64_t i = 0; i < count; ++i) rows[i] = pair.up + (first + i) * pair.rank;
+            if (change.format == Format::int8) *scales++ = top / kIntegerMost;
+            pack_block(change.format, rows, tops, pair.rank, 1, at + block * where.step);
+        }
+        at += where.step == own ? blocks * own : own;
     }
 }
 
@@ -76,10 +177,18 @@ void Variants::check(const std::vector<ThinPair>& pairs) const {
 
 int Variants::add(const std::vector<ThinPair>& pairs) {
     check(pairs);
+    std::vector<Pairs> found(table_.size(), Pairs{});
+    for (const ThinPair& pair : pairs) {
+        const Home home = home_of(pair.matrix);
+        found[static_cast<size_t>(pair.layer * kNumProducts + home.kind)][static_cast<size_t>(home.part)] =
+            &pair;
+    }
+    std::vector<LowRank> changes;
     int64_t total = 0;
-    for (const ThinPair& pair : pairs)
-        total += round_up(pair.rank, 16) / 16 * LowRank::block_bytes(format_, round_up(pair.inputs, 16)) +
-                 round_up(pair.outputs, 16) / 16 * LowRank::block_bytes(format_, round_up(pair.rank, 4));
+    for (size_t i = 0; i < found.size(); ++i) {
+        changes.push_back(shape_of(config_, format_, static_cast<ProductKind>(i % kNumProducts), found[i]));
+        total += bytes_of(changes.back(), found[i]);
+    }
     Buffer memory(round_up(total, kLine));
     const auto free =
         std::find_if(memories_.begin(), memories_.end(), [](const Buffer& one) { return one.bytes() == 0; });
@@ -89,33 +198,16 @@ int Variants::add(const std::vector<ThinPair>& pairs) {
         for (std::vector<LowRank>& row : table_) row.emplace_back();
     }
     uint8_t* at = memory.data();
-    for (const ThinPair& pair : pairs) {
-        const Home home = home_of(pair.matrix);
-        const int64_t rank = round_up(pair.rank, 4), inputs = round_up(pair.inputs, 16);
-        LowRank::Part part{at, nullptr, static_cast<int>(rank), 0};
-        for (int64_t block = 0; block < pair.rank; block += 16, at += LowRank::block_bytes(format_, inputs))
-            pack_block(format_, pair.down + block * pair.inputs, pair.rank - block, pair.inputs, pair.inputs,
-                       at);
-        part.up = at;
-        for (int64_t block = 0; block < pair.outputs;
-             block += kBlockRows, at += LowRank::block_bytes(format_, rank))
-            pack_block(format_, pair.up + block * pair.rank, pair.outputs - block, pair.rank, pair.rank, at);
-        LowRank& change = table_[static_cast<size_t>(pair.layer * kNumProducts + home.kind)][slot];
-        change.format = format_, change.inputs = static_cast<int>(inputs);
-        change.parts[home.part] = part;
-    }
-    for (std::vector<LowRank>& row : table_) {  // where the values of each part begin
-        int64_t ranks = 0;
-        for (LowRank::Part& part : row[slot].parts) {
-            part.at = static_cast<int>(ranks);
-            ranks += round_up(part.rank, 16);
+    for (size_t i = 0; i < found.size(); ++i) {
+        LowRank& change = changes[i];
+        const int64_t bytes = bytes_of(change, found[i]);
+        if (bytes > 0) {
+            pack_down(change, found[i], at);
+            pack_up(change, found[i], at + change.down_bytes());
         }
-        most_ranks_ = std::max(most_ranks_, ranks);
-    }
-    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-        LowRank& qkv = table_[static_cast<size_t>(layer * kNumProducts + kQkvProduct)][slot];
-        qkv.first_blocks[1] = config_.query_size() / kBlockRows;
-        qkv.first_blocks[2] = qkv.first_blocks[1] + config_.kv_size() / kBlockRows;
+        at += bytes;
+        most_ranks_ = std::max<int64_t>(most_ranks_, change.ranks);
+        table_[i][slot] = change;
     }
     memories_[slot] = std::move(memory);
     ++count_;

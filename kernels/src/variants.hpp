@@ -40,7 +40,7 @@ class Variants {
     const LowRank* of(int64_t layer, ProductKind kind) const {
         return table_[static_cast<size_t>(layer * kNumProducts + kind)].data();
     }
-    // Floats that hold `down x` of the widest product of any variant.
+    // Of the widest product of any variant.
     int64_t most_ranks() const { return most_ranks_; }
 
   private:

@@ -86,13 +86,6 @@ inline void sum_float(Strip<float> left, int64_t steps, Right right, int64_t nex
 
 #if defined(TUITION_BF16_DOT)
 
-inline __m512bh pairs(const void* line) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(line)); }
-inline __m512bh fill_pair(const uint16_t* at) {
-    int32_t pair;
-    std::memcpy(&pair, at, 4);
-    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
-}
-
 template <int kRows, int kBlocks, int kAhead, typename Right, typename Ask = AskNothing>
 inline void sum_bf16(Strip<Left> left, int64_t steps, Right right, int64_t next, F16 (&total)[kRows][kBlocks],
                      Ask ask = {}) {

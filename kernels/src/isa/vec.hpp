@@ -85,10 +85,6 @@ inline void keep(uint32_t which, I16 a, int32_t* at) {
     _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(static_cast<__mmask16>(which), a.v));
 }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
-// Sixteen int8 as floats.
-inline F16 load_int8(const void* at) {
-    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(at))))};
-}
 
 #elif defined(TUITION_AVX2)
 
@@ -174,11 +170,6 @@ inline uint32_t at_least(F16 x, F16 y) {
            static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ))) << 8;
 }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
-inline F16 load_int8(const void* at) {
-    const __m128i* p = static_cast<const __m128i*>(at);
-    const __m128i low = _mm_loadu_si128(p), high = _mm_unpackhi_epi64(low, low);
-    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(high))};
-}
 
 #else  // portable: vectors of the compiler, which it lowers to whatever the machine has (SSE2, NEON, ...)
 
@@ -278,11 +269,6 @@ inline uint32_t at_least(const F16& a, const F16& b) {
     return which;
 }
 inline void prefetch(const void* at) { __builtin_prefetch(at); }
-inline F16 load_int8(const void* at) {
-    F16 r;
-    for (int i = 0; i < 16; ++i) r.v[i] = static_cast<float>(static_cast<const int8_t*>(at)[i]);
-    return r;
-}
 
 #endif
 
@@ -352,6 +338,12 @@ inline I16 to_bf16_lanes(F16 a) {
 }
 #if defined(TUITION_AMX) || defined(TUITION_BF16_DOT)  // one instruction; denormals become zero, as which
                                                        // every product takes them anyway
+inline __m512bh pairs(const void* line) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(line)); }
+inline __m512bh fill_pair(const uint16_t* at) {
+    int32_t pair;
+    std::memcpy(&pair, at, 4);
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+}
 inline void store_bf16(uint16_t* at, F16 a) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(a.v)));
 }
