@@ -17,7 +17,8 @@ DESCRIPTION = """Compare two models on tasks: is B better than A, by how much, a
 Both models answer the same items. The interval is a 95 % bootstrap interval of the mean difference
 (10,000 resamples of the items). The p-value comes from the exact McNemar test, or from a sign-flip
 permutation test if an item can be partly right. Results that `tuition eval --tasks` or an earlier
-comparison has kept are used again if weights, tokenizer, settings and task are the same.
+comparison has kept are used again if weights, tokenizer, settings, task and the price of the
+machine are the same.
 
 Example:
   tuition compare smollm2-135m-instruct support --tasks orders.task.jsonl"""

@@ -38,7 +38,7 @@ class TaskRuns:
     def results(self, reference: str, tasks: "Sequence[Task]", *, reuse: bool = False) -> "list[TaskResult]":
         """One result per task; the model is loaded once, and not at all where every result is kept.
 
-        `reuse`: take kept results of the same weights, tokenizer, settings and task.
+        `reuse`: take kept results of the same weights, tokenizer, settings, task and price of the machine.
         Raises: TuitionError of the model, the engine and the tasks.
         """
         if reference.startswith(("http://", "https://")):
@@ -78,8 +78,11 @@ class TaskRuns:
 
     def _place(self, subject: "Subject", task: "Task") -> Path:
         from tuition.evals.result import result_key
+        from tuition.ledger.rates import Rate
 
-        settings = {"text": subject.text_digest, "engine": asdict(self.settings)}
+        machine = self.machine
+        rate = [asdict(Rate.from_machine(machine)), machine.idle_watts, machine.full_watts]
+        settings = {"text": subject.text_digest, "engine": asdict(self.settings), "rate": rate}
         key = result_key(task.digest, subject.digest, settings)
         return self.workspace.evaluations / f"{key}.jsonl"
 

@@ -109,16 +109,17 @@ def notes(results: Sequence[TaskResult]) -> list[str]:
             lines.append(
                 f"{result.task}, {result.model}: kept result of {when}Z (--again runs the model again)"
             )
-    cost = [result.cost_nusd for result in results]
+    asked = [result for result in results if not result.taken_over]
+    methods = ", ".join(sorted({result.method for result in results}))
+    if not asked:
+        return [*lines, f"nothing was asked again; {methods}"]
+    cost = [result.cost_nusd for result in asked]
     known = [each for each in cost if each is not None]
     total = f", {format_usd(sum(known))}" if len(known) == len(cost) else ""
-    seconds = sum(result.wall_ns for result in results) / 1e9
-    cached = sum(item.cached_tokens or 0 for result in results for item in result.items)
-    lines.append(
-        f"took {format_duration(seconds)}{total}; {cached:,} tokens in came from the prefix cache; "
-        f"{', '.join(sorted({result.method for result in results}))}"
-    )
-    return lines
+    seconds = sum(result.wall_ns for result in asked) / 1e9
+    cached = sum(item.cached_tokens or 0 for result in asked for item in result.items)
+    took = f"took {format_duration(seconds)}{total}"
+    return [*lines, f"{took}; {cached:,} tokens in came from the prefix cache; {methods}"]
 
 
 def changes(comparison: Comparison, task: Task, most: int) -> list[str]:

@@ -127,20 +127,27 @@ NOT_STORED = ("items", "taken_over")
 
 
 def write_result(path: Path, result: TaskResult) -> None:
-    """Replace `path` by the result in one step. Raises: OSError."""
+    """Replace `path` by the result in one step, with a digest of all that it says. Raises: OSError."""
     head = {name: value for name, value in vars(result).items() if name not in NOT_STORED}
-    head |= {"format": FORMAT}
-    lines = [json.dumps(row, ensure_ascii=False) for row in (head, *map(asdict, result.items))]
-    write_durably(path, "\n".join(lines) + "\n")
+    rows: list[Any] = [head | {"format": FORMAT}, *map(asdict, result.items)]
+    rows.append({"sha256": _digest(rows)})
+    write_durably(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read_result(path: Path) -> TaskResult | None:
-    """A kept result; None where there is none, or it is damaged or of another format."""
+    """A kept result; None where there is none, or it was changed or is of another format."""
     try:
-        head, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        *rows, end = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+        if end["sha256"] != _digest(rows):
+            return None
+        head, *told = rows
         if head.pop("format") != FORMAT:
             return None
-        items = tuple(from_table(ItemResult, row) for row in rows)
+        items = tuple(from_table(ItemResult, row) for row in told)
         return TaskResult(**head, items=items, taken_over=True) if items else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, SettingsError):
         return None
+
+
+def _digest(rows: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

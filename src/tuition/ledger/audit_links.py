@@ -7,6 +7,7 @@ leave a row that names nothing.
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, null, select
 
@@ -67,7 +68,7 @@ def _different_rates(connection: Connection) -> Iterator[Finding]:
 
 def _different_models(connection: Connection) -> Iterator[Finding]:
     """An account is that of one model with its adapters, and a run makes one model."""
-    adapters = _adapters(connection)
+    known = _registered(connection)
     for table, same, digest in (
         (requests, periods.c.account == requests.c.account, requests.c.weights_digest),
         (runs, periods.c.run_id == runs.c.id, null()),
@@ -75,32 +76,43 @@ def _different_models(connection: Connection) -> Iterator[Finding]:
         query = select(table.c.id, table.c.model, periods.c.model, digest).join(periods, same)
         different = query.where(periods.c.model != table.c.model, periods.c.number == 0)
         for name, model, metered, weights in connection.execute(different.distinct()):
-            if _are_of_one_base(adapters, model, metered, weights):
+            if _are_of_one_base(known, model, metered, weights):
                 continue
             says = f"is of model {model}, and its meter was that of model {metered}"
             yield Finding(place_of(table.name, name), "fault", says)
 
 
-Adapters = Mapping[str, list[tuple[str, str | None]]]
-"""Name -> digests of each version and of its base."""
+@dataclass(frozen=True)
+class _Registered:
+    """Models that are or were registered."""
+
+    bases: Mapping[str, set[str]]
+    """Name -> digests of its versions, or of the bases of its versions where these are adapters."""
+    used: Mapping[str, set[str]]
+    """Name -> digests of the weights of its versions as they are used, of an adapter with its base."""
 
 
-def _adapters(connection: Connection) -> Adapters:
-    """Adapters that are or were registered."""
-    found: defaultdict[str, list[tuple[str, str | None]]] = defaultdict(list)
-    for name, digest, lineage in connection.execute(
-        select(models.c.name, models.c.digest, models.c.lineage_json)
-    ):
+def _registered(connection: Connection) -> _Registered:
+    bases: defaultdict[str, set[str]] = defaultdict(set)
+    used: defaultdict[str, set[str]] = defaultdict(set)
+    query = select(models.c.name, models.c.digest, models.c.lineage_json).where(models.c.digest != "")
+    for name, digest, lineage in connection.execute(query):
         told = json.loads(lineage)
-        if told.get("kind") == "adapter":
-            found[name].append((digest, told.get("parent_digest")))
-    return found
+        base = told.get("parent_digest") if told.get("kind") == "adapter" else digest
+        if base is not None:
+            bases[name].add(base)
+            used[name].add(digest if base == digest else digest_of_pair(digest, base))
+    return _Registered(bases, used)
 
 
-def _are_of_one_base(adapters: Adapters, model: str, metered: str, weights: str | None) -> bool:
-    """Whether a request of `model` may be on the account of `metered`, as its digest of weights proves: it is
-    that of an adapter and its base, or of the base of the adapter that has the account."""
-    pairs = [(digest, base) for digest, base in adapters.get(model, ()) if base is not None]
-    if any(digest_of_pair(digest, base) == weights for digest, base in pairs):
-        return True
-    return weights is not None and any(base == weights for _, base in adapters.get(metered, ()))
+def _are_of_one_base(known: _Registered, model: str, metered: str, weights: str | None) -> bool:
+    """Whether a request of `model` may be on the account of `metered`: they are adapters of one base, or it
+    and an adapter, and the digest of its weights is not that of another model.
+
+    A runner that rounds its weights has a digest that no version has. A folder that is not registered has no
+    versions, and can have registered adapters.
+    """
+    mine, theirs = known.bases.get(model, set()), known.bases.get(metered, set())
+    if weights is None or not mine or (theirs and not mine & theirs):
+        return False
+    return weights in known.used[model] or not any(weights in used for used in known.used.values())

@@ -93,6 +93,10 @@ def test_a_comparison_takes_over_what_was_kept_and_pairs_the_items(
     assert re.search(r"^twice +a tiny@1 +4 +100\.0", out, re.M)
     assert re.search(r"^twice +\+0\.0 +\+0\.0 to \+0\.0 +1\.0000 +exact McNemar +0 +0$", out, re.M)
     assert out.count("kept result of ") == 2
+    assert "nothing was asked again" in out
+    priced = ("--machine.usd-per-hour", "7")
+    out = tuition("compare", "tiny", "tiny@1", "--tasks", task, *ENGINE, *priced)[1]
+    assert out.count("kept result of ") == 1, "at another price an answer costs something else; b is a"
     out = tuition("compare", "tiny", chatty, "--tasks", task, *ENGINE, "--again")[1]
     assert "kept result of" not in out
     assert (

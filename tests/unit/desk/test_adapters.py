@@ -114,6 +114,26 @@ def test_a_receipt_under_the_name_of_an_adapter_that_did_not_make_it_is_a_fault(
     assert "is of model support, and its meter was that of model base" in found
 
 
+def test_receipts_of_weights_that_are_rounded_agree_with_their_meter(
+    workspace: Workspace, books: Books
+) -> None:
+    """Their digest is that of no registered version."""
+    publish_base(Registry(workspace, books), "other", seed=9)
+    rounded = {"precision": "bfloat16", "runner": "torch"}
+    for model, beside in (("base", "legal"), ("support", "legal"), ("support", None)):
+        with opened(workspace, books, model, **rounded) as engine:
+            if beside is not None:
+                engine.add_adapter(beside)
+            reply = engine.generate([[5, 6]], max_tokens=1, variant=beside)[0]
+            assert named(books, reply.request_id)[0] == (beside or "base")
+    assert reconcile(books).holds
+    change(books, update(requests).where(requests.c.model == "legal").values(model="other"))
+    found = {finding.says for finding in reconcile(books).faults}
+    assert {
+        f"is of model other, and its meter was that of model {name}" for name in ("base", "support")
+    } < found
+
+
 def test_what_is_no_adapter_of_this_base_is_refused_in_one_line(workspace: Workspace, books: Books) -> None:
     registry = Registry(workspace, books)
     other = publish_base(registry, "other", seed=9)

@@ -32,6 +32,16 @@ def test_what_is_kept_is_read_again(tmp_path: Path) -> None:
     assert read_result(tmp_path / "r.jsonl") == replace(kept, taken_over=True)
 
 
+def test_a_kept_file_in_which_a_figure_was_changed_is_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    write_result(path, result(1.0, 0.25))
+    text = path.read_text()
+    for before, after in (('"score": 0.25', '"score": 1.0'), ("6000", "6"), ("1000000000", "1")):
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+        assert read_result(path) is None
+
+
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1]\n", '{"format": 1}\n{"id": "1"}\n', "\xff", '{"format": 0}']
 )
@@ -116,4 +126,9 @@ def test_what_was_cut_is_counted_below_the_table() -> None:
     lines = notes([cut, replace(result(1.0), taken_over=True)])
     assert lines[0] == "orders: 1 of 2 replies were cut at max_tokens"
     assert "kept result of 1970-01-01 00:00Z" in lines[1]
-    assert "12 tokens in came from the prefix cache" in lines[2]
+    assert lines[2].startswith("took 1.00 s, $0.0000120; 8 tokens in came from the prefix cache"), lines[2]
+
+
+def test_what_was_taken_over_is_not_paid_again() -> None:
+    lines = notes([replace(result(1.0), taken_over=True)])
+    assert lines[1:] == ["nothing was asked again; greedy"]
