@@ -261,6 +261,7 @@ def model_lines(model: ModelStatement) -> list[Line]:
     section, machines = f"Statement: {model.model}", model.machines
     energy, money = how_energy(model.energy_method, *machines), how_money(*machines)
     runs = f"{len(model.training)} training run" + ("s" if len(model.training) != 1 else "")
+    shared = "its part, by machine time, of its engine's" if model.is_shared else ""
     fixed, taught = model.fixed, [machine for run in model.training for machine in run.machines]
     lines = [
         Line(section, "FIXED: training", fixed.cost_nusd if fixed else None, "nUSD",
@@ -277,8 +278,8 @@ def model_lines(model: ModelStatement) -> list[Line]:
         Line(section, "per request", model.nusd_per_request, "nUSD", _said("causal", money)),
         Line(section, "inference energy", model.causal.energy_uj, "uJ", energy),
         Line(section, "of it waste", model.waste.cost_nusd, "nUSD", "drafts, cut off, recomputed"),
-        Line(section, "idle", model.idle.cost_nusd, "nUSD", money),
-        Line(section, "overhead", model.overhead.cost_nusd, "nUSD", money),
+        Line(section, "idle", model.idle.cost_nusd, "nUSD", _said(shared, money)),
+        Line(section, "overhead", model.overhead.cost_nusd, "nUSD", _said(shared, money)),
         Line(section, "fully loaded", model.loaded.cost_nusd, "nUSD", "causal + idle + overhead"),
         Line(section, "fully loaded energy", model.building_uj, "uJ", _said("with PUE", energy)),
         Line(section, "fully loaded carbon", model.carbon_g, "g CO2e", _how_carbon(*machines)),

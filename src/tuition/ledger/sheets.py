@@ -140,6 +140,8 @@ class ModelStatement:
     waste: Amount
     idle: Amount
     overhead: Amount
+    is_shared: bool
+    """Idle time and overhead are a part of an engine's that has other models, too."""
     energy_method: str | None
     latency_p50_ns: int | None
     latency_p99_ns: int | None

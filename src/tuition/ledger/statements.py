@@ -26,6 +26,7 @@ from tuition.ledger.sheets import (
     Statement,
     TrainingReceipt,
 )
+from tuition.ledger.standing import Standing, standing_by_model
 from tuition.ledger.stored import machine_of
 
 PROCESS_ENDED = "process ended"
@@ -211,15 +212,20 @@ def statement(books: Books, model: str | None = None, span: Span = ALL_TIME) -> 
         if model is not None and model not in names:
             raise NotFoundError("model in the books", model, names)
         chosen = [model] if model else names
-        return Statement(tuple(_model_statement(connection, name, span) for name in chosen), span)
+        within = [_within(table.c.created_unix_ns, span) for table in (periods, requests)]
+        standing = standing_by_model(connection, *within)
+        return Statement(
+            tuple(
+                _model_statement(connection, name, span, standing.get(name, Standing())) for name in chosen
+            ),
+            span,
+        )
 
     return books.read(read)
 
 
-def _model_statement(connection: Connection, model: str, span: Span) -> ModelStatement:
+def _model_statement(connection: Connection, model: str, span: Span, standing: Standing) -> ModelStatement:
     mine = (requests.c.model == model, *_within(requests.c.created_unix_ns, span))
-    metered = (periods.c.model == model, periods.c.kind == "serving")
-    metered += _within(periods.c.created_unix_ns, span)
     training = _training(connection, (runs.c.model == model, *_within(runs.c.created_unix_ns, span)))
     counts = ("prompt_tokens", "input_tokens", "cached_tokens", "generated_tokens")
     query = select(func.count(), *(func.coalesce(func.sum(requests.c[name]), 0) for name in counts))
@@ -230,9 +236,6 @@ def _model_statement(connection: Connection, model: str, span: Span) -> ModelSta
     causal = {part: _sum(connection, requests, f"{part}_", "machine_ns", mine) for part in (
         "total", "prefill", "decode", "waste",
     )}  # fmt: skip
-    idle, overhead = (
-        _sum(connection, periods, f"{part}_", "wall_ns", metered) for part in ("idle", "overhead")
-    )
     return ModelStatement(
         model=model,
         training=training,
@@ -243,12 +246,13 @@ def _model_statement(connection: Connection, model: str, span: Span) -> ModelSta
         prefill=_together(causal["prefill"]),
         decode=_together(causal["decode"]),
         waste=_together(causal["waste"]),
-        idle=_together(idle),
-        overhead=_together(overhead),
+        idle=_together(standing.idle),
+        overhead=_together(standing.overhead),
+        is_shared=standing.is_shared,
         energy_method=_method({method for method in methods if method}),
         latency_p50_ns=percentile(latencies, 0.50),
         latency_p99_ns=percentile(latencies, 0.99),
-        rates=_rates(connection, causal["total"], idle, overhead),
+        rates=_rates(connection, causal["total"], standing.idle, standing.overhead),
     )
 
 

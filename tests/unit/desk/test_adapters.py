@@ -85,6 +85,7 @@ def test_requests_of_a_base_and_its_adapters_in_one_batch_are_billed_under_their
         assert replies[name].token_ids == want.token_ids
         sheet = next(sheet for sheet in statement(books, name).models)
         assert (sheet.model, sheet.num_requests, sheet.generated_tokens) == (name, 1, 6)
+        assert sheet.overhead.cost_nusd > 0, "its part of the time to load the base"
     assert reconcile(books).holds
 
 
