@@ -64,7 +64,7 @@ def main() -> int:
 def measure(precision: str, rounds: int, rank: int, threads: int | None) -> list[dict[str, Any]]:
     """The sides of one precision, interleaved."""
     settings = EngineSettings(
-        runner="native", precision=precision, cache_bytes="256MiB", speculation="off", prefix_cache="off",
+        runner="native", precision=precision, cache_bytes="512MiB", speculation="off", prefix_cache="off",
         max_batch=REPLIES, threads=threads,
     )  # fmt: skip
     found: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -93,10 +93,10 @@ def model_file() -> Path:
 def random_variant(shape: ModelShape, rank: int, seed: int) -> Variant:
     """An adapter of every matrix that one may change, small beside its base."""
     random, changes = np.random.default_rng(seed), {}
-    for name, (outputs, inputs) in shape.tensor_shapes().items():
-        if name.endswith(LAST_PARTS):
-            down = random.standard_normal((rank, inputs), np.float32) / np.float32(inputs**0.5)
-            changes[name] = LowRank(down, random.standard_normal((outputs, rank), np.float32) * 0.01)
+    matrices = {name: size for name, size in shape.tensor_shapes().items() if name.endswith(LAST_PARTS)}
+    for name, (outputs, inputs) in matrices.items():
+        down = random.standard_normal((rank, inputs), np.float32) / np.float32(inputs**0.5)
+        changes[name] = LowRank(down, random.standard_normal((outputs, rank), np.float32) * np.float32(0.01))
     return Variant(changes)
 
 
