@@ -75,12 +75,13 @@ def full(
 def lora(
     epochs: float = 3,
     warmup: float | None = None,
+    batch_tokens: int | None = None,
     frozen: str = "bfloat16",
     lr: float | None = None,
     **settings: Any,
 ) -> Row:
     """An adapter."""
-    made = row("lora", AdapterSettings(**settings), epochs, warmup, lr=lr)
+    made = row("lora", AdapterSettings(**settings), epochs, warmup, batch_tokens, lr=lr)
     return replace(made, own=replace(made.own, frozen=frozen))
 
 
@@ -123,6 +124,9 @@ ROWS: dict[str, Row] = {
     "lora lr 3e-4": lora(lr=3e-4),
     "lora lr 2e-3": lora(lr=2e-3),
     "lora lr 5e-3": lora(lr=5e-3),
+    "lora batch 512": lora(batch_tokens=512),
+    "lora batch 1024": lora(batch_tokens=1_024),
+    "lora batch 4096": lora(batch_tokens=4_096),
     "lora rank 4": lora(rank=4),
     "lora rank 8": lora(rank=8),
     "lora rank 64": lora(rank=64),
