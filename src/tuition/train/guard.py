@@ -46,7 +46,7 @@ class Guard:
         usual_loss, usual_norm = statistics.median(self.losses), statistics.median(self.norms)
         if loss > usual_loss + self.settings.loss_rise:
             return f"the loss is {loss:.3g}, lately {usual_loss:.3g}"
-        if grad_norm > max(usual_norm * self.settings.gradient_factor, self.settings.gradient_floor):
+        if grad_norm > max(usual_norm, self.settings.gradient_floor) * self.settings.gradient_factor:
             return f"the gradient norm is {grad_norm:.3g}, lately {usual_norm:.3g}"
         return None
 

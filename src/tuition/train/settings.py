@@ -152,7 +152,8 @@ class GuardSettings:
     gradient_factor: float = 20.0
     """A gradient norm this many times the recent median is a spike."""
     gradient_floor: float = 1.0
-    """A gradient norm up to this is never a spike: gradients of a loss near 0 are small and differ much."""
+    """A smaller median counts as this. When nearly every batch is learnt, norms are near 0, and a batch with
+    one example that is not learnt has many times the median; max_grad_norm limits what it changes."""
     loss_rise: float = 2.0
     """A loss this many nats above the recent median is a spike."""
     history: int = 64
