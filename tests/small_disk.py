@@ -26,7 +26,10 @@ class SmallDisk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], check=True, timeout=10)
 
     def fill(self, leave: int) -> None:
-        self._filler.write_bytes(bytes(max(0, shutil.disk_usage(self.folder).free - leave)))
+        """Piece by piece: others write to it at the same time."""
+        with self._filler.open("wb", buffering=0) as filler:
+            while (free := shutil.disk_usage(self.folder).free) > leave:
+                filler.write(bytes(min(2**17, free - leave)))
 
     def empty(self) -> None:
         self._filler.unlink(missing_ok=True)

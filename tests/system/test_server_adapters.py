@@ -153,7 +153,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str]] = [
     ("load", {"lora_name": "../../etc"}, 404, "no model named"),
     ("load", {"lora_name": 5}, 400, "lora_name: wanted a string"),
     ("load", {"lora_name": "late", "base": "x"}, 400, "base: is unknown"),
-    ("unload", {"lora_name": "base"}, 400, "a model of its own"),
+    ("unload", {"lora_name": "base"}, 400, "is a model, not an added adapter"),
     ("unload", {"lora_name": "late"}, 404, "no model named 'late'"),
     ("unload", {"lora_name": "a0", "wait_seconds": -1}, 400, "wait_seconds: wanted 0 to"),
 ]
