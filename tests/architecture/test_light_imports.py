@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_the_detector_sees_a_heavy_import() -> None:
     assert heavy_after(planted) == "torch"
 
 
+COMPILED = tempfile.TemporaryDirectory(prefix="tuition-compiled-")
+
+
 def cpu_s(arguments: list[str]) -> tuple[float, str]:
     """Processor time of one run, which its neighbours lengthen less than wall time; and what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -89,9 +93,11 @@ def is_busy() -> bool:
 
 
 def quiet_environment() -> dict[str, str]:
-    """Without the suite's own watch, which every interpreter would import at its start."""
-    watch = ("PYTHONPATH", "TUITION_OFFLINE_LOG")
-    return {name: value for name, value in os.environ.items() if name not in watch}
+    """Without the suite's own watch, which every interpreter would import at its start; and with compiled
+    modules, as users have them from the second start on."""
+    left_out = ("PYTHONPATH", "TUITION_OFFLINE_LOG", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if name not in left_out}
+    return kept | {"PYTHONPYCACHEPREFIX": COMPILED.name}
 
 
 @pytest.mark.parametrize("words", VERBS, ids=" ".join)

@@ -124,7 +124,7 @@ def test_an_equal_seed_gives_an_equal_reply(client: openai.OpenAI) -> None:
 
 
 def test_the_first_delta_has_the_role_and_the_last_event_is_done(http: httpx.Client) -> None:
-    body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 3, "stream": True}
+    body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 3, "stream": True, "temperature": 0}
     reply = http.post("/v1/chat/completions", json=body)
     assert reply.headers["content-type"].startswith("text/event-stream")
     lines = [line for line in reply.text.split("\n\n") if line]
