@@ -33,7 +33,7 @@ def test_small_gradients_of_a_loss_near_zero_are_no_spikes() -> None:
 
 
 def test_an_example_that_is_not_learnt_among_learnt_ones_is_no_spike() -> None:
-    """Norms of a real run on small batches: three such steps within a hundred ended it, after five minutes."""
+    """Norms of a real run on small batches: three such steps within a hundred ended it."""
     guard = Guard(GuardSettings())
     for _ in range(64):
         guard.take(0.02, 0.06)
