@@ -35,7 +35,7 @@ class LessonCounts:
     num_left_out: int = 0
     """Too long, and left out."""
     lengths: list[int] = field(default_factory=list)
-    """Tokens of every example, before it was cut."""
+    """Tokens of every example, before it was cut; fewer of one that is far too long."""
     first_too_long: str = ""
     num_with_tools: int = 0
     """Shown by a chat template of the model's own for tools."""
@@ -222,9 +222,14 @@ class _Maker:
         if example.messages:
             self.counts.num_with_tools += bool(example.tools) and self.tokenizer.tool_chat is not None
             return taught_conversation(
-                self.tokenizer, example.messages, tools=example.tools or None, now=self.now
+                self.tokenizer,
+                example.messages,
+                tools=example.tools or None,
+                now=self.now,
+                longest=self.longest,
             )
-        return (taught_pair(self.tokenizer, example.prompt or "", example.completion or ""),)
+        prompt, completion = example.prompt or "", example.completion or ""
+        return (taught_pair(self.tokenizer, prompt, completion, self.longest),)
 
     def _fitted(self, example: Example, sequences: tuple[Taught, ...]) -> Lesson | None:
         """The lesson, cut to what fits if that is asked for; None if nothing of it is left."""
@@ -248,7 +253,7 @@ class _Maker:
         if counts.num_too_long and self.settings.too_long == "refuse":
             problem = (
                 f"{counts.num_too_long:,} of {num_examples:,} examples have more than {self.longest:,} tokens"
-                f" (the longest {max(counts.lengths):,}; the first is {counts.first_too_long})"
+                f" (the longest at least {max(counts.lengths):,}; the first is {counts.first_too_long})"
             )
             way_out = "--data.too-long cut ends them at a turn that fits, leave-out drops them"
             raise DataError(place, problem, way_out=way_out)

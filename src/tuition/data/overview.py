@@ -77,7 +77,7 @@ class Overview:
     context: int
     """Most tokens of a row."""
     lengths: Lengths
-    """Before anything is cut."""
+    """Before anything is cut; of an example that is far too long, those of its beginning."""
     num_too_long: int
     """Longer than the context."""
     num_cut: int

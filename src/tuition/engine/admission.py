@@ -1,9 +1,27 @@
 """What is refused before it costs anything."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from tuition.core.errors import CapacityError, RequestError
 from tuition.engine.request import Request
+from tuition.tokenizer.tokenizer import Tokenizer
+
+
+def require_room(tokenizer: Tokenizer, texts: Iterable[object], context: int) -> None:
+    """Refuse a prompt whose characters cannot be as few tokens as fit, before it is encoded: that takes about
+    150 bytes of memory for each token. What is no text is left to others.
+
+    Raises: CapacityError.
+    """
+    size = sum(len(text) for text in texts if isinstance(text, str))
+    widest = tokenizer.longest_token if size > context else None
+    if widest is None or size <= context * widest:
+        return
+    fewest = -(-size // widest)
+    what = f"a prompt of {size:,} characters, at least {fewest:,} tokens,"
+    raise CapacityError(
+        what, need=fewest, free=context, unit="tokens of context", way_out="shorten the prompt"
+    )
 
 
 def validate(

@@ -16,6 +16,7 @@ from tuition.core.errors import CapacityError, RequestError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.records import StepTrace
 from tuition.core.workspace import Workspace, open_workspace
+from tuition.engine.admission import require_room
 from tuition.engine.request import Completion, Priority, Request, Sampling, TokenEvent, complete, sampling_of
 from tuition.engine.runner_choice import start_runner
 from tuition.engine.settings import EngineSettings
@@ -117,7 +118,7 @@ class Engine:
         """
         requests = []
         for index, prompt in enumerate([prompts] if isinstance(prompts, str) else prompts):
-            ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            ids = self.encode(prompt) if isinstance(prompt, str) else prompt
             requests.append(self.request(ids, index=index, max_tokens=max_tokens, **fields))
         return self._all(requests, progress)
 
@@ -125,6 +126,7 @@ class Engine:
         self, messages: Sequence[Message], *, max_tokens: int | None = None, **fields: Any
     ) -> Completion:
         """Answer one conversation, `[{"role": "user", "content": "..."}]`; fields as in `generate`."""
+        self._require_room(messages)
         ids = self.tokenizer.render_chat(messages)
         return self._all([self.request(ids, max_tokens=max_tokens, **fields)], None)[0]
 
@@ -148,14 +150,17 @@ class Engine:
     def encode(self, prompt: str | Sequence[int] | Sequence[Message]) -> list[int]:
         """Token ids of a text, of ids themselves, or of a conversation by the model's template.
 
-        Raises: RequestError for anything else; nothing is left out or rounded.
+        Raises: RequestError for anything else; nothing is left out or rounded. CapacityError for text that
+        cannot fit.
         """
         if isinstance(prompt, str):
+            require_room(self.tokenizer, [prompt], self.context_length)
             return self.tokenizer.encode(prompt)
         try:
             parts: list[Any] = list(prompt)
             messages = [part for part in parts if isinstance(part, Mapping)]
             if parts and len(messages) == len(parts):
+                self._require_room(messages)
                 return self.tokenizer.render_chat(messages)
             if not isinstance(prompt, Mapping) and bool not in map(type, parts):
                 return [operator.index(part) for part in parts]
@@ -200,6 +205,10 @@ class Engine:
         except (TypeError, ValueError, OverflowError) as error:
             raise RequestError("request", f"a field has a wrong type: {error}") from error
         return request
+
+    def _require_room(self, messages: Sequence[Message]) -> None:
+        """Raises: CapacityError for a conversation that cannot fit."""
+        require_room(self.tokenizer, (each.get("content") for each in messages), self.context_length)
 
     def _default_reply(self, num_prompt: int) -> int:
         room = self.context_length - num_prompt

@@ -16,6 +16,7 @@ import numpy as np
 from tuition.core.errors import DataError, RequestError, SettingsError, TuitionError
 from tuition.core.progress import Progress, SilentProgress
 from tuition.core.request_record import RequestCost
+from tuition.engine.admission import require_room
 from tuition.engine.engine import Engine
 from tuition.engine.request import Completion, Request
 from tuition.evals.function_process import FunctionProcess
@@ -71,14 +72,18 @@ def check_form(task: Task, tokenizer: Tokenizer) -> None:
     """Raises: SettingsError where a chat is asked of a model without a chat template."""
     if task.header.form == "chat" and tokenizer.chat is None:
         wanted = f"plain for this model, which has no chat template (header of {task.path})"
-        raise SettingsError("form", got="chat", wanted=wanted)
+        raise SettingsError("task form", got="chat", wanted=wanted)
 
 
 def requests_of(task: Task, item: Item, model: Respondent) -> list[Request]:
     """One request to generate, or one per choice to score. Raises: DataError."""
     header, engine = task.header, model.engine
     fields: dict[str, Any] = {"temperature": 0.0, "variant": model.variant or engine.default_variant}
+    texts = [message.get("content") for message in messages_of(header, item)]
     try:
+        require_room(
+            engine.tokenizer, (*texts, max(item.choices, key=len, default="")), engine.context_length
+        )
         if header.kind == "choice":
             scored = fields | {"max_tokens": 0, "prompt_logprobs": 0}
             return [engine.request(ids, **scored) for ids, _ in choice_ids(header, item, engine.tokenizer)]

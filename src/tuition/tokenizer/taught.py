@@ -61,6 +61,7 @@ def taught_conversation(
     tools: Sequence[Mapping[str, Any]] | None = None,
     template_kwargs: Mapping[str, Any] | None = None,
     now: datetime | None = None,
+    longest: int | None = None,
 ) -> tuple[Taught, ...]:
     """Sequences in which every reply of a conversation is taught once.
 
@@ -68,7 +69,8 @@ def taught_conversation(
     that leave out earlier thinking: then each such reply has its own sequence. Messages after the last
     reply are left out. A first message of the assistant answers nothing and is not taught; nor is a reply
     whose `weight` is 0, as in OpenAI's files. Later replies see both.
-    `now`: the time that the template may write.
+    `now`: the time that the template may write. `longest`: tokens of a sequence that fit. Of text that is far
+    longer, only a beginning is encoded, which does not fit either, and no token of it is taught.
     Raises: ModelError if the template cannot be masked exactly, RequestError if it refuses the messages or
     does not show a part of what the assistant says.
     """
@@ -81,7 +83,7 @@ def taught_conversation(
     if not replies:
         raise RequestError("messages", "holds no reply that is taught, after a message that it answers")
     try:
-        return _sequences(_turns(tokenizer, chat, replies, tools or ()))
+        return _sequences(_turns(tokenizer, chat, replies, tools or (), _most_text(tokenizer, longest)))
     except _NotExactError as error:
         if (fault := _template_fault(tokenizer, variables)) is not None:
             raise ModelError(
@@ -90,18 +92,21 @@ def taught_conversation(
         raise RequestError(f"messages[{error.index}]", error.why) from None
 
 
-def taught_pair(tokenizer: Tokenizer, prompt: str, completion: str) -> Taught:
+def taught_pair(tokenizer: Tokenizer, prompt: str, completion: str, longest: int | None = None) -> Taught:
     """Plain text that continues plain text; the completion and the end of the text are taught.
 
-    The two are encoded apart, as they are where the prompt is given and the completion generated. Raises:
-    RequestError for text that is not valid Unicode, ModelError if the tokenizer has no token that ends a
-    text.
+    The two are encoded apart, as they are where the prompt is given and the completion generated. `longest`:
+    as in `taught_conversation`. Raises: RequestError for text that is not valid Unicode, ModelError if the
+    tokenizer has no token that ends a text.
     """
     if not tokenizer.eos_ids:
         raise ModelError(
             "tokenizer", "names no token that ends a text",
             way_out="name one as eos_token in tokenizer_config.json",
         )  # fmt: skip
+    most = _most_text(tokenizer, longest)
+    if (beginning := _beginning([Span(prompt + completion, False)], most)) is not None:
+        return _taught(_Turn(tokenizer.encode(beginning[0].text), []))
     before = tokenizer.encode(prompt)
     return _taught(_Turn(before, [*tokenizer.encode_continuation(completion), tokenizer.eos_ids[0]]))
 
@@ -117,18 +122,27 @@ def _template_fault(tokenizer: Tokenizer, template_kwargs: Mapping[str, Any]) ->
 
 
 def _turns(
-    tokenizer: Tokenizer, chat: GuardedChat, replies: Sequence[int], tools: Sequence[Mapping[str, Any]]
+    tokenizer: Tokenizer,
+    chat: GuardedChat,
+    replies: Sequence[int],
+    tools: Sequence[Mapping[str, Any]],
+    most: int | None = None,
 ) -> list[_Turn]:
     rendered = chat.spans([place for index in replies for place in ((index, True), (index + 1, False))])
     prompts, wholes = rendered[::2], rendered[1::2]
     _check_tools(tools, _text(prompts[-1]))
-    return [_turn(tokenizer, chat, *turn) for turn in zip(replies, prompts, wholes, strict=True)]
+    return [_turn(tokenizer, chat, *turn, most) for turn in zip(replies, prompts, wholes, strict=True)]
 
 
 def _turn(
-    tokenizer: Tokenizer, chat: GuardedChat, index: int, prompt: list[Span], whole: list[Span]
+    tokenizer: Tokenizer,
+    chat: GuardedChat,
+    index: int,
+    prompt: list[Span],
+    whole: list[Span],
+    most: int | None,
 ) -> _Turn:
-    """The reply in message `index`, and its prompt."""
+    """The reply in message `index`, and its prompt; a beginning of them if they are longer than `most`."""
     rest = _after(prompt, whole)
     if rest is None and chat.messages[index - 1]["role"] != "assistant":
         rest = _after_same_header(tokenizer, prompt, whole)
@@ -138,7 +152,28 @@ def _turn(
     if reply is None:
         raise _NotExactError(index, _difference(prompt, whole))
     _check_shown(chat.messages[index], _text(reply), f"messages[{index}]")
+    if (beginning := _beginning([*prompt, *reply], most)) is not None:
+        return _Turn(tokenizer.encode_spans(beginning), [])
     return _Turn(tokenizer.encode_spans(prompt), _reply_ids(tokenizer, prompt, reply))
+
+
+def _most_text(tokenizer: Tokenizer, longest: int | None) -> int | None:
+    """Characters that are more than `longest` tokens in any text; None: there is no such number."""
+    widest = tokenizer.longest_token
+    return None if longest is None or widest is None else (longest + 1) * widest
+
+
+def _beginning(spans: list[Span], most: int | None) -> list[Span] | None:
+    """The spans up to the character `most`; None where there are no more."""
+    if most is None or sum(len(span.text) for span in spans if not span.is_token) <= most:
+        return None
+    kept: list[Span] = []
+    for span in spans:
+        kept.append(span if span.is_token else Span(span.text[:most], False))
+        most -= 0 if span.is_token else len(span.text)
+        if most <= 0:
+            break
+    return kept
 
 
 def _with_thinking(

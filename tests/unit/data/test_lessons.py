@@ -12,6 +12,7 @@ from tuition.core.errors import DataError
 from tuition.core.progress import SilentProgress
 from tuition.data.lessons import Lessons, prepare_lessons
 from tuition.data.settings import ExampleSettings
+from tuition.tokenizer.encoder import TextEncoder
 from tuition.tokenizer.taught import Taught
 from tuition.tokenizer.tokenizer import Tokenizer
 from tuition.tokenizer.training import train_bpe
@@ -141,15 +142,50 @@ def test_a_group_in_two_parts_leaks_no_copy(write_jsonl: Write, chat: Tokenizer)
     assert not {x.identity for x in lessons.train_examples} & {x.identity for x in lessons.heldout_examples}
 
 
+@pytest.mark.parametrize("style", ["chat", "plain"])
+@pytest.mark.parametrize("side", ["prompt", "completion"])
+def test_what_cannot_fit_is_not_encoded(
+    write_jsonl: Write, chat: Tokenizer, monkeypatch: pytest.MonkeyPatch, style: str, side: str
+) -> None:
+    """A line of megabytes would take gigabytes; the examples beside it are as they were."""
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(20)]
+    rows.append({"prompt": "Why?", "completion": "It is.", side: "To be, or not. " * 20_000})
+    path = write_jsonl(rows)
+    template = "auto" if style == "chat" else "none"
+    widest, encoded = chat.longest_token or 0, []
+    encode = TextEncoder.encode
+
+    def counted(self: TextEncoder, text: str, continued: bool = False) -> list[int]:
+        encoded.append(len(text))
+        return encode(self, text, continued)
+
+    monkeypatch.setattr(TextEncoder, "encode", counted)
+    kept = prepare(path, chat, 60, too_long="cut", template=template)
+    assert 60 < max(encoded) <= 61 * widest
+    assert (kept.style, kept.counts.num_left_out, kept.counts.num_cut) == (style, 1, 0)
+    assert len(kept.train_examples) + len(kept.heldout_examples) == 20
+    with pytest.raises(DataError, match=r"1 of 21 examples have more than 60 tokens .*line 21"):
+        prepare(path, chat, 60, template=template)
+
+
+def test_turns_before_one_that_cannot_fit_are_kept(write_jsonl: Write, chat: Tokenizer) -> None:
+    whole = row("4", turns=4)
+    whole["messages"][4]["content"] *= 20_000
+    kept = prepare(write_jsonl([*(row(n) for n in range(20)), whole]), chat, 150, too_long="cut")
+    assert (kept.counts.num_cut, kept.counts.num_left_out) == (1, 0)
+    examples = {x.origin.rpartition(" ")[2]: x for x in (*kept.train_examples, *kept.heldout_examples)}
+    (sequence,) = examples["21"].sequences
+    assert taught_text(chat, sequence) == "It is 4.<|im_end|>" * 2
+
+
 def test_too_long_examples_are_refused_cut_or_left_out(write_jsonl: Write, chat: Tokenizer) -> None:
     path = write_jsonl([*(row(n) for n in range(20)), row(50, turns=6), row(51, turns=3)])
     lengths = sorted(len(sequence.ids) for sequence in prepare(path, chat).train)
     assert lengths[-1] > 200
     longest = lengths[-1] // 2
-    problem = (
-        rf"rows\.jsonl: [12] of 22 examples have more than {longest} tokens \(the longest {lengths[-1]}; "
-    )
-    with pytest.raises(DataError, match=rf"{problem}the first is .*line 21\); --data.too-long cut"):
+    problem = rf"rows\.jsonl: [12] of 22 examples have more than {longest} tokens"
+    worst = rf"the longest at least {lengths[-1]}; the first is .*line 21"
+    with pytest.raises(DataError, match=rf"{problem} \({worst}\); --data.too-long cut"):
         prepare(path, chat, longest)
     left_out = prepare(path, chat, longest, too_long="leave-out")
     cut = prepare(path, chat, longest, too_long="cut")

@@ -32,6 +32,7 @@ from tuition.model.save import save_model
 from tuition.registry.registry import Registry
 from tuition.runtime.device import choose_precision
 from tuition.spec.shape import ModelShape
+from tuition.tokenizer.encoder import TextEncoder
 from tuition.tokenizer.training import train_bpe
 
 SETTINGS = EngineSettings(runner="torch", device="cpu", precision="float32", cache_bytes="4MiB", threads=1)
@@ -111,6 +112,19 @@ def test_wrong_fields_are_refused_by_name(engine: Engine) -> None:
         engine.generate([[1] * 97])
     with pytest.raises(RequestError, match="chat template"):
         engine.chat([{"role": "user", "content": "hello"}])
+
+
+def test_text_that_cannot_fit_is_not_encoded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids of ten megabytes take more than a gigabyte."""
+    text = "to be or not to be " * 10_000
+    monkeypatch.setattr(TextEncoder, "encode", lambda *_, **__: pytest.fail("it was encoded"))
+    problem = (
+        r"a prompt of 190,000 characters, at least [\d,]+ tokens, needs [\d,]+ tokens of context, 96 are"
+    )
+    with pytest.raises(CapacityError, match=problem):
+        engine.generate([text])
+    with pytest.raises(CapacityError, match=problem):
+        engine.encode([{"role": "user", "content": text}])
 
 
 def test_a_registered_name_finds_its_model(folder: Path, workspace: Workspace) -> None:
