@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tuition.core.errors import SettingsError
+from tuition.core.words import type_in_words
 
 T = TypeVar("T")
 
@@ -88,12 +89,11 @@ def _convert(kind: Any, value: Any, name: str, build: Build) -> Any:
         return _convert_items(args, value, name, build)
     elif kind is float and type(value) in (int, float):
         return float(value)
-    elif kind is Path and isinstance(value, str):
+    elif kind is Path and isinstance(value, str) and value:
         return Path(value)
     elif kind is Any or (isinstance(kind, type) and type(value) is kind):
         return value
-    wanted = " or ".join(map(repr, args)) if origin is Literal else getattr(kind, "__name__", str(kind))
-    raise SettingsError(name, got=value, wanted=wanted)
+    raise SettingsError(name, got=value, wanted=type_in_words(kind))
 
 
 def _convert_items(kinds: tuple[Any, ...], values: Any, name: str, build: Build) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuition.core.errors import DataError, shown_path
+from tuition.core.words import value_in_words
 from tuition.data import readers
 from tuition.data.corpora import demo_corpus
 from tuition.data.readers import BadInput, OpenSource, Row, text_pieces
@@ -154,7 +155,7 @@ def _text_of(row: Row, name: str, option: str, number: int) -> str:
     texts = [key for key in row if isinstance(row[key], str)]
     way_out = f"name a field that holds text, like {option} {texts[0]}" if texts else "mend it"
     if value is not None:
-        problem = f"the field {name!r} is {type(value).__name__}, not a text"
+        problem = f"the field {name!r} is {value_in_words(value)}, not a text"
         raise BadInput("not a text", problem, number, way_out=way_out)
     if name in row:
         raise BadInput("missing field", f"the field {name!r} is null", number, way_out=way_out)

@@ -71,7 +71,9 @@ def _pair(row: Row) -> Content:
 
 def _turns(role: str, value: Any, field: str) -> list[Message]:
     """A text as one turn of `role`, or a list of turns."""
-    return [{"role": role, "content": value}] if isinstance(value, str) else read_turns(value, field)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return read_turns(value, field, "a text or a list of turns")
 
 
 def _texts(row: Row, prompt_field: str, completion_field: str, joint: str = "") -> Content:

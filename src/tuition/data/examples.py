@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tuition.core.errors import DataError, shown_path
 from tuition.core.progress import Progress, SilentProgress
+from tuition.core.words import value_in_words
 from tuition.data.csv_rows import unusual_separator
 from tuition.data.documents import Counts
 from tuition.data.example_forms import FORMS, Form, named_form
@@ -278,10 +279,9 @@ class _Reader:
             return None
         value = row.get(name)
         if isinstance(value, bool) or not isinstance(value, str | int):
-            problem = f"the field {name!r} names no group: it is {type(value).__name__}, wanted a text"
-            raise BadInput(
-                "missing group", problem, way_out="give every row a group, or leave out group_field"
-            )
+            what = "missing" if value is None else f"{value_in_words(value)}, wanted a text or a whole number"
+            way_out = "give every row a group, or leave out --data.group-field"
+            raise BadInput("missing group", f"the field {name!r} is {what}", way_out=way_out)
         return str(value)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from tuition.core.errors import DataError
+from tuition.core.repeated_keys import RepeatedKeyError, without_repeats
+from tuition.core.words import value_in_words
 from tuition.data.sources import Source, compression_of
 
 PIECE_CHARS = 2**18
@@ -154,16 +156,19 @@ def _json_row(line: bytes, number: int) -> Row | BadInput:
     if len(line) > MAX_LINE_BYTES:
         return BadInput("too long", f"a line is longer than {MAX_LINE_BYTES:,} bytes", number)
     try:
-        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        value = json.loads(text, object_pairs_hook=without_repeats)
     except UnicodeDecodeError as error:
         kind = "binary" if b"\0" in line else "bad UTF-8"
         return BadInput(kind, f"is no UTF-8 (byte 0x{error.object[error.start]:02x})", number)
+    except RepeatedKeyError as error:
+        return BadInput("ambiguous field", str(error), number, way_out=error.way_out)
     except (ValueError, RecursionError) as error:
         if b"\0" in line:
             return BadInput("binary", "is binary", number)
         return BadInput("bad JSON", f"is no JSON ({error})", number)
     if not isinstance(value, dict):
         way_out = "name it .json if the whole file is one list" if isinstance(value, list) else "mend it"
-        problem = f"is no JSON object but a {type(value).__name__}"
+        problem = f"is {value_in_words(value)}, wanted a JSON object"
         return BadInput("bad JSON", problem, number, way_out=way_out)
     return value

@@ -4,9 +4,11 @@ In: `Source`s.  Out: numbered rows as dicts. A row that cannot be used comes as 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from tuition.core.repeated_keys import RepeatedKeyError, without_repeats
+from tuition.core.words import value_in_words
 from tuition.data.csv_rows import csv_rows
 from tuition.data.readers import BadInput, OpenSource, Row, json_rows
 from tuition.data.sources import Source
@@ -69,7 +71,7 @@ def _json_file_rows(opened: OpenSource, source: Source) -> Iterator[tuple[int, R
         return
     value, end = _decode(text, begin)
     if not isinstance(value, dict):
-        raise BadInput("bad JSON", f"holds {_kind(value)}, wanted a list of objects")
+        raise BadInput("bad JSON", f"holds {value_in_words(value)}, wanted a list of objects")
     if _skip_blanks(text, end) != len(text):
         raise BadInput("bad JSON", "holds something behind its first object", _line(text, end))
     lists = {name: at for name, at, item in _members(text, begin) if _is_list_of_rows(item)}
@@ -79,7 +81,8 @@ def _json_file_rows(opened: OpenSource, source: Source) -> Iterator[tuple[int, R
         problem = f"holds several lists of rows ({', '.join(lists)})"
         raise BadInput("ambiguous field", problem, way_out="save each list as a separate file")
     else:
-        yield _line(text, begin), value
+        line = _line(text, begin)
+        yield line, _decode_row(text, begin, line)[0]
 
 
 def _list_rows(text: str, begin: int) -> Iterator[tuple[int, Row | BadInput]]:
@@ -91,9 +94,9 @@ def _list_rows(text: str, begin: int) -> Iterator[tuple[int, Row | BadInput]]:
             return
         line += text.count("\n", counted, at)
         counted = at
-        value, at = _decode(text, at)
-        problem = f"an item of the list is {_kind(value)}, wanted an object"
-        yield line, value if isinstance(value, dict) else BadInput("bad JSON", problem, line)
+        value, at = _decode_row(text, at, line)
+        problem = f"an item of the list is {value_in_words(value)}, wanted an object"
+        yield line, value if isinstance(value, dict | BadInput) else BadInput("bad JSON", problem, line)
         at = _skip_blanks(text, at)
         if text[at : at + 1] == ",":
             at += 1
@@ -128,10 +131,21 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _decode(text: str, at: int) -> tuple[Any, int]:
-    """The JSON value at `at`, and where it ends. Raises: BadInput."""
+def _decode_row(text: str, at: int, line: int) -> tuple[Any, int]:
+    """Like `_decode`; an object that has a key twice comes as a BadInput."""
     try:
-        return json.JSONDecoder().raw_decode(text, at)
+        return _decode(text, at, without_repeats)
+    except RepeatedKeyError as error:
+        bad = BadInput("ambiguous field", str(error), line, way_out=error.way_out)
+        return bad, _decode(text, at)[1]
+
+
+def _decode(
+    text: str, at: int, hook: Callable[[list[tuple[str, Any]]], Row] | None = None
+) -> tuple[Any, int]:
+    """The JSON value at `at`, and where it ends. Raises: BadInput, and what `hook` raises."""
+    try:
+        return json.JSONDecoder(object_pairs_hook=hook).raw_decode(text, at)
     except json.JSONDecodeError as error:
         problem = f"is no JSON ({error.msg}, column {error.colno})"
         raise BadInput("bad JSON", problem, error.lineno) from None
@@ -162,9 +176,3 @@ def _skip_blanks(text: str, at: int) -> int:
 
 def _line(text: str, at: int) -> int:
     return text.count("\n", 0, at) + 1
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in JSON's words."""
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuition.core.words import value_in_words
 from tuition.data.readers import BadInput
 
 Message = dict[str, Any]
@@ -26,9 +27,9 @@ _CALLS = ("function_call", "tool_call")
 """Roles whose text is a call of a function, as JSON."""
 
 
-def read_turns(value: Any, field: str) -> list[Message]:
-    """The messages of one conversation. Raises: BadInput."""
-    turns = parsed_list(value, field)
+def read_turns(value: Any, field: str, wanted: str = "a list of turns") -> list[Message]:
+    """The messages of one conversation. `wanted`: what the field may hold. Raises: BadInput."""
+    turns = parsed_list(value, field, wanted)
     if not turns:
         raise BadInput("empty", f"the field {field!r} holds no turns")
     if all(isinstance(turn, str) for turn in turns):  # as in UltraChat: the user begins
@@ -63,12 +64,12 @@ def text_of(value: Any, field: str) -> str:
         return value
     if isinstance(value, Sequence):
         return "\n".join(_part(part, f"{field}[{index}]") for index, part in enumerate(value))
-    kind = "null" if value is None else type(value).__name__
     way_out = "write it as a text" if isinstance(value, int | float) else "mend it"
-    raise BadInput("not a text", f"the field {field!r} is {kind}, not a text", way_out=way_out)
+    problem = f"the field {field!r} is {value_in_words(value)}, not a text"
+    raise BadInput("not a text", problem, way_out=way_out)
 
 
-def parsed_list(value: Any, field: str) -> list[Any]:
+def parsed_list(value: Any, field: str, wanted: str = "a list") -> list[Any]:
     """A list, given as it is or as JSON text. An object counts as a list of one. Raises: BadInput."""
     found = value
     if isinstance(value, str):
@@ -82,13 +83,13 @@ def parsed_list(value: Any, field: str) -> list[Any]:
     if isinstance(found, Mapping):
         return [found]
     if not isinstance(found, list):
-        raise BadInput("bad field", f"the field {field!r} is {type(found).__name__}, wanted a list")
+        raise BadInput("bad field", f"the field {field!r} is {value_in_words(found)}, wanted {wanted}")
     return found
 
 
 def _message(turn: Any, field: str) -> Message:
     if not isinstance(turn, Mapping):
-        raise BadInput("bad field", f"the field {field!r} is {type(turn).__name__}, wanted an object")
+        raise BadInput("bad field", f"the field {field!r} is {value_in_words(turn)}, wanted an object")
     turn = {name: value for name, value in turn.items() if value is not None}
     role_name, content_name = (
         ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
@@ -134,7 +135,6 @@ def _call(call: Any, field: str) -> Message:
 def _part(part: Any, field: str) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise BadInput(
-        "not a text", f"the field {field!r} is a part of type {kind!r}; only text parts are taught"
-    )
+    is_typed = isinstance(part, Mapping) and part.get("type") is not None
+    kind = f"a part of type {part['type']!r}" if is_typed else value_in_words(part)
+    raise BadInput("not a text", f"the field {field!r} is {kind}; only text parts are taught")

@@ -112,9 +112,9 @@ def task_text(header: Header, items: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_task(path: Path) -> Task:
-    """Read and check a task file. Raises: DataError with file, line and field."""
-    rows = _rows(path)
+def read_task(path: Path, option: str = "--tasks") -> Task:
+    """Read and check a task file, which `option` names. Raises: DataError with file, line and field."""
+    rows = _rows(path, option)
     if not rows:
         raise DataError(path, "is empty, wanted a header and items", way_out=WAY_OUT)
     (line, first), *rest = rows
@@ -144,14 +144,14 @@ def _source(path: Path, file: Path) -> bytes:
         raise DataError(path, problem, line=1, way_out="name a file beside the task file") from error
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, option: str) -> list[tuple[int, dict[str, Any]]]:
     if path.exists() and not path.is_file():  # a device or a pipe may have no end
-        raise DataError(path, "is not a regular file", way_out="name a file with --tasks")
+        raise DataError(path, "is not a regular file", way_out=f"name a file with {option}")
     try:
         raw = path.read_bytes()
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
-        raise DataError(path, problem, way_out="name a file with --tasks") from error
+        raise DataError(path, problem, way_out=f"name a file with {option}") from error
     rows = []
     for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():

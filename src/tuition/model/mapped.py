@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError
+from tuition.core.repeated_keys import RepeatedKeyError, without_repeats
 from tuition.tokenizer.folder import POINTER_HEAD, is_pointer, pointer_error
 
 MAX_JSON_BYTES = 256 * 2**20
@@ -69,10 +70,9 @@ class MappedFile:
 def parse_json_object(text: bytes, path: Path) -> dict[str, Any]:
     """Strict JSON: UTF-8, no NaN, no key twice, an object on the outside. Raises: ModelError."""
     try:
-        value = json.loads(text.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_unique)
-    except _TwiceError as error:
-        problem = f"has the key {str(error)[:120]!r} twice, and it is not clear which one counts"
-        raise ModelError(path, problem, way_out="remove one of them") from error
+        value = json.loads(text.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=without_repeats)
+    except RepeatedKeyError as error:
+        raise ModelError(path, str(error), way_out=error.way_out) from error
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
         raise ModelError(path, f"is not valid JSON ({reason})", way_out="fetch the file again") from error
@@ -83,18 +83,6 @@ def parse_json_object(text: bytes, path: Path) -> dict[str, Any]:
 
 def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-class _TwiceError(ValueError):
-    """A key of a JSON object that occurs twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return table
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tuition.core.errors import ModelError, RequestError
+from tuition.core.words import value_in_words
 from tuition.tokenizer.marks import Marks, secret_text
 from tuition.tokenizer.template_process import TemplateLimits, TemplateProcess
 
@@ -332,8 +333,9 @@ def _with_text_arguments(message: Mapping[str, Any]) -> dict[str, Any]:
 def _part_text(field: str, part: Any) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise RequestError(field, f"parts of type {str(kind)[:60]!r} are not supported; only text is")
+    if not isinstance(part, Mapping) or part.get("type") is None:
+        raise RequestError(field, f"wanted a part of type 'text', got {value_in_words(part)}")
+    raise RequestError(field, f"parts of type {str(part['type'])[:60]!r} are not supported; only text is")
 
 
 def _check_text(field: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import tokenizers
 
 from tuition.core.errors import ModelError, RequestError
+from tuition.core.words import value_in_words
 
 
 class TextEncoder:
@@ -49,7 +50,7 @@ class TextEncoder:
 
     def _encode(self, core: tokenizers.Tokenizer, text: str) -> list[int]:
         if not isinstance(text, str):
-            raise RequestError("text", f"must be a text, got {type(text).__name__}")
+            raise RequestError("text", f"must be a text, got {value_in_words(text)}")
         try:
             ids = _encode(core, text)
         except (UnicodeEncodeError, TypeError):

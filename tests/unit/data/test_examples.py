@@ -216,13 +216,13 @@ def test_the_form_is_said_once(write_jsonl: Write, tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "no messages": ({"messages": []}, "the field 'messages' holds no turns"),
-    "no list": ({"messages": 3}, "the field 'messages' is int, wanted a list"),
+    "no list": ({"messages": 3}, "the field 'messages' is a number, wanted a list of turns"),
     "no JSON": ({"messages": "[{'role': 'user'}]"}, "the field 'messages' is a text that is no JSON"),
-    "no object": ({"messages": [*talk("a"), 3]}, r"the field 'messages\[1\]' is int, wanted an object"),
+    "no object": ({"messages": [*talk("a"), 3]}, r"'messages\[1\]' is a number, wanted an object"),
     "no role": ({"messages": [{"content": "a"}]}, r"the field 'messages\[0\]' has no role"),
     "role": ({"messages": [{"role": "bot", "content": "a"}]}, r"messages\[0\].role' is 'bot', wanted"),
     "content": ({"messages": [{"role": "user"}]}, r"the field 'messages\[0\].content' is null, not a text"),
-    "number": ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\].content' is int, not a text"),
+    "number": ({"messages": [{"role": "user", "content": 3}]}, r"\[0\].content' is a number, not a text"),
     "picture": ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
                 r"messages\[0\].content\[0\]' is a part of type 'image_url'; only text parts are taught"),
     "nobody answers": ({"messages": talk("a")}, "has no turn of the assistant that is taught"),
@@ -236,7 +236,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "tools": ({"messages": talk("a", "b"), "tools": [{"type": "web_search"}]}, r"tools\[0\]' names no f"),
     "functions": ({"messages": talk("a", "b"), "functions": [TOOL]}, "'functions' is not supported"),
     "from": ({"conversations": [{"from": "me", "value": "a"}]}, r"conversations\[0\].from' is 'me', wanted"),
-    "value": ({"conversations": [{"from": "gpt", "value": 3}]}, r"conversations\[0\].value' is int, not"),
+    "value": ({"conversations": [{"from": "gpt", "value": 3}]}, r"\[0\].value' is a number, not"),
     "completion": ({"prompt": "a", "completion": " "}, "the field 'completion' is empty"),
     "prompt": ({"prompt": "", "completion": "b"}, "the field 'prompt' is empty"),
     "output": ({"instruction": "a", "input": "", "output": ""}, "the field 'output' is empty"),
@@ -327,7 +327,8 @@ def test_copies_with_other_spacing_have_one_identity(write_jsonl: Write) -> None
 def test_groups_come_from_a_field(write_jsonl: Write) -> None:
     row = {"prompt": "a", "completion": "b"}
     path = write_jsonl([row | {"customer": "x"}, row | {"customer": 7}, row])
-    with pytest.raises(DataError, match="line 3: the field 'customer' names no group"):
+    problem = "line 3: the field 'customer' is missing; .*leave out --data.group-field"
+    with pytest.raises(DataError, match=problem):
         read(path, group_field="customer")
     found = read(path, group_field="customer", on_bad="skip")
     assert [example.group for example in found] == ["x", "7"]

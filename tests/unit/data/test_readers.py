@@ -284,7 +284,7 @@ def test_a_file_in_the_place_of_another_with_its_size_and_time_is_read(
     [
         ({"story": "once", "n": 3}, "has no field 'text' (it has n, story); "
                                     "name a field that holds text, like --data.field story"),
-        ({"text": 3, "body": "b"}, "the field 'text' is int, not a text; "
+        ({"text": 3, "body": "b"}, "the field 'text' is a number, not a text; "
                                    "name a field that holds text, like --data.field body"),
         ({"n": 3}, "has no field 'text' (it has n); mend it; --data.on-bad skip leaves such out"),
         ({"text": None}, "the field 'text' is null; mend it; --data.on-bad skip leaves such out"),

@@ -83,6 +83,15 @@ def test_a_json_file_that_holds_no_rows_is_named(tmp_path: Path, text: str | byt
         rows(written(tmp_path, "a.json", text))
 
 
+def test_a_key_that_comes_twice_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    """The rows behind it are read."""
+    problem = "has the key 'a' twice, and it is not clear which one counts"
+    found = rows(written(tmp_path, "a.json", '[{"b": 1},\n{"a": 1, "a": 2},\n{"b": 3}]'))
+    assert found == [(1, {"b": 1}), (2, problem), (3, {"b": 3})]
+    assert rows(written(tmp_path, "b.json", '{"b": {"a": 1, "a": 2}}')) == [(1, problem)]
+    assert rows(written(tmp_path, "c.jsonl", '{"a": 1, "a": 2}\n{"b": 3}\n')) == [(1, problem), (2, {"b": 3})]
+
+
 def test_faults_in_a_json_list_are_named_with_their_line(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="wanted ',' or ']'") as raised:
         rows(written(tmp_path, "a.json", '[{"a": 1},\n{"a": 2}\n{"a": 3}]'))
