@@ -43,7 +43,8 @@ class Show(Common):
     rows: int = 3
     """How many rows to show."""
     context: int | None = None
-    """Most tokens of a row. Default: the model's context."""
+    """Most tokens of a row. Default: as many as `tuition train` takes: the model's context, and of an example
+    at most 2,048."""
     text_field: str = "text"
     """Where rows hold plain text: the field that holds it."""
     data: ExampleSettings = field(default_factory=ExampleSettings)
@@ -88,6 +89,7 @@ def overview_of(arguments: Show, settings: ExampleSettings) -> "Overview":
     from tuition.data.overview import example_overview, text_overview
     from tuition.model.folder import open_model
     from tuition.registry.registry import Registry, Version
+    from tuition.train.recipes.finetune_settings import MOST_LONGEST
 
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:
@@ -99,6 +101,7 @@ def overview_of(arguments: Show, settings: ExampleSettings) -> "Overview":
     progress = BarsOnly(open_progress())
     tokenizer, context = folder.tokenizer(), arguments.context or folder.shape.context_length
     if kind_of_data(settings, arguments.text_field) == "examples":
+        context = arguments.context or min(context, MOST_LONGEST)
         return example_overview(settings, tokenizer, context, arguments.rows, progress)
     text = DataSettings(
         paths=settings.paths,

@@ -1,7 +1,8 @@
 """How an option is described: by the docstring of its field, as paragraphs that fill the terminal.
 
 tyro keeps a line break before each indented line of a docstring, and says "(default: None)" of an option that
-may be left out. Its registry lets us describe our own dataclasses.
+may be left out. Its registry lets us describe our own dataclasses. It also makes paths: an empty one is
+refused, which would be the current folder.
 """
 
 import ast
@@ -10,6 +11,7 @@ import inspect
 import itertools
 import textwrap
 from functools import cache, partial
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -17,12 +19,36 @@ from tyro.constructors import (
     MISSING,
     MISSING_NONPROP,
     ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
     StructConstructorSpec,
     StructFieldSpec,
     StructTypeInfo,
 )
 
 REGISTRY = ConstructorRegistry()
+
+EMPTY_PATH = "an empty path"
+
+
+@REGISTRY.primitive_rule
+def path_of(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """Makes paths that are not empty; None for any other type."""
+    if info.type is not Path:
+        return None
+
+    def parsed(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError(EMPTY_PATH)
+        return Path(words[0])
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=parsed,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 @REGISTRY.struct_rule

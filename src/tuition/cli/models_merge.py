@@ -30,7 +30,7 @@ _BY_FORMAT: dict[str, SavedType] = {"BF16": "bfloat16", "F16": "float16"}
 def merge(arguments: MergeModel) -> int:
     """Base and adapter as one plain model, with the lineage of both."""
     if arguments.name is None:
-        raise SettingsError("name", got=None, wanted="--name NAME: what to call the merged model")
+        raise SettingsError("--name", got=None, wanted="what to call the merged model")
     name = check_name(arguments.name)
     workspace = open_workspace(arguments.workspace).create()
     with open_books(workspace) as books:

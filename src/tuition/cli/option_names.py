@@ -7,9 +7,9 @@ field sees the text as it was raised.
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
-from tuition.cli.arguments import Common, flat_fields, positionals
+from tuition.cli.arguments import Common, Flat, flat_fields, positionals
 from tuition.core.errors import CapacityError, SettingsError, TuitionError
 
 _NAME = re.compile(r"""(?<![\w./'"=-])[a-z][a-z0-9]*(?:[._][a-z0-9]+)+(?![\w/'"=(-])""")
@@ -53,11 +53,17 @@ def _is_of(verb: str, kind: type) -> bool:
 
 
 def _names(kind: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(kind)
+    hints, extras = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     flat = flat_fields(kind) if issubclass(kind, Common) else []
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         inner = hints[field.name]
         if isinstance(inner, type) and dataclasses.is_dataclass(inner):
             yield from _names(inner, prefix if field.name in flat else f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name
+            yield prefix + (_given_name(extras[field.name]) or field.name)
+
+
+def _given_name(hint: Any) -> str | None:
+    """The name that `tyro.conf.arg(name=...)` gives an option, like `from`; None: that of its field."""
+    given = (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, type(Flat)))
+    return next((getattr(each, "name", None) for each in given), None)

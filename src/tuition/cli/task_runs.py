@@ -140,26 +140,25 @@ def remote_results(address: str, tasks: "Sequence[Task]", progress: Progress) ->
     ]
 
 
-def read_tasks(paths: "Sequence[Path]") -> "list[Task]":
-    """Task files with names of their own. Raises: DataError, SettingsError."""
+def read_tasks(paths: "Sequence[Path]", option: str = "--tasks") -> "list[Task]":
+    """Task files with names of their own; `option` names them. Raises: DataError, SettingsError."""
     from tuition.evals.task_file import read_task
 
-    tasks = [read_task(path.expanduser()) for path in paths]
+    tasks = [read_task(path.expanduser(), option) for path in paths]
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:
-            raise SettingsError("tasks", got=f"two of the name {name!r}", wanted="another name in one header")
+            raise SettingsError(option, got=f"two of the name {name!r}", wanted="another name in one header")
     return tasks
 
 
-def check_forms(reference: str, tasks: "Sequence[Task]", workspace: "Workspace", books: "Books") -> None:
+def check_forms(reference: str, tasks: "Sequence[Task]", registry: "Registry") -> None:
     """Refuse tasks that a model cannot be asked, before any time is spent. Raises: SettingsError;
     NotFoundError, ModelError."""
     from tuition.desk.references import find_reference
     from tuition.evals.run import check_form
-    from tuition.registry.registry import Registry
 
-    tokenizer = find_reference(reference, Registry(workspace, books)).folder.tokenizer()
+    tokenizer = find_reference(reference, registry).folder.tokenizer()
     for task in tasks:
         check_form(task, tokenizer)
 

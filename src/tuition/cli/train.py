@@ -17,10 +17,13 @@ from tuition.core.settings import read_table
 from tuition.core.workspace import Workspace, open_workspace
 from tuition.registry.hub_files import PREFIX as HUB
 from tuition.spec.settings import MachineSettings
+from tuition.train.recipes.base_settings import BaseSettings
 from tuition.train.recipes.table import RECIPES, Entry, find_recipe
 from tuition.train.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from tuition.evals.task_file import Task
+    from tuition.registry.registry import Registry
     from tuition.train.folder import RunFolder
 
 DEFAULT = "pretrain"
@@ -72,8 +75,6 @@ def arguments_of(entry: Entry) -> type[Any]:
 
 def run(argv: list[str]) -> int:
     """Teach, then print the receipt; 130 when stopped by Ctrl-C after the model was kept."""
-    if "" in argv:  # as a path it would be the current folder with all that is in it
-        raise SettingsError("data.paths", got="", wanted="a path, not an empty word: is a variable unset?")
     argv = with_value("--resume", argv)
     entry = chosen_recipe(argv)
     arguments = parse(arguments_of(entry), argv, verb="train", description=DESCRIPTION)
@@ -92,29 +93,28 @@ def run(argv: list[str]) -> int:
         raise SettingsError(
             "data.paths", got=(), wanted="what to teach: tuition train FILE, or --data.demo shakespeare"
         )
+    settings.require_length()
+    tasks = tasks_to_check(arguments)
     from tuition.books.books import open_books
+    from tuition.registry.registry import Registry
+
+    workspace.create()
+    if resume is None and hasattr(own, "base"):
+        with open_books(workspace) as books:
+            check_base(own, tasks, Registry(workspace, books))
     from tuition.cli.changes import change_table
-    from tuition.cli.task_runs import TaskRuns, before_and_after, check_forms, read_tasks
+    from tuition.cli.task_runs import TaskRuns, before_and_after
     from tuition.cli.terminal import open_progress
     from tuition.engine.settings import EngineSettings
     from tuition.ledger.render import render
     from tuition.ledger.statements import training_receipt
     from tuition.train.run import Host, run_training
 
-    if arguments.check and getattr(own, "base", None) is None:
-        wanted = (
-            "nothing without --from: there is no model before; afterwards: tuition eval MODEL --tasks FILE"
-        )
-        raise SettingsError("check", got=[str(path) for path in arguments.check], wanted=wanted)
-    tasks = read_tasks(arguments.check)
-    workspace.create()
     machine = measured_for(settings, arguments.machine, workspace)
     with open_books(workspace) as books:
         host = Host(workspace, books, machine, open_progress())
         if arguments.recipe is None and entry.name != DEFAULT:
             host.progress.say(f"recipe: {entry.name}, chosen from the files (--recipe names another)")
-        if tasks and resume is None:
-            check_forms(own.base, tasks, workspace, books)
         result = run_training(settings, entry.make(own), host, resume=resume)
         receipt = training_receipt(books, result.run_id)
         print(render(receipt))
@@ -134,6 +134,35 @@ def run(argv: list[str]) -> int:
     print(f"model: {result.version.reference}   use it: tuition chat {result.version.name}")
     print(f"run:   {result.folder}")
     return 0 if result.status == "finished" else 130
+
+
+def tasks_to_check(arguments: Any) -> "list[Task]":
+    """The tasks of --check. Raises: SettingsError without a base; DataError."""
+    if arguments.check and getattr(arguments.own, "base", None) is None:
+        wanted = (
+            "nothing without --from: there is no model before; afterwards: tuition eval MODEL --tasks FILE"
+        )
+        raise SettingsError("check", got=[str(path) for path in arguments.check], wanted=wanted)
+    from tuition.cli.task_runs import read_tasks
+
+    return read_tasks(arguments.check, "--check")
+
+
+def check_base(own: BaseSettings, tasks: "Sequence[Task]", registry: "Registry") -> None:
+    """Refuse a base that cannot be taught, before torch is loaded and anything is measured.
+
+    Raises: SettingsError, NotFoundError, ModelError.
+    """
+    from tuition.cli.task_runs import check_forms
+    from tuition.model.adapter_folder import is_adapter
+    from tuition.model.folder import open_model
+
+    base = own.require_base()
+    found = registry.find(base)
+    if isinstance(found, Path) and not is_adapter(found):
+        open_model(found, verify=False)
+    if tasks:
+        check_forms(base, tasks, registry)
 
 
 OF_EXAMPLES = ("form", "prompt_field", "completion_field", "messages_field")
@@ -188,10 +217,10 @@ def files_in(argv: Sequence[str]) -> list[Path]:
     found = []
     for before, word in itertools.pairwise(["", *argv]):
         is_value = before.startswith("--") and "=" not in before and before != "--data.paths"
-        if not word.startswith("-") and not is_value and Path(word).expanduser().exists():
+        if word and not word.startswith("-") and not is_value and Path(word).expanduser().exists():
             found.append(Path(word))
-        elif word.startswith("--data.paths="):
-            found.append(Path(word.partition("=")[2]))
+        elif word.startswith("--data.paths=") and (value := word.partition("=")[2]):
+            found.append(Path(value))
     return found
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from tuition.cli.field_help import EMPTY_PATH
 from tuition.cli.help_text import filled, help_columns
 from tuition.core.errors import SettingsError
 
@@ -31,6 +32,7 @@ _SIMILAR = re.compile(r"^ {4}(-\S.*)", re.MULTILINE)
 _CHOICE = re.compile(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*?),?\)\.")
 _NO_VALUE = re.compile(r"Missing value for argument '(.*)'\. Expected (\d+) values?")
 _VALUE = re.compile(r"Error parsing (\S+): (.*)")
+_EMPTY_PATH = re.compile(rf"Error parsing (.*?):[\s\S]*?({EMPTY_PATH}|valid parse for arguments: \[.*'')")
 _TAKES = re.compile(r"^Argument helptext:\n +(.*)", re.MULTILINE)
 _GOT = re.compile(r"\['(.*?)'\]|: '(.*)'$")
 _MISSING = re.compile(r"^ {4}(\S.*)\n {8}(\S.*?)\.? \(required\)", re.MULTILINE)
@@ -103,6 +105,9 @@ def refusal(box: str, verb: str, argv: Sequence[str]) -> SettingsError:
     if found := _NO_VALUE.search(text):
         number = "a value" if found[2] == "1" else f"{found[2]} values"
         return SettingsError(found[1], got=None, wanted=f"{number} after the option{more}")
+    if found := _EMPTY_PATH.search(text):
+        name = next(iter(re.findall(r"[\w.-]+", found[1])), verb)
+        return SettingsError(name, got="", wanted=f"a path; is a variable unset?{more}")
     if (found := _VALUE.search(text)) and (takes := _TAKES.search(text)):
         given = _GOT.search(found[2])
         value = found[2] if given is None else (given[1] or given[2] or "").replace("', '", " ")

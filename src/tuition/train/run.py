@@ -19,7 +19,7 @@ import torch
 
 from tuition.books.books import Books
 from tuition.core.durable import write_json
-from tuition.core.errors import NotFoundError, SettingsError, TuitionError
+from tuition.core.errors import NotFoundError, TuitionError
 from tuition.core.lock import FileLock
 from tuition.core.progress import Progress
 from tuition.core.settings import table_to_toml, to_table
@@ -43,7 +43,7 @@ from tuition.train.probe import Probe, described
 from tuition.train.recipe import Recipe, RunContext, TrainingTask
 from tuition.train.resume import OtherSettings, newest_run, require_same_settings, span_left
 from tuition.train.session import Session
-from tuition.train.settings import TrainSettings
+from tuition.train.settings import MOST, TrainSettings, wants
 from tuition.train.state import TrainState
 from tuition.train.stop import StopRequest
 
@@ -138,8 +138,7 @@ def run_training(
     trains in the same run; KeyboardInterrupt when interrupted before the first step.
     """
     check_name(settings.name)
-    if settings.budget is None and settings.steps is None and settings.epochs is None:
-        raise SettingsError("budget", got=None, wanted="a budget like 4min, or a number of steps or epochs")
+    settings.require_length()
     set_threads(settings.threads)
     run = _Run(settings, recipe, host, prepare_process())
     found: RunFolder | None = None
@@ -263,6 +262,7 @@ def settled(settings: TrainSettings, task: TrainingTask[Any]) -> TrainSettings:
     if settings.epochs is None:
         return filled
     steps = math.ceil(settings.epochs * task.epoch_batches / settings.accumulation - 1e-9)
+    wants(steps <= MOST, "epochs", settings.epochs, f"fewer: {steps:,} steps are more than {MOST:,}")
     return replace(filled, epochs=None, steps=max(1, steps))
 
 

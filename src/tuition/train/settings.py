@@ -219,13 +219,19 @@ class TrainSettings:
             self.threads,
             f"1 to {MOST_THREADS:,}",
         )
-        wants(self.epochs is None or self.epochs > 0, "epochs", self.epochs, "more than 0")
+        wanted = f"more than 0, at most {MOST:,}"
+        wants(self.epochs is None or 0 < self.epochs <= MOST, "epochs", self.epochs, wanted)
         lengths = {name: getattr(self, name) for name in ("budget", "steps", "epochs")}
         given = {name: value for name, value in lengths.items() if value is not None}
-        both = " and ".join(f"{name} {value}" for name, value in given.items())
-        wants(len(given) <= 1, min(given, default=""), both, "one of budget, steps and epochs")
+        both = " and ".join(f"--{name} {value}" for name, value in given.items())
+        wants(len(given) <= 1, min(given, default=""), both, "one of --budget, --steps and --epochs")
         if self.budget is not None:
             parse_duration_s(self.budget, "budget")
+
+    def require_length(self) -> None:
+        """Raises: SettingsError where nothing says how long to train."""
+        is_given = (self.budget, self.steps, self.epochs) != (None, None, None)
+        wants(is_given, "budget", None, "a budget like 4min, or a number of --steps or --epochs")
 
     @property
     def budget_s(self) -> float | None:

@@ -142,6 +142,16 @@ def test_what_training_would_refuse_is_said(tuition: Run, model: str, tmp_path: 
     assert "1: 0 cut, 1 left out" in tuition(*words, "--data.too-long", "leave-out")[1]
 
 
+def test_rows_are_as_long_as_training_takes_them(tuition: Run, model: str, tmp_path: Path) -> None:
+    path = written(tmp_path, [row(n) for n in range(30)])
+    config = Path(model) / "config.json"
+    for context, taken in ((128, 128), (8_192, 2_048)):
+        values = json.loads(config.read_text()) | {"max_position_embeddings": context}
+        config.write_text(json.dumps(values))
+        found = json.loads(tuition("data", "show", path, "--model", model, "--json")[1])
+        assert found["context"] == taken
+
+
 def test_a_single_example_can_be_shown(tuition: Run, model: str, tmp_path: Path) -> None:
     """Though training refuses it."""
     out = tuition("data", "show", written(tmp_path, [row(1)]), "--model", model)[1]
@@ -176,6 +186,10 @@ def test_a_model_without_a_template_shows_plain_pairs(tuition: Run, tmp_path: Pa
     ("words", "status", "message"),
     [
         ((), USAGE, "files: nothing given, wanted the data to show"),
+        (("", "--model", "tiny"), USAGE, "FILES: got '', wanted a path; is a variable unset?"),
+        (("--data.paths", "", "--model", "tiny"), USAGE, "--data.paths: got '', wanted a path"),
+        (("{path}", "--data.heldout-paths=", "--model", "tiny"), USAGE, "--data.heldout-paths: got '',"),
+        (("{path}", "--workspace", ""), USAGE, "--workspace: got '', wanted a path; is a variable unset?"),
         (("{path}",), USAGE, "model: nothing given, wanted --model NAME"),
         (("{path}", "--data.paths", "{path}", "--model", "tiny"), USAGE, "all files in one place"),
         (("{path}", "--model", "nobody"), FAILURE, "no model named 'nobody'"),

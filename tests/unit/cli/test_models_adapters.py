@@ -87,6 +87,11 @@ def test_an_adapter_of_ours_finds_its_base_by_digest_and_keeps_its_bill(filled: 
     assert version.lineage.recipe == "finetune"
 
 
+def test_a_merged_model_asks_for_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "merge", "support"]) == USAGE
+    assert capsys.readouterr().err == "tuition: --name: nothing given, wanted what to call the merged model\n"
+
+
 def test_an_adapter_of_peft_asks_for_its_base(
     workspace: Workspace,
     bases: dict[str, Path],

@@ -92,13 +92,14 @@ def test_a_task_file_that_is_missing_is_named(tuition, home: Path, rows: str, tm
     status, _, err = tuition(*words(rows, "missing", "--check", str(tmp_path / "none.task.jsonl")))
     assert status == FAILURE
     assert "none.task.jsonl: cannot be read" in err
+    assert err.endswith("; name a file with --check\n")
     assert not runs_of(home, "missing")
 
 
 def test_two_tasks_of_one_name_are_refused(tuition, home: Path, rows: str, tmp_path: Path) -> None:
     tasks = [task_file(tmp_path / f"{number}.task.jsonl") for number in range(2)]
     status, _, err = tuition(*words(rows, "twice", "--check", *tasks))
-    assert (status, "two of the name 'sayings'" in err) == (USAGE, True)
+    assert (status, "--check: got \"two of the name 'sayings'\"" in err) == (USAGE, True)
     assert not runs_of(home, "twice")
 
 

@@ -1,5 +1,9 @@
 """`tuition train --from`: the recipe follows from the files; options that cannot hold are refused."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +116,38 @@ def test_paths_are_kept_whole(files: tuple[Path, Path], monkeypatch: pytest.Monk
     assert whole.data.paths == (home / "rows.jsonl",)
     assert whole.data.heldout_paths == (home / "held.jsonl",)
     assert from_anywhere(FinetuneSettings(base="tiny@1")).base == "tiny@1"
+
+
+EARLY = {
+    "--from tiny": "--budget: nothing given, wanted a budget like 4min, or a number of --steps or --epochs",
+    "--from tiny --steps 2 --budget 1min": "--budget: got '--budget 1min and --steps 2', wanted one of",
+    "--from tiny --epochs 1e300": "--epochs: got 1e+300, wanted more than 0, at most 2,147,483,647",
+    "--from= --steps 2": "--from: got '', wanted the model to begin from",
+    "--recipe finetune --steps 2": "--from: nothing given, wanted the model to begin from",
+    "--from nosuch --steps 2": "no model named 'nosuch'",
+    "--from {folder} --steps 2": "has no config.json",
+    "--from {file} --steps 2": "rows.jsonl: ",
+    "--from tiny --steps 2 --adapter none --lora.rank 4": "--lora.rank: got 4, wanted --adapter lora beside",
+    "--from tiny --steps 2 --lora.alpha 1e39": "--lora.alpha: got 1e+39, wanted at most 1,000,000",
+    "--from tiny --steps 2 --check none.jsonl": "name a file with --check",
+}
+
+
+def test_what_is_wrong_is_said_before_torch_is_loaded(files: tuple[Path, Path]) -> None:
+    """On a busy machine torch takes half a minute to load."""
+    places = {"folder": files[0].parent, "file": files[0]}
+    asked = [f"train {files[0]} --name x {words.format(**places)}".split() for words in EARLY]
+    code = (
+        "import contextlib, io, sys\nfrom tuition.cli.main import main\n"
+        f"for words in {asked!r}:\n"
+        "    told = io.StringIO()\n"
+        "    with contextlib.redirect_stderr(told): status = main(words)\n"
+        "    print(status, 'torch' in sys.modules, told.getvalue(), end='')\n"
+    )
+    environment = os.environ | {"TUITION_HOME": str(files[0].parent / "home")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(EARLY), done.stderr
+    for line, problem in zip(lines, EARLY.values(), strict=True):
+        assert re.match(r"[12] False tuition: ", line), line
+        assert problem in line

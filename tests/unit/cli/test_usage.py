@@ -41,6 +41,7 @@ LONG = "x" * 150
         ("train --batch-size 1.5", "--batch-size: got '1.5', wanted a whole number"),
         ("train --optimizer.lr fast", "--optimizer.lr: got 'fast', wanted a number"),
         (f"train --seed {LONG}", f"--seed: got '{LONG}', wanted a whole number"),
+        ("train --tokenizer=", r"--tokenizer: got '', wanted a path; is a variable unset\?"),
         ("train --steps", "--steps: nothing given, wanted a value after the option"),
         ("generate m x --sampling.logit-bias 3 x", "--sampling.logit-bias: got '3 x', wanted .*INT FLOAT.*"),
         (
@@ -137,6 +138,8 @@ def test_every_option_has_its_description(kind: type) -> None:
     ("error", "verb", "told"),
     [
         (SettingsError("budget", got=1, wanted="x"), "train", "--budget: got 1, wanted x"),
+        (SettingsError("from", got=1, wanted="x"), "train", "--from: got 1, wanted x"),
+        (SettingsError("name", got=1, wanted="x"), "train", "--name: got 1, wanted x"),
         (SettingsError("batch_size", got=1, wanted="x"), "train", "--batch-size: got 1, wanted x"),
         (
             SettingsError("paths", got=1, wanted="data.field"),
@@ -157,7 +160,12 @@ def test_every_option_has_its_description(kind: type) -> None:
 )
 def test_an_error_names_the_option(error: TuitionError, verb: str, told: str) -> None:
     """`parse` has made the dataclass of the verb by then, as here."""
-    kinds = [arguments_of(RECIPES["pretrain"]), serve.Serve, bill.CheckSheet]
+    kinds = [
+        arguments_of(RECIPES["pretrain"]),
+        arguments_of(RECIPES["finetune"]),
+        serve.Serve,
+        bill.CheckSheet,
+    ]
     assert at_command_line(error, verb) == told
     assert kinds
     assert isinstance(error, DataError) or str(error).startswith(f"{error.field}: "), "as Python sees it"

@@ -241,7 +241,7 @@ def test_a_full_disk_is_not_called_a_bug(tuition, monkeypatch: pytest.MonkeyPatc
         (("generate", "tiny", "--prompts", "p", "--out", "o", "--raw"), USAGE, "--raw"),
         (("generate", "tiny", "x", "--sampling.top-p", "2"), USAGE, "--sampling.top-p"),
         (("train", "a.txt", "--data.paths", "b.txt"), USAGE, "all of the text in one place"),
-        (("train", "", "--budget", "1s"), USAGE, "not an empty word"),
+        (("train", "", "--budget", "1s"), USAGE, "TEXTS: got '', wanted a path; is a variable unset?"),
         (("generate", "tiny", "--prompts", "p", "--out", "o", "--chat"), USAGE, "chat"),
         (("chat", "--url", "http://127.0.0.1:9"), FAILURE, "tuition serve"),
         (("chat", "tiny", "--url", "http://127.0.0.1:9"), FAILURE, "no answer from http://127.0.0.1:9"),

@@ -136,9 +136,15 @@ def test_continued_pretraining_keeps_the_tokenizer(base_home: BaseHome) -> None:
 REFUSED = {
     "no base": ({"base": None}, SettingsError, "from: nothing given, wanted the model to begin from"),
     "unknown base": ({"base": "other"}, NotFoundError, "other"),
-    "lora settings without lora": ({"lora": AdapterSettings(rank=2)}, SettingsError, "--adapter lora"),
+    "lora settings without lora": (
+        {"lora": AdapterSettings(rank=2)}, SettingsError, "lora.rank: got 2, wanted --adapter lora beside it"
+    ),
+    "a rank above the matrices": (
+        {"adapter": "lora", "lora": AdapterSettings(rank=33)}, SettingsError,
+        "lora.rank: got 33, wanted at most 32, the smaller side of the largest matrix that is adapted",
+    ),
     "longer than the base reads": ({"longest": 129}, SettingsError, "at most 128"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -147,6 +153,14 @@ def test_what_cannot_hold_is_refused_before_a_run_is_recorded(base_home: BaseHom
     with pytest.raises(error, match=problem):
         base_home.run(**changes)
     assert not base_home.workspace.runs.exists()
+
+
+def test_more_epochs_than_steps_can_be_counted_are_refused(base_home: BaseHome) -> None:
+    with pytest.raises(
+        SettingsError, match=r"epochs: got 1000000000\.0, wanted fewer: [\d,]+ steps are more"
+    ):
+        base_home.run(steps=None, epochs=1e9)
+    assert not list(base_home.workspace.runs.iterdir())
 
 
 def test_plain_text_is_not_fine_tuned(base_home: BaseHome) -> None:

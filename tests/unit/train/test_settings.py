@@ -10,8 +10,11 @@ import pytest
 
 from tuition.core.errors import SettingsError
 from tuition.core.settings import from_table, table_to_toml, to_table
+from tuition.model.adapter_settings import AdapterSettings
 from tuition.runtime.device import Precision, choose_precision
 from tuition.train.header import changed_settings, check_same_data, make_header, why_not_exact
+from tuition.train.recipes.continued_settings import ContinuedSettings
+from tuition.train.recipes.finetune_settings import FinetuneSettings
 from tuition.train.recipes.pretrain_settings import EvaluationSettings, PretrainSettings, ShapeSettings
 from tuition.train.settings import CheckpointSettings, GuardSettings, OptimizerSettings, TrainSettings
 
@@ -36,7 +39,24 @@ def test_toml_gives_the_same_settings_back() -> None:
     ("kind", "field", "changes"),
     [
         (TrainSettings, "budget", {"budget": "4"}),
-        (TrainSettings, "budget", {"budget": "4min", "steps": 3}),
+        (
+            TrainSettings,
+            "budget: got '--budget 4min and --steps 3', wanted one of --budget, --steps and --epochs",
+            {"budget": "4min", "steps": 3},
+        ),
+        (TrainSettings, r"epochs: got 1e\+300, wanted more than 0, at most", {"epochs": 1e300}),
+        (FinetuneSettings, "from: got '', wanted the model", {"base": ""}),
+        (
+            FinetuneSettings,
+            "lora.rank: got 4, wanted --adapter lora beside it",
+            {"adapter": "none", "lora": AdapterSettings(rank=4)},
+        ),
+        (FinetuneSettings, "frozen: got 'int8', wanted --adapter l", {"adapter": "none", "frozen": "int8"}),
+        (
+            ContinuedSettings,
+            r"lora.alpha: got 1e\+39, wanted at most 1,000,000",
+            {"lora": AdapterSettings(alpha=1e39)},
+        ),
         (TrainSettings, "steps", {"steps": 0}),
         (TrainSettings, "threads", {"threads": 0}),
         (PretrainSettings, "vocab_size", {"vocab_size": 100}),

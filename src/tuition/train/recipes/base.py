@@ -200,10 +200,7 @@ def base_of_run(settings: BaseSettings, context: RunContext) -> Base:
 def open_base(settings: BaseSettings, registry: Registry) -> Base:
     """Find and open the base. Raises: SettingsError where none is named, or for settings that do not fit it;
     NotFoundError, ModelError."""
-    name = settings.base
-    if not name:
-        raise SettingsError("from", got=name, wanted="the model to begin from: a registered name or a path")
-    found = registry.find(name)
+    found = registry.find(settings.require_base())
     if isinstance(found, Path):
         return _from_path(settings, registry, found.absolute())
     if found.kind == "adapter":
@@ -266,16 +263,14 @@ def _opened(version: Version) -> ModelFolder:
 
 
 def _adapter(settings: BaseSettings, folder: ModelFolder) -> AdapterSettings | None:
-    """Raises: SettingsError for settings of an adapter where none is taught, or for matrices that the base
-    lacks."""
+    """Raises: SettingsError for settings of an adapter where none is taught, for matrices that the base
+    lacks, or for a rank above theirs."""
     is_large = num_parameters(folder.shape) > MOST_FULL
     if settings.adapter == "lora" or (settings.adapter == "auto" and is_large):
-        settings.lora.tensor_names(folder.shape)
+        sizes = folder.shape.tensor_shapes()
+        most = max(min(sizes[name]) for name in settings.lora.tensor_names(folder.shape))
+        wanted = f"at most {most:,}, the smaller side of the largest matrix that is adapted"
+        wants(settings.lora.rank <= most, "lora.rank", settings.lora.rank, wanted)
         return settings.lora
-    plain = BaseSettings()
-    for name in ("lora", "frozen"):
-        value = getattr(settings, name)
-        wants(
-            value == getattr(plain, name), name, value, "--adapter lora: all weights of this base are taught"
-        )
+    settings.require_no_adapter()
     return None

@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from tuition.core.errors import SettingsError
 from tuition.model.adapter_settings import AdapterSettings
 from tuition.train.settings import check_numbers, wants
 
 From = Annotated[str | None, tyro.conf.arg(name="from", metavar="MODEL")]
 """`from` is a word of Python, so the field is called `base`."""
+MOST_ALPHA = 1_000_000
+"""Far above any that is used; products with much larger ones leave float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +22,8 @@ class BaseSettings:
     """The model to begin from, what of it is taught, and what is kept."""
 
     base: From = None
-    """The model to begin from: a registered name, name@version, a model folder or a GGUF file. An adapter is
-    taught further, beside its base."""
+    """The model to begin from: a registered name, name@version, a model folder, a GGUF file, or
+    hf:ORG/NAME[:FILE][@REVISION] on the hub. An adapter is taught further, beside its base."""
     adapter: Literal["auto", "lora", "none"] = "auto"
     """lora: the base stays as it is, and a small adapter is taught, saved by itself and served beside its
     base. none: all weights are taught, and the result is a model of its own. auto: none for bases of up to
@@ -40,7 +43,27 @@ class BaseSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if self.base is not None:
+            self.require_base()
+        wants(self.lora.alpha <= MOST_ALPHA, "lora.alpha", self.lora.alpha, f"at most {MOST_ALPHA:,}")
+        if self.adapter == "none":
+            self.require_no_adapter()
         num_bytes = self.control_bytes
         wants(num_bytes is None or num_bytes >= 0, "control_bytes", num_bytes, "0 or more")
         if self.control is not None:
             wants(num_bytes != 0, "control_bytes", 0, "more than 0, or no --control")
+
+    def require_base(self) -> str:
+        """The model to begin from. Raises: SettingsError where none is named."""
+        if not self.base:
+            wanted = "the model to begin from: a registered name or a path"
+            raise SettingsError("from", got=self.base, wanted=wanted)
+        return self.base
+
+    def require_no_adapter(self) -> None:
+        """Raises: SettingsError for a setting of an adapter that is given where all weights are taught."""
+        wanted = "--adapter lora beside it: all weights are taught"
+        for name, default in vars(AdapterSettings()).items():
+            value = getattr(self.lora, name)
+            wants(value == default, f"lora.{name}", value, wanted)
+        wants(self.frozen == "bfloat16", "frozen", self.frozen, wanted)

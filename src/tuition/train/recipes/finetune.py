@@ -33,7 +33,7 @@ from tuition.train.losses import linear_cross_entropy, token_losses
 from tuition.train.recipe import Evaluated, EvaluationKind, RunContext
 from tuition.train.recipes.base import Base, base_of_run, open_base
 from tuition.train.recipes.comparing import Comparing
-from tuition.train.recipes.finetune_settings import FinetuneEvaluation, FinetuneSettings
+from tuition.train.recipes.finetune_settings import MOST_LONGEST, FinetuneEvaluation, FinetuneSettings
 from tuition.train.recipes.scored import Room, fitting, room_of
 from tuition.train.scoring import TOKENS_AT_ONCE
 from tuition.train.settings import wants
@@ -43,8 +43,6 @@ HELDOUT_LOSS = "held-out loss"
 UNIT = "nats per taught token"
 PROBED, SCORED = (8, 64), (16, 400)
 """Held-out examples that are scored where nobody says, in a run and around it: fewest, most."""
-MOST_LONGEST = 2_048
-"""Tokens of an example if nothing else is set: attention is computed over all of them at once."""
 
 
 @dataclass(frozen=True)

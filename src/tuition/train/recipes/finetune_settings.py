@@ -6,6 +6,9 @@ from tuition.data.settings import ExampleSettings
 from tuition.train.recipes.base_settings import BaseSettings
 from tuition.train.settings import check_numbers, wants
 
+MOST_LONGEST = 2_048
+"""Tokens of an example if nothing else is set: attention is computed over all of them at once."""
+
 
 @dataclass(frozen=True)
 class FinetuneEvaluation:
