@@ -156,9 +156,9 @@ def test_half_a_surrogate_pair_is_refused_by_name(trained: Tokenizer) -> None:
 
 
 def test_two_texts_in_place_of_one_are_refused(trained: Tokenizer) -> None:
-    with pytest.raises(RequestError, match="tuple"):
+    with pytest.raises(RequestError, match="must be a text, got a list"):
         trained.encode(("one", "two"))  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="tuple"):
+    with pytest.raises(RequestError, match="must be a text, got a list"):
         trained.encode_batch([("one", "two")])  # type: ignore[list-item]
 
 
