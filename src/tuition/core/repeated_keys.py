@@ -19,6 +19,9 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises: RepeatedKeyError."""
     table = dict(pairs)
     if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise RepeatedKeyError(key)
+            seen.add(key)
     return table
